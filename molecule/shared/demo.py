@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""The demo: a throwaway server on this machine, and the inventory that provisions it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+from pathlib import Path
+
+from machine import ROOT, NeedsHelp, ensure_engine, exit_with_instructions, say
+from testhost import KEY, RELEASES, Host, ca_files, down, remove, up
+
+ADDRESS = "10.177.0.2"
+HOST = Host("demo", ROOT / ".demo")
+INVENTORY = ROOT / "inventory/demo.yml"
+SECRETS = ROOT / "inventory/.secrets/demo"
+GROUPS = ("web", "worker", "scheduler", "database", "broker")
+
+
+def inventory_text(ports: dict[str, int], certificates: list[Path]) -> str:
+    """An inventory of one host that is in every group. JSON's strings are YAML's as well."""
+    groups = "".join(f"    {group}:\n      hosts:\n        demo:\n" for group in GROUPS)
+    authorities = "".join(f"        - {json.dumps(str(path))}\n" for path in certificates)
+    return (
+        "# Written by `make demo`.\n"
+        "---\n"
+        "all:\n"
+        "  hosts:\n"
+        "    demo:\n"
+        "      ansible_host: 127.0.0.1\n"
+        f"      ansible_port: {ports['ssh']}\n"
+        "      ansible_user: root\n"
+        f"      ansible_ssh_private_key_file: {json.dumps(str(KEY))}\n"
+        "      # The host and its key are new each time.\n"
+        "      ansible_ssh_common_args: -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+        " -o LogLevel=ERROR\n"
+        "      app_domain: 127.0.0.1\n"
+        f"      app_https_port: {ports['https']}\n"
+        "      # Ansible's facts show the memory of the machine below.\n"
+        "      app_memory_mb: 1024\n"
+        + (f"      base_ca_certificates:\n{authorities}" if authorities else "")
+        + "  children:\n"
+        + groups
+    )
+
+
+def ensure_free(port: int, variable: str) -> None:
+    """Stop before anything is made when another program listens on the port."""
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise NeedsHelp(
+                f"Port {port} of this machine is taken. Choose another: make demo {variable}=..."
+            )
+
+
+def create(os: str, ports: dict[str, int]) -> None:
+    remove(ensure_engine(), HOST)
+    for variable, name in {"PORT": "https", "HTTP_PORT": "http", "SSH_PORT": "ssh"}.items():
+        ensure_free(ports[name], variable)
+    inner = {"https": 443, "http": 80, "ssh": 22}
+    up(HOST, os, ADDRESS, [f"127.0.0.1:{ports[name]}:{inner[name]}" for name in inner])
+    INVENTORY.write_text(inventory_text(ports, ca_files()))
+    say("Its inventory is inventory/demo.yml; log in with: ssh -F .demo/ssh_config demo")
+
+
+def destroy() -> None:
+    down(HOST)
+    INVENTORY.unlink(missing_ok=True)
+    shutil.rmtree(SECRETS, ignore_errors=True)
+    say("The demo's SSH configuration, inventory and generated secrets are removed.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("create", help="make the server, bare, and its inventory")
+    command.add_argument("--os", choices=RELEASES, default="debian13")
+    for name, port in {"https": 8443, "http": 8080, "ssh": 2222}.items():
+        command.add_argument(f"--{name}-port", type=int, default=port)
+    commands.add_parser("destroy", help="remove all that the demo made")
+
+    arguments = parser.parse_args()
+    if arguments.command == "destroy":
+        destroy()
+    else:
+        ports = {name: getattr(arguments, f"{name}_port") for name in ("https", "http", "ssh")}
+        create(arguments.os, ports)
+
+
+if __name__ == "__main__":
+    exit_with_instructions(main)

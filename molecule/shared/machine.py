@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Make sure this machine has what the tests and the demo need.
+
+Everything missing is installed by apt where that is allowed (root or sudo);
+elsewhere the message says what to type. Python's standard library only, so it
+runs before there is a virtual environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STATE = ROOT / ".testhosts"
+DOCKERD_LOG = Path("/var/log/seedbed-dockerd.log")
+ENGINE_SECONDS = 60
+
+
+class NeedsHelp(Exception):
+    """Something only the user can put right; the message says how."""
+
+
+def say(text: str) -> None:
+    """Print one line of progress, at once also when the output is a pipe."""
+    print(text, flush=True)
+
+
+@contextmanager
+def timed(text: str) -> Iterator[None]:
+    """Say what begins, and how many seconds it took once it is done."""
+    say(f"{text} ...")
+    start = time.monotonic()
+    yield
+    say(f"{text}: done in {time.monotonic() - start:.1f} s.")
+
+
+@contextmanager
+def only_one(name: str) -> Iterator[None]:
+    """Let one process at a time do what `name` stands for; the others wait."""
+    STATE.mkdir(exist_ok=True)
+    with (STATE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run(command: Sequence[str], *, stdin: str | None = None) -> str:
+    """Run a command and return its output; NeedsHelp with what it said if it fails."""
+    result = subprocess.run(
+        command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if result.returncode != 0:
+        raise NeedsHelp(f"This command failed: {' '.join(command)}\n{result.stdout.strip()}")
+    return result.stdout.strip()
+
+
+def succeeds(command: Sequence[str]) -> bool:
+    """Whether the command exists and ends with status 0."""
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+
+
+def as_root() -> list[str] | None:
+    """The words to put before a command that needs root; None when that is not allowed."""
+    if os.geteuid() == 0:
+        return []
+    sudo = ["sudo"] if sys.stdin.isatty() else ["sudo", "--non-interactive"]
+    return sudo if succeeds([*sudo, "true"]) else None
+
+
+def ensure_packages(packages: Sequence[str], reason: str) -> None:
+    """Install Debian packages, or say which ones are missing and what for."""
+    root = as_root()
+    if root is None or shutil.which("apt-get") is None:
+        raise NeedsHelp(
+            f"{reason}, and this user may not install it. As root, type:\n"
+            f"    apt-get update && apt-get install {' '.join(packages)}"
+        )
+    apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+    with only_one("apt"), timed(f"{reason}: installing {' '.join(packages)}"):
+        run([*apt, "update"])
+        run([*apt, "install", "--yes", "--no-install-recommends", *packages])
+
+
+def ensure_venv() -> None:
+    """What `.venv` and Ansible need: Python with venv, git and an SSH client."""
+    if sys.version_info < (3, 11):
+        raise NeedsHelp(
+            f"Python 3.11 or later is needed; {sys.executable} is {sys.version.split()[0]}.\n"
+            "Name another one: make PYTHON=/usr/bin/python3.12 ..."
+        )
+    missing = [
+        package
+        for package, present in {
+            "python3-venv": find_spec("ensurepip") is not None,
+            "git": shutil.which("git") is not None,
+            "openssh-client": shutil.which("ssh") is not None,
+        }.items()
+        if not present
+    ]
+    if missing:
+        ensure_packages(missing, "Ansible's environment needs a few tools")
+
+
+def ensure_browser() -> None:
+    """Chromium, for the tests that use the site as a person does."""
+    if shutil.which("chromium") is None:
+        ensure_packages(["chromium"], "The browser tests need Chromium")
+
+
+def docker() -> list[str] | None:
+    """The words that reach a container engine; None when no engine answers."""
+    for words in (["docker"], ["sudo", "--non-interactive", "docker"]):
+        if succeeds([*words, "version"]):
+            return words
+    return None
+
+
+def ensure_engine() -> list[str]:
+    """Install and start Docker's engine where none answers; return the words that reach it."""
+    with only_one("engine"):
+        if words := docker():
+            return words
+        if shutil.which("dockerd") is None:
+            ensure_packages(docker_packages(), "Test hosts need a container engine")
+        root = as_root()
+        if root is None:
+            raise NeedsHelp(
+                "No container engine answers, and this user may not start one. As root, type:\n"
+                "    systemctl start docker && usermod --append --groups docker YOUR-USER\n"
+                "and log in again."
+            )
+        start_engine(root)
+        if words := docker():
+            return words
+        raise NeedsHelp("The container engine runs, but `docker version` fails: try it by hand.")
+
+
+def docker_packages() -> list[str]:
+    """Debian's engine; its client is a package of its own from Debian 13 on."""
+    client = succeeds(["apt-cache", "show", "docker-cli"])
+    return ["docker.io", "docker-cli"] if client else ["docker.io"]
+
+
+def start_engine(root: list[str]) -> None:
+    """Start the engine by systemd, or by hand on a machine that has not booted with it."""
+    with timed("Starting the container engine"):
+        if Path("/run/systemd/system").is_dir():
+            run([*root, "systemctl", "start", "docker"])
+            log = "journalctl --unit docker"
+        else:
+            start = f"exec setsid dockerd </dev/null >{DOCKERD_LOG} 2>&1 &"
+            run([*root, "sh", "-c", start])
+            log = f"tail {DOCKERD_LOG}"
+        deadline = time.monotonic() + ENGINE_SECONDS
+        while not succeeds([*root, "docker", "version"]):
+            if time.monotonic() > deadline:
+                raise NeedsHelp(f"No engine answers after {ENGINE_SECONDS} s. To see why: {log}")
+            time.sleep(0.5)
+
+
+NEEDS = {"venv": ensure_venv, "engine": ensure_engine, "browser": ensure_browser}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("need", nargs="+", choices=NEEDS)
+    for need in parser.parse_args().need:
+        NEEDS[need]()
+
+
+def exit_with_instructions(entry: Callable[[], None]) -> None:
+    """Run a program's main; a NeedsHelp becomes its message and exit status 1."""
+    try:
+        entry()
+    except NeedsHelp as problem:
+        sys.exit(f"\n{problem}")
+
+
+if __name__ == "__main__":
+    exit_with_instructions(main)

@@ -1,0 +1,355 @@
+#!/usr/bin/env python3
+"""Test hosts: Debian servers that have booted systemd, in containers, reached by SSH.
+
+A test host is as bare as a new VPS (no Python, no sudo) and as small (1 GiB).
+Everything that is done here is safe to repeat. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from machine import (
+    STATE,
+    NeedsHelp,
+    ensure_engine,
+    ensure_packages,
+    exit_with_instructions,
+    only_one,
+    run,
+    say,
+    succeeds,
+    timed,
+)
+
+RELEASES = {"debian12": ("debian:12", "bookworm"), "debian13": ("debian:13", "trixie")}
+VARIANTS = ("test-host", "application-tests")
+CA_FOLDER = Path("/usr/local/share/ca-certificates")
+IMAGE_AGE = timedelta(days=7)
+PULL_SECONDS = 60
+BOOT_SECONDS = 90
+
+NETWORK = "seedbed"
+SUBNET = "10.177.0.0/24"
+MEMORY = "1g"
+KEY = STATE / "id_ed25519"
+
+# Systemd wants a cgroup tree of its own, mounted as version 2 also where the machine's is not.
+CONTAINER_FLAGS = [
+    *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE"),
+    *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
+    "--cgroupns=private",
+    *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"),
+    *("--env", "container=docker"),
+    *("--memory", MEMORY),
+]
+BOOT = (
+    "umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
+)
+
+# The first stage of both images. `ca` holds the certificates that this machine trusts.
+RECIPE = """\
+FROM {base}
+ENV DEBIAN_FRONTEND=noninteractive
+RUN apt-get -qq update \\
+ && apt-get -qq install --yes --no-install-recommends {packages} >/dev/null \\
+ && apt-get clean && rm -rf /var/lib/apt/lists/*
+COPY ca /usr/local/share/ca-certificates
+RUN update-ca-certificates >/dev/null 2>&1
+"""
+RECIPE_END = {
+    "test-host": "STOPSIGNAL SIGRTMIN+3\n",
+    "application-tests": "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt\n",
+}
+PACKAGES = {
+    "test-host": "systemd systemd-sysv dbus openssh-server iproute2 procps ca-certificates",
+    "application-tests": "postgresql redis-server python3-venv ca-certificates",
+}
+
+
+# --- Images ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image and its recipe; the tag carries a hash of all that goes into it."""
+
+    os: str
+    variant: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.os}-{self.variant}"
+
+    def recipe(self, base: str) -> str:
+        return (
+            RECIPE.format(base=base, packages=PACKAGES[self.variant]) + RECIPE_END[self.variant]
+        )
+
+    @property
+    def tag(self) -> str:
+        digest = hashlib.sha256(self.recipe(RELEASES[self.os][0]).encode())
+        for certificate in ca_files():
+            digest.update(certificate.read_bytes())
+        return f"seedbed:{self.label}-{digest.hexdigest()[:12]}"
+
+
+def ca_files() -> list[Path]:
+    """The certificates of authorities that the machine's owner added to it."""
+    return sorted(CA_FOLDER.glob("*.crt"))
+
+
+def is_fresh(created: str, now: datetime) -> bool:
+    """Whether an image created at that time (RFC 3339) still has current packages."""
+    return now - datetime.fromisoformat(created[:19]).replace(tzinfo=UTC) < IMAGE_AGE
+
+
+def ensure_image(docker: list[str], image: Image) -> str:
+    """Build the image unless a fresh one exists; return its tag."""
+    with only_one(f"image-{image.label}"):
+        if image_is_fresh(docker, image.tag):
+            return image.tag
+        with timed(f"Building the image {image.tag}"):
+            base = ensure_base(docker, image.os)
+            build(docker, image, base)
+    return image.tag
+
+
+def image_is_fresh(docker: list[str], tag: str) -> bool:
+    if not succeeds([*docker, "image", "inspect", tag]):
+        return False
+    created = run([*docker, "image", "inspect", "--format", "{{.Created}}", tag])
+    return is_fresh(created, datetime.now(UTC))
+
+
+def build(docker: list[str], image: Image, base: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        context = Path(folder)
+        (context / "ca").mkdir()
+        for certificate in ca_files():
+            shutil.copy(certificate, context / "ca")
+        (context / "Dockerfile").write_text(image.recipe(base))
+        run([*docker, "build", "--quiet", "--no-cache", "--tag", image.tag, folder])
+
+
+def ensure_base(docker: list[str], os: str) -> str:
+    """Debian as the image registry has it, else as debootstrap's kin makes it."""
+    name, codename = RELEASES[os]
+    with only_one(f"base-{os}"):
+        if pull(docker, name):
+            return name
+        base = f"seedbed:{os}-base"
+        if not image_is_fresh(docker, base):
+            if not shutil.which("mmdebstrap"):
+                ensure_packages(
+                    ["mmdebstrap", "debian-archive-keyring"],
+                    "No image registry answers, so Debian is put together from its packages",
+                )
+            with timed(f"No image registry answers: making {name} from Debian's packages"):
+                bootstrap(docker, codename, base)
+        return base
+
+
+def pull(docker: list[str], name: str) -> bool:
+    """Whether the registry gave the image in good time."""
+    try:
+        result = subprocess.run(
+            [*docker, "pull", "--quiet", name], capture_output=True, timeout=PULL_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return result.returncode == 0
+
+
+def bootstrap(docker: list[str], codename: str, tag: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        archive = f"{folder}/base.tar"
+        run(["mmdebstrap", "--quiet", "--variant=minbase", codename, archive])
+        run([*docker, "import", archive, tag])
+
+
+# --- Hosts -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Host:
+    """A test host: `name` is its host name and its name for SSH, `folder` has its ssh_config."""
+
+    name: str
+    folder: Path
+
+    @property
+    def container(self) -> str:
+        return f"seedbed-{self.name}"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.folder / "ssh_config"
+
+
+def ssh_endpoint(address: str, published: Sequence[str]) -> tuple[str, int]:
+    """Where SSH answers: on a published port if there is one, else on the host's own address."""
+    for entry in published:
+        ip, port, inner = entry.split(":")
+        if inner == "22":
+            return ip, int(port)
+    return address, 22
+
+
+def ssh_config_text(host: Host, address: str, port: int) -> str:
+    """An SSH configuration for one throwaway host, whose host key is new each time."""
+    return (
+        f"Host {host.name}\n"
+        f"  HostName {address}\n"
+        f"  Port {port}\n"
+        "  User root\n"
+        f'  IdentityFile "{KEY}"\n'
+        "  IdentitiesOnly yes\n"
+        "  StrictHostKeyChecking no\n"
+        "  UserKnownHostsFile /dev/null\n"
+        "  LogLevel ERROR\n"
+    )
+
+
+def up(host: Host, os: str, address: str, published: Sequence[str]) -> None:
+    """Make the host anew, bare, and wait until it can be reached by SSH."""
+    docker = ensure_engine()
+    image = ensure_image(docker, Image(os, "test-host"))
+    with timed(f"Booting {host.name}, a bare {os}"):
+        remove(docker, host)
+        ensure_network(docker)
+        ports = [word for entry in published for word in ("--publish", entry)]
+        place = ["--network", NETWORK, "--ip", address, *ports]
+        names = ["--name", host.container, "--hostname", host.name]
+        run(
+            [*docker, "run", "--detach", *names, *place, *CONTAINER_FLAGS, image, "sh", "-c", BOOT]
+        )
+        wait_for_boot(docker, host)
+        authorize(docker, host)
+        host.folder.mkdir(parents=True, exist_ok=True)
+        host.ssh_config.write_text(ssh_config_text(host, *ssh_endpoint(address, published)))
+        wait_for_ssh(host)
+
+
+def down(host: Host) -> None:
+    """Remove the host and its SSH configuration; content when there is none."""
+    remove(ensure_engine(), host)
+    shutil.rmtree(host.folder, ignore_errors=True)
+    say(f"{host.name} is removed.")
+
+
+def reboot(host: Host) -> None:
+    """Reboot as `systemctl reboot` does, and wait until the host is back."""
+    docker = ensure_engine()
+    with timed(f"Rebooting {host.name}"):
+        run([*docker, "exec", host.container, "systemctl", "reboot"])
+        run([*docker, "wait", host.container])
+        run([*docker, "start", host.container])
+        wait_for_boot(docker, host)
+        wait_for_ssh(host)
+
+
+def remove(docker: list[str], host: Host) -> None:
+    if succeeds([*docker, "container", "inspect", host.container]):
+        run([*docker, "rm", "--force", "--volumes", host.container])
+
+
+def ensure_network(docker: list[str]) -> None:
+    with only_one("network"):
+        if not succeeds([*docker, "network", "inspect", NETWORK]):
+            run([*docker, "network", "create", "--subnet", SUBNET, NETWORK])
+
+
+def wait_for_boot(docker: list[str], host: Host) -> None:
+    """Wait for systemd; failed units are shown, and a host without its boot done is an error."""
+    inside = [*docker, "exec", host.container, "systemctl"]
+    state, deadline = "", time.monotonic() + BOOT_SECONDS
+    while time.monotonic() < deadline:
+        result = subprocess.run([*inside, "is-system-running"], capture_output=True, text=True)
+        state = result.stdout.strip()
+        if state == "running":
+            return
+        if state == "degraded":
+            say(f"{host.name} has failed units:\n{run([*inside, '--failed', '--no-legend'])}")
+            return
+        time.sleep(0.5)
+    log = run([*docker, "logs", "--tail", "20", host.container])
+    raise NeedsHelp(f"{host.name} is `{state}` {BOOT_SECONDS} s after its start.\n{log}")
+
+
+def authorize(docker: list[str], host: Host) -> None:
+    """Let root in by the test hosts' key, as a provider does on a new VPS."""
+    with only_one("key"):
+        if not KEY.exists():
+            comment = "throwaway test hosts"
+            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(KEY)])
+    public = KEY.with_suffix(".pub").read_text()
+    install = "umask 077 && mkdir -p /root/.ssh && cat >/root/.ssh/authorized_keys"
+    run([*docker, "exec", "--interactive", host.container, "sh", "-c", install], stdin=public)
+
+
+def wait_for_ssh(host: Host) -> None:
+    command = ["ssh", "-F", str(host.ssh_config), "-o", "ConnectTimeout=5", host.name, "true"]
+    deadline = time.monotonic() + BOOT_SECONDS
+    while not succeeds(command):
+        if time.monotonic() > deadline:
+            raise NeedsHelp(f"{host.name} does not answer. To see why: {' '.join(command)}")
+        time.sleep(0.5)
+
+
+# --- Command line ------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    commands.add_parser("engine", help="install and start a container engine where none answers")
+
+    image = commands.add_parser("image", help="build an image, and print its tag")
+    image.add_argument("os", choices=RELEASES)
+    image.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0])
+
+    for name, text in {
+        "up": "make a bare host; one of that name is replaced",
+        "down": "remove a host",
+        "reboot": "reboot a host",
+    }.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name", help="its container is called seedbed-NAME")
+        command.add_argument("--folder", type=Path, help="of its ssh_config; else .testhosts/NAME")
+        if name == "up":
+            command.add_argument("--os", choices=RELEASES, default="debian13")
+            command.add_argument("--address", required=True, help=f"a free one of {SUBNET}")
+            command.add_argument("--publish", action="append", default=[], metavar="IP:PORT:PORT")
+
+    arguments = parser.parse_args()
+    if arguments.command == "engine":
+        ensure_engine()
+        return
+    if arguments.command == "image":
+        say(ensure_image(ensure_engine(), Image(arguments.os, arguments.variant)))
+        return
+    host = Host(arguments.name, arguments.folder or STATE / arguments.name)
+    match arguments.command:
+        case "up":
+            up(host, arguments.os, arguments.address, arguments.publish)
+        case "down":
+            down(host)
+        case "reboot":
+            reboot(host)
+
+
+if __name__ == "__main__":
+    exit_with_instructions(main)
