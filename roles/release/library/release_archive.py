@@ -1,0 +1,176 @@
+#!/usr/bin/python
+"""Pack a release of the application into one archive on the control machine."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: release_archive
+short_description: Pack a release of the application into one archive
+description:
+  - Runs on the control machine. Packs a folder, or a version of a git repository, and names the release after its content.
+  - The same content and configuration give the same name, on every machine and at any time.
+options:
+  source:
+    description: A folder, or the URL of a git repository.
+    type: str
+    required: true
+  version:
+    description: The branch, tag or commit of a git repository.
+    type: str
+    default: ""
+  base:
+    description: The folder that a relative O(source) starts from.
+    type: path
+    required: true
+  cache:
+    description: A folder for the archives and for clones of git repositories.
+    type: path
+    required: true
+  configuration:
+    description: What the processes are started with. It is part of the name, so that a change of it is a release too.
+    type: raw
+    default: []
+author: Seedbed
+"""
+
+EXAMPLES = r"""
+- release_archive:
+    source: app_src
+    base: /home/me/seedbed
+    cache: /home/me/seedbed/.releases
+"""
+
+RETURN = r"""
+id:
+  description: The name of the release, twelve characters of its content's hash or of its commit, and six of its configuration's.
+  type: str
+path:
+  description: The archive.
+  type: str
+"""
+
+# What no release needs, and what must not leave the control machine, wherever it lies in the project.
+LEFT_OUT = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
+
+
+class SourceError(Exception):
+    """The source cannot be packed; the message says why and what to do."""
+
+
+def is_git_url(source: str) -> bool:
+    return "://" in source or (":" in source and "@" in source.partition(":")[0]) or source.endswith(".git")
+
+
+def git(*arguments: str, folder: Path | None = None) -> str:
+    """Run git and return its output. Raises SourceError with git's own words."""
+    environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise SourceError("git is not installed on this machine: apt-get install git") from None
+    if done.returncode != 0:
+        raise SourceError(f"git {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def fetch(url: str, version: str, cache: Path) -> tuple[Path, str]:
+    """Bring a clone up to date. Returns the clone and the commit that the version names."""
+    clone = cache / (hashlib.sha256(url.encode()).hexdigest()[:12] + ".git")
+    if not clone.exists():
+        git("clone", "--quiet", "--mirror", url, str(clone))
+    else:
+        git("fetch", "--quiet", "--prune", "--tags", "--force", "origin", folder=clone)
+    try:
+        return clone, git("rev-parse", "--verify", f"{version or 'HEAD'}^{{commit}}", folder=clone).strip()
+    except SourceError:
+        raise SourceError(f"{url} has no branch, tag or commit {version!r}: set app_version in group_vars/all/app.yml") from None
+
+
+def project_files(folder: Path) -> list[Path]:
+    """Every file of the project, relative to its folder and sorted, without what LEFT_OUT names."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT)
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        kept = [name for name in [*files, *links] if name not in LEFT_OUT and not name.endswith(".pyc")]
+        found += [Path(parent, name).relative_to(folder) for name in kept]
+    return sorted(found)
+
+
+def archive_folder(folder: Path, files: list[Path]) -> bytes:
+    """The files as a tar archive whose bytes depend on nothing but their names, modes and content."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for file in files:
+            member = archive.gettarinfo(folder / file, arcname=str(file))
+            member.mtime, member.uid, member.gid, member.uname, member.gname = 0, 0, 0, "", ""
+            member.mode = 0o755 if member.mode & 0o100 else 0o644
+            if member.isreg():
+                with (folder / file).open("rb") as content:
+                    archive.addfile(member, content)
+            elif member.issym():
+                archive.addfile(member)
+    return packed.getvalue()
+
+
+def pack(source: str, version: str, base: Path, cache: Path, configuration: object) -> tuple[str, Path, bool]:
+    """Pack the release. Returns its name, the archive, and whether the archive is new.
+
+    Raises SourceError when there is nothing to pack.
+    """
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    started_with = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:6]
+    if is_git_url(source):
+        clone, commit = fetch(source, version, cache)
+        content, name = None, commit[:12]
+    else:
+        folder = base / source
+        if not folder.is_dir():
+            raise SourceError(f"there is no folder {folder}: set app_source in group_vars/all/app.yml")
+        if version:
+            raise SourceError(f"app_version is {version!r}, but app_source is a folder, which has no versions: empty one of the two")
+        content = archive_folder(folder, project_files(folder))
+        name = hashlib.sha256(content).hexdigest()[:12]
+    path = cache / f"{name}.tar.gz"
+    new = not path.exists()
+    if new:
+        if content is None:
+            content = subprocess.run(["git", "archive", "--format=tar", commit], cwd=clone, capture_output=True, check=True).stdout
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
+        partial.rename(path)
+    return f"{name}-{started_with}", path, new
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "source": {"type": "str", "required": True},
+            "version": {"type": "str", "default": ""},
+            "base": {"type": "path", "required": True},
+            "cache": {"type": "path", "required": True},
+            "configuration": {"type": "raw", "default": [], "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    try:
+        name, path, _ = pack(given["source"], given["version"], Path(given["base"]), Path(given["cache"]), given["configuration"])
+    except SourceError as error:
+        module.fail_json(msg=f"The application's source cannot be packed: {error}")
+    module.exit_json(changed=False, id=name, path=str(path))
+
+
+if __name__ == "__main__":
+    main()

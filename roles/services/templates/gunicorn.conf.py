@@ -1,0 +1,21 @@
+# {{ ansible_managed }}
+# The socket is the release's own and comes on the command line. Settings: docs.gunicorn.org/en/stable/settings.html
+worker_class = "gthread"
+workers = {{ services_web.processes }}
+threads = {{ services_web.threads }}
+# Loaded once and shared by the processes. A release is never reloaded in place, so nothing is lost by it.
+preload_app = True
+# A process is renewed now and then, and not all of them at once.
+max_requests = 2000
+max_requests_jitter = 400
+timeout = 60
+graceful_timeout = 30
+# The heartbeat file must not wait for a disk.
+worker_tmp_dir = "/dev/shm"
+# nginx (group www-data of the socket's folder) may connect, others not.
+umask = 0o007
+# Only nginx can reach the socket, and it sets these headers itself.
+forwarded_allow_ips = "*"
+accesslog = None
+errorlog = "-"
+control_socket_disable = True
