@@ -1,0 +1,58 @@
+"""What the tests of every scenario share: molecule/shared/tests and the scenario's own."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+
+@pytest.fixture(scope="module")
+def variables(host: Host) -> dict[str, Any]:
+    """The host's variables as the inventory and group_vars have them; templates stay as written."""
+    return host.ansible.get_variables()
+
+
+@pytest.fixture(scope="module")
+def app_name(variables: dict[str, Any]) -> str:
+    """The short name of the application, which users, folders and units carry."""
+    return variables["app_name"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Write results where tests/run.py counts them: a file for each `verify` of a scenario."""
+    if folder := os.environ.get("TEST_RESULTS"):
+        config.option.xmlpath = str(Path(folder) / f"verify-{time.time_ns()}.xml")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run without a test proves nothing, and molecule would take it for a success."""
+    if session.testscollected == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Add what the host's journal says to the report of a test that failed."""
+    report = yield
+    host = getattr(item, "funcargs", {}).get("host")
+    if report.failed and host is not None:
+        report.sections.append((f"journal of {host.backend.hostname}", recent_journal(host)))
+    return report
+
+
+def recent_journal(host: Host) -> str:
+    """The last lines of the application's units and of nginx; why not, where it cannot be read."""
+    name = host.ansible.get_variables()["app_name"]
+    units = f"-u '{name}-*' -u nginx -u 'redis-server@*' -u 'postgresql@*'"
+    command = f"journalctl --no-pager -p info -n 80 {units}; tail -n 20 /var/log/nginx/error.log"
+    try:
+        result = host.run(command)
+    except Exception as problem:  # the report is about the test, whatever is wrong with the host
+        return f"The journal could not be read: {problem}"
+    return result.stdout + result.stderr
