@@ -1,0 +1,240 @@
+"""Settings, all from the environment (or `.env` for local work; see `.env.example`).
+
+Secrets and addresses have no default: a process that lacks one stops and names it.
+"""
+
+from pathlib import Path
+
+import dj_database_url
+import dj_email_url
+from decouple import Csv, config
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def required(name: str) -> str:
+    """The value of a variable that has no default.
+
+    Raises decouple.UndefinedValueError when it is missing and ImproperlyConfigured when it is empty; both name it.
+    """
+    value = config(name)
+    if not value:
+        raise ImproperlyConfigured(f"{name} is empty: set it in the environment or in .env.")
+    return value
+
+
+DEBUG = config("DEBUG", default=False, cast=bool)
+SECRET_KEY = required("SECRET_KEY")
+ALLOWED_HOSTS = config("ALLOWED_HOSTS", default="", cast=Csv())
+CSRF_TRUSTED_ORIGINS = config("CSRF_TRUSTED_ORIGINS", default="", cast=Csv())
+
+# Health, tasks and heartbeats say which release they come from.
+RELEASE_ID = config("RELEASE_ID", default="dev")
+
+INSTALLED_APPS = [
+    "shop",
+    "django_celery_beat",
+    "django_celery_results",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "core.urls"
+WSGI_APPLICATION = "core.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "shop.context_processors.release",
+            ],
+        },
+    },
+]
+
+# --- Database --------------------------------------------------------------------------------------------------------
+
+# Only the web has threads that share connections; a worker's child has one, and closes it between tasks when it is old.
+DATABASE_POOL = config("DATABASE_POOL", default=False, cast=bool)
+DATABASES = {
+    "default": dj_database_url.parse(
+        required("DATABASE_URL"),
+        conn_max_age=0 if DATABASE_POOL else 60,
+        conn_health_checks=True,
+    ),
+}
+DATABASE_OPTIONS = DATABASES["default"].setdefault("OPTIONS", {})
+# Without it a database host that swallows packets holds a request, and /readyz/, for minutes.
+DATABASE_OPTIONS["connect_timeout"] = 3
+if DATABASE_POOL:
+    DATABASE_OPTIONS["pool"] = {"min_size": 1, "max_size": 4, "timeout": 3}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Cache: a Redis of its own, which may forget anything at any time ------------------------------------------------
+
+CACHE_URL = required("CACHE_URL")
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": CACHE_URL,
+        "KEY_PREFIX": "shop",
+        "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1},
+    },
+}
+
+# --- Celery ----------------------------------------------------------------------------------------------------------
+
+TIME_ZONE = config("TIME_ZONE", default="UTC")
+USE_TZ = True
+
+CELERY_BROKER_URL = required("CELERY_BROKER_URL")
+CELERY_TIMEZONE = TIME_ZONE
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_RESULT_SERIALIZER = "json"
+
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_ROUTES = {
+    # Long work waits for its own worker and never in front of somebody's order.
+    "shop.tasks.build_report": {"queue": "heavy"},
+    # Waiting for another machine costs no processor: these share a worker with many threads.
+    "shop.tasks.send_*": {"queue": "io"},
+    "shop.tasks.notify_*": {"queue": "io"},
+}
+
+# Results are rows that the admin shows; they say who ran what, and that it has started.
+CELERY_RESULT_BACKEND = "django-db"
+CELERY_RESULT_EXTENDED = True
+CELERY_TASK_TRACK_STARTED = True
+# Seconds. Beat's own nightly task removes older rows.
+CELERY_RESULT_EXPIRES = 7 * 24 * 3600
+
+# A task is acknowledged when it is done, not when it is taken: a killed worker's tasks run again.
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+# So a task may be delivered twice; one that already succeeded is not run again. Tasks are idempotent all the same.
+CELERY_WORKER_DEDUPLICATE_SUCCESSFUL_TASKS = True
+# A worker takes what it can run now, so the rest stays free for others.
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# Seconds: first SoftTimeLimitExceeded, with time to clean up, then the end of the child.
+CELERY_TASK_SOFT_TIME_LIMIT = 300
+CELERY_TASK_TIME_LIMIT = 330
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    # Seconds until an unacknowledged message is given out again. A task or an ETA that takes longer runs twice, so
+    # this is far above both; the shortest value of any client wins.
+    "visibility_timeout": 43200,
+    # Look for such messages every 10 s and with every worker, not after a minute.
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    # Seconds until a silent Redis counts as gone. Above the 1 s that a blocking read waits.
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+}
+# Redis may be the last to come up after a reboot, and may go away for longer than 100 tries.
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+# A full Redis refuses even acknowledgements; without this the worker gives up for good.
+CELERY_BROKER_CHANNEL_ERROR_RETRY = True
+# A task goes on when the broker's connection drops: killing it would only do the work twice.
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+# About ten seconds, enough for a restart of Redis; Celery's own policy gives up after 0.6 s.
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 12, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
+
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# Write last_run_at with every tick: a killed beat then knows what it has sent.
+CELERY_BEAT_SYNC_EVERY = 1
+
+# Seconds until the reconcile task sends an order's unfinished task again.
+ORDER_RESEND_AFTER = config("ORDER_RESEND_AFTER", default=120, cast=int)
+
+# --- Email -----------------------------------------------------------------------------------------------------------
+
+EMAIL = dj_email_url.parse(config("EMAIL_URL", default=f"file://{BASE_DIR}/var/mail"))
+EMAIL_BACKEND = EMAIL["EMAIL_BACKEND"]
+# dj-email-url takes the path's first slash away.
+EMAIL_FILE_PATH = "/" + EMAIL["EMAIL_FILE_PATH"]
+EMAIL_HOST = EMAIL["EMAIL_HOST"]
+EMAIL_PORT = EMAIL["EMAIL_PORT"]
+EMAIL_HOST_USER = EMAIL["EMAIL_HOST_USER"]
+EMAIL_HOST_PASSWORD = EMAIL["EMAIL_HOST_PASSWORD"]
+EMAIL_USE_TLS = EMAIL["EMAIL_USE_TLS"]
+EMAIL_USE_SSL = EMAIL["EMAIL_USE_SSL"]
+# Threads have no time limit of Celery's, so a silent mail server must not hold one.
+EMAIL_TIMEOUT = 20
+DEFAULT_FROM_EMAIL = config("DEFAULT_FROM_EMAIL", default="shop@localhost")
+WAREHOUSE_EMAIL = config("WAREHOUSE_EMAIL", default=DEFAULT_FROM_EMAIL)
+
+# --- Files -----------------------------------------------------------------------------------------------------------
+
+STATIC_URL = "/static/"
+STATIC_ROOT = config("STATIC_ROOT", default=str(BASE_DIR / "var/static"))
+STATIC_MANIFEST_ROOT = config("STATIC_MANIFEST_ROOT", default=STATIC_ROOT)
+MEDIA_URL = "/media/"
+MEDIA_ROOT = config("MEDIA_ROOT", default=str(BASE_DIR / "var/media"))
+STORAGES = {
+    # A task that runs twice writes the same file, not a second one beside it.
+    "default": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"allow_overwrite": True},
+    },
+    "staticfiles": {"BACKEND": "core.storage.ReleaseStaticFilesStorage"},
+}
+# nginx reads what the application writes, whatever the process's umask.
+FILE_UPLOAD_PERMISSIONS = 0o644
+FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755
+
+# --- Accounts and language -------------------------------------------------------------------------------------------
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+LOGOUT_REDIRECT_URL = "home"
+LANGUAGE_CODE = "en-gb"
+USE_I18N = True
+
+# --- TLS: nginx ends it and says so; local work has none -------------------------------------------------------------
+
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_SSL_REDIRECT = not DEBUG
+# Whoever asks for health stands behind nginx, on the socket.
+SECURE_REDIRECT_EXEMPT = [r"^healthz/$", r"^readyz/$"]
+SESSION_COOKIE_SECURE = not DEBUG
+CSRF_COOKIE_SECURE = not DEBUG
+# Seconds. An hour is a mistake one can wait out; raise it when the certificate has proved itself.
+SECURE_HSTS_SECONDS = config("SECURE_HSTS_SECONDS", default=3600, cast=int)
+# Whether subdomains and browsers' preload lists follow is for the domain's owner to say, not for one of its sites.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+
+# --- Logging: to stdout, where journald, Supervisor or a terminal takes it -------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}},
+    "root": {"handlers": ["stdout"], "level": "INFO"},
+    # Django's own handlers would write to stderr and mail the administrators.
+    "loggers": {"django": {"handlers": [], "level": "INFO"}},
+}

@@ -1,0 +1,1 @@
+"""The shop: an example application, to be replaced by your own."""
