@@ -1,4 +1,4 @@
-"""Ask an application what only its own interpreter knows; APP-release runs this with the release's Python and environment.
+"""Ask an application what only its own interpreter knows; APP-release runs this with the release's Python.
 
     check WSGI CELERY              import what the services will, run Django's checks, collect static files
     migrations                     the migrations that the database still lacks
@@ -10,16 +10,15 @@ The last line of the output is the answer as JSON. Exits with 1 and the reason w
 from __future__ import annotations
 
 import importlib
-import io
 import json
-import os
 import sys
 import time
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 # Django's own manage.py does the same: the project's folder is where its modules are.
-sys.path[0] = os.getcwd()
+sys.path[0] = str(Path.cwd())
 
 
 def check(wsgi: str, celery: str) -> dict[str, Any]:
@@ -33,12 +32,10 @@ def check(wsgi: str, celery: str) -> dict[str, Any]:
     module, _, name = wsgi.partition(":")
     getattr(importlib.import_module(module), name or "application")
     find_celery(celery)
-    report = io.StringIO()
     if settings.STATIC_ROOT:
-        call_command("collectstatic", "--noinput", stdout=report)
-    packages = ("django", "celery", "gunicorn")
-    versions = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages if installed(name)}
-    return {"static": sum(int(word) for word in report.getvalue().split() if word.isdigit()), "versions": versions}
+        call_command("collectstatic", "--noinput", verbosity=0)
+    packages = [name for name in ("django", "celery", "gunicorn") if installed(name)]
+    return {"versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}}
 
 
 def migrations() -> dict[str, Any]:

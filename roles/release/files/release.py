@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Roll out releases of one application on this host.
 
-Installed as APP-release; its settings are /etc/APP/release.json. A rollout is a row of phases, called in order, on several
-hosts in step:
+Installed as APP-release; its settings are /etc/APP/release.json. A rollout is a row of phases, called in order, on
+several hosts in step:
 
     prepare ID ARCHIVE   unpack, build the Python environment, run the application's checks, collect static files
     migrate ID           bring the database to the release's migrations (on one host)
@@ -54,7 +54,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-# --------------------------------------------------------------------------------------------------------------- settings
+# --- settings
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def read_environment(path: Path) -> dict[str, str]:
     return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in pattern.findall(path.read_text())}
 
 
-# --------------------------------------------------------------------------------------------------------------- systemd
+# --- systemd
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def systemctl(*arguments: str) -> str:
     return done.stdout
 
 
-# --------------------------------------------------------------------------------------------------------------- a release
+# --- a release
 
 
 class Host:
@@ -185,14 +185,14 @@ class Host:
     def serving(self) -> str:
         """The release that `current` points to, or ""."""
         try:
-            return Path(os.readlink(self.settings.current)).name
+            return self.settings.current.readlink().name
         except FileNotFoundError:
             return ""
 
     def built(self) -> list[str]:
         """Every release that was built to the end, the newest first."""
-        marks = sorted(self.settings.releases.glob("*/release.json"), key=lambda mark: mark.stat().st_mtime, reverse=True)
-        return [mark.parent.name for mark in marks]
+        marks = self.settings.releases.glob("*/release.json")
+        return [mark.parent.name for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime, reverse=True)]
 
     def facts(self, release: str) -> dict[str, Any]:
         """What was noted when the release was built."""
@@ -211,7 +211,11 @@ class Host:
 
     def environment(self, release: str, *, owner: bool = False) -> dict[str, str]:
         """The environment of a release's processes; with `owner`, that of the commands which may alter the schema."""
-        variables = {"PATH": f"{self.path(release)}/.venv/bin:/usr/bin:/bin", "HOME": f"{self.settings.home}/shared", "LANG": "C.UTF-8"}
+        variables = {
+            "PATH": f"{self.path(release)}/.venv/bin:/usr/bin:/bin",
+            "HOME": f"{self.settings.home}/shared",
+            "LANG": "C.UTF-8",
+        }
         files = [self.settings.etc / "app.env", self.path(release) / "release.env"]
         for file in files + ([self.settings.etc / "release.env"] if owner else []):
             variables |= read_environment(file)
@@ -242,7 +246,7 @@ class Host:
         script = Path("/usr/local/lib/inspect_release.py")
         command = [f"{self.path(release)}/.venv/bin/python", str(script), question, *arguments]
         folder = self.path(release) / self.settings.directory
-        output = self.as_user(self.settings.name, command, self.environment(release), folder, f"{question} of release {release}")
+        output = self.as_user(self.settings.name, command, self.environment(release), folder, f"The {question}")
         return json.loads(output.splitlines()[-1])
 
     # -- phases
@@ -265,7 +269,7 @@ class Host:
         say(f"Its Python environment is built ({time.monotonic() - began:.1f} s).")
         settings = self.settings
         found = self.inspect(release, "check", settings.wsgi, settings.celery)
-        say(f"The application's checks pass, {found['static']} static files are in place ({time.monotonic() - began:.1f} s).")
+        say(f"The application's checks pass, static files are in place ({time.monotonic() - began:.1f} s).")
         mark = path / "release.json.new"
         mark.write_text(json.dumps({"id": release, "versions": found["versions"]}))
         mark.rename(path / "release.json")
@@ -276,8 +280,8 @@ class Host:
         requirements = path / self.settings.requirements
         if not requirements.is_file():
             raise ReleaseError(
-                f"The project has no {self.settings.requirements}. Set app_requirements in group_vars/all/app.yml to its "
-                "requirements file or uv.lock."
+                f"The project has no {self.settings.requirements}. Set app_requirements in group_vars/all/app.yml "
+                "to its requirements file or uv.lock."
             )
         environment = base | {
             "UV_CACHE_DIR": f"/var/cache/{self.settings.name}/uv",
@@ -287,17 +291,21 @@ class Host:
             "SSL_CERT_FILE": SYSTEM_CERTIFICATES,
             "UV_NO_PROGRESS": "true",
         }
-        own = self.settings.python in ("", "python3")
-        python = ["--python", "/usr/bin/python3", "--no-python-downloads"] if own else ["--python", self.settings.python]
-        self.as_user(builder, [UV, "venv", "--quiet", *python, f"{path}/.venv"], environment, path, "Making the Python environment")
+        python = ["--python", self.settings.python]
+        if self.settings.python == "python3":
+            python = ["--python", "/usr/bin/python3", "--no-python-downloads"]
+        venv = path / ".venv"
+        self.as_user(builder, [UV, "venv", "--quiet", *python, str(venv)], environment, path, "Making .venv")
         if requirements.name == "uv.lock":
-            install = [UV, "sync", "--frozen", "--no-dev", "--no-install-project", "--compile-bytecode", *python]
+            install = ["sync", "--frozen", "--no-dev", "--no-install-project", *python]
         else:
-            install = [UV, "pip", "install", "--compile-bytecode", "--python", f"{path}/.venv/bin/python", "--requirements", str(requirements)]
-        self.as_user(builder, install, environment, requirements.parent, f"Installing {self.settings.requirements}")
-        for program in ["gunicorn"] * self.settings.web + ["celery"] * bool(self.settings.workers or self.settings.beat):
-            if not (path / ".venv/bin" / program).exists():
-                raise ReleaseError(f"{self.settings.requirements} does not bring {program}: add a pinned {program} to it.")
+            install = ["pip", "install", "--python", f"{venv}/bin/python", "--requirements", str(requirements)]
+        what = f"Installing {self.settings.requirements}"
+        self.as_user(builder, [UV, *install, "--compile-bytecode"], environment, requirements.parent, what)
+        needed = {"gunicorn": self.settings.web, "celery": self.settings.workers or self.settings.beat}
+        for program, wanted in needed.items():
+            if wanted and not (venv / "bin" / program).exists():
+                raise ReleaseError(f"{self.settings.requirements} does not bring {program}: add a pinned {program}.")
 
     def migrate(self, release: str) -> None:
         """Bring the database to the release's migrations, as the owner of the tables."""
@@ -329,7 +337,8 @@ class Host:
             remaining = max(1, int(deadline - time.monotonic()))
             silent = self.inspect(release, "ping", self.settings.celery, str(remaining), *names)["silent"]
             if silent:
-                raise ReleaseError(self.explain(release, f"These workers did not answer within {self.settings.gate_timeout} s: {', '.join(silent)}."))
+                reason = f"No answer within {self.settings.gate_timeout} s from {', '.join(silent)}."
+                raise ReleaseError(self.explain(release, reason))
             say(f"Its workers answer: {', '.join(self.settings.workers)}.")
 
     def wait_for_web(self, release: str, deadline: float) -> None:
@@ -399,7 +408,7 @@ class Host:
         self.manager.start(units + beat, wait=False)
 
 
-# --------------------------------------------------------------------------------------------------------------- helpers
+# --- helpers
 
 
 def tail(text: str, lines: int = 30) -> str:
@@ -413,7 +422,10 @@ def make_folder(path: Path, mode: int, user: str, group: str) -> None:
 
 
 def health_problem(settings: Settings, path: Path, release: str, timeout: float = 5) -> str:
-    """Ask a release's own socket for its health page. Returns "" when all is well, else what is wrong, in a few words."""
+    """Ask a release's own socket for its health page. Returns "" when all is well, else what is wrong, in a few words.
+
+    `timeout` is in seconds.
+    """
     connection = http.client.HTTPConnection(settings.domain, timeout=timeout)
     try:
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -482,7 +494,7 @@ def main(arguments: list[str]) -> int:
     try:
         lock(settings, f"{chosen.phase} {chosen.release}")
         if chosen.phase not in ("prepare", "abort") and chosen.release not in host.built():
-            raise ReleaseError(f"Release {chosen.release} is not built on this host; built are: {', '.join(host.built()) or 'none'}.")
+            raise ReleaseError(f"It is not built on this host; built are: {', '.join(host.built()) or 'none'}.")
         extra = [chosen.archive] if chosen.phase == "prepare" else []
         getattr(host, chosen.phase)(chosen.release, *extra)
     except BusyError as error:

@@ -18,7 +18,7 @@ DOCUMENTATION = r"""
 module: release_archive
 short_description: Pack a release of the application into one archive
 description:
-  - Runs on the control machine. Packs a folder, or a version of a git repository, and names the release after its content.
+  - Runs on the control machine, packs a folder or a version of a git repository, names the release after its content.
   - The same content and configuration give the same name, on every machine and at any time.
 options:
   source:
@@ -53,7 +53,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 id:
-  description: The name of the release, twelve characters of its content's hash or of its commit, and six of its configuration's.
+  description: The name of the release, of its content's hash or its commit, and of its configuration's hash.
   type: str
 path:
   description: The archive.
@@ -61,7 +61,10 @@ path:
 """
 
 # What no release needs, and what must not leave the control machine, wherever it lies in the project.
-LEFT_OUT = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
+LEFT_OUT = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache"}
+
+# Where the settings in a message are edited.
+FILE = "group_vars/all/app.yml"
 
 
 class SourceError(Exception):
@@ -74,9 +77,9 @@ def is_git_url(source: str) -> bool:
 
 def git(*arguments: str, folder: Path | None = None) -> str:
     """Run git and return its output. Raises SourceError with git's own words."""
-    environment = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
+    quiet = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=folder, env=quiet, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         raise SourceError("git is not installed on this machine: apt-get install git") from None
     if done.returncode != 0:
@@ -94,11 +97,21 @@ def fetch(url: str, version: str, cache: Path) -> tuple[Path, str]:
     try:
         return clone, git("rev-parse", "--verify", f"{version or 'HEAD'}^{{commit}}", folder=clone).strip()
     except SourceError:
-        raise SourceError(f"{url} has no branch, tag or commit {version!r}: set app_version in group_vars/all/app.yml") from None
+        raise SourceError(f"{url} has no branch, tag or commit {version!r}: set app_version in {FILE}") from None
 
 
 def project_files(folder: Path) -> list[Path]:
-    """Every file of the project, relative to its folder and sorted, without what LEFT_OUT names."""
+    """Every file of the project, relative to its folder and sorted: in a git work tree without what git ignores."""
+    try:
+        listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", folder=folder).split("\0")
+    except SourceError:
+        return files_below(folder)
+    wanted = [Path(name) for name in listed if name and not LEFT_OUT & set(Path(name).parts)]
+    return sorted(file for file in wanted if (folder / file).is_symlink() or (folder / file).is_file())
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder that no git knows, without what LEFT_OUT names."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in LEFT_OUT)
@@ -124,8 +137,8 @@ def archive_folder(folder: Path, files: list[Path]) -> bytes:
     return packed.getvalue()
 
 
-def pack(source: str, version: str, base: Path, cache: Path, configuration: object) -> tuple[str, Path, bool]:
-    """Pack the release. Returns its name, the archive, and whether the archive is new.
+def pack(source: str, version: str, base: Path, cache: Path, configuration: object) -> tuple[str, Path]:
+    """Pack the release. Returns its name and the archive.
 
     Raises SourceError when there is nothing to pack.
     """
@@ -137,20 +150,22 @@ def pack(source: str, version: str, base: Path, cache: Path, configuration: obje
     else:
         folder = base / source
         if not folder.is_dir():
-            raise SourceError(f"there is no folder {folder}: set app_source in group_vars/all/app.yml")
+            raise SourceError(f"there is no folder {folder}: set app_source in {FILE}")
         if version:
-            raise SourceError(f"app_version is {version!r}, but app_source is a folder, which has no versions: empty one of the two")
+            raise SourceError(
+                f"app_source is a folder, which has no versions: empty app_version ({version!r}) in {FILE}"
+            )
         content = archive_folder(folder, project_files(folder))
         name = hashlib.sha256(content).hexdigest()[:12]
     path = cache / f"{name}.tar.gz"
-    new = not path.exists()
-    if new:
+    if not path.exists():
         if content is None:
-            content = subprocess.run(["git", "archive", "--format=tar", commit], cwd=clone, capture_output=True, check=True).stdout
+            archive = ["git", "archive", "--format=tar", commit]
+            content = subprocess.run(archive, cwd=clone, capture_output=True, check=True).stdout
         partial = path.with_suffix(".partial")
         partial.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
         partial.rename(path)
-    return f"{name}-{started_with}", path, new
+    return f"{name}-{started_with}", path
 
 
 def main() -> None:
@@ -164,9 +179,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    given = module.params
+    source, version, configuration = (module.params[name] for name in ("source", "version", "configuration"))
     try:
-        name, path, _ = pack(given["source"], given["version"], Path(given["base"]), Path(given["cache"]), given["configuration"])
+        name, path = pack(source, version, Path(module.params["base"]), Path(module.params["cache"]), configuration)
     except SourceError as error:
         module.fail_json(msg=f"The application's source cannot be packed: {error}")
     module.exit_json(changed=False, id=name, path=str(path))

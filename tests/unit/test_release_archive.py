@@ -1,0 +1,131 @@
+"""What a release is called and what is in its archive."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "roles/release/library/release_archive.py"
+
+
+@pytest.fixture(scope="module")
+def archive() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("release_archive", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    (folder / "core").mkdir(parents=True)
+    (folder / "manage.py").write_text("manage")
+    (folder / "core/settings.py").write_text("settings")
+    return folder
+
+
+def commit(folder: Path, tag: str = "") -> str:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "--quiet", "--initial-branch=main")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "a version")
+    if tag:
+        git("tag", tag)
+    return git("rev-parse", "HEAD").strip()
+
+
+def members(path: Path) -> list[str]:
+    with tarfile.open(path) as packed:
+        return packed.getnames()
+
+
+def test_the_same_content_has_the_same_name_whenever_and_wherever(
+    archive: ModuleType, project: Path, tmp_path: Path
+) -> None:
+    name, first = archive.pack("project", "", tmp_path, tmp_path / "one", [])
+    (project / "manage.py").touch()
+    again, second = archive.pack(str(project), "", Path("/"), tmp_path / "two", [])
+    assert name == again
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "manage.py").write_text("other"),
+        lambda folder: (folder / "manage.py").chmod(0o755),
+        lambda folder: (folder / "manage.py").rename(folder / "other.py"),
+        lambda folder: (folder / "new.py").write_text(""),
+    ],
+    ids=["content", "mode", "name", "file"],
+)
+def test_a_change_gives_another_name(archive: ModuleType, project: Path, tmp_path: Path, change: object) -> None:
+    before, _ = archive.pack("project", "", tmp_path, tmp_path / "cache", [])
+    change(project)
+    after, _ = archive.pack("project", "", tmp_path, tmp_path / "cache", [])
+    assert before != after
+
+
+def test_another_configuration_is_another_release_of_the_same_content(
+    archive: ModuleType, project: Path, tmp_path: Path
+) -> None:
+    before, path = archive.pack("project", "", tmp_path, tmp_path / "cache", [{"DEBUG": "false"}])
+    after, same = archive.pack("project", "", tmp_path, tmp_path / "cache", [{"DEBUG": "true"}])
+    assert before != after
+    assert path == same
+
+
+def test_secrets_caches_and_what_git_ignores_stay_here(archive: ModuleType, project: Path, tmp_path: Path) -> None:
+    (project / ".env").write_text("SECRET_KEY=secret")
+    (project / "core/__pycache__").mkdir()
+    (project / "core/__pycache__/settings.pyc").write_text("")
+    (project / "var").mkdir()
+    (project / "var/upload").write_text("somebody's")
+    _, without_git = archive.pack("project", "", tmp_path, tmp_path / "one", [])
+    assert members(without_git) == ["core/settings.py", "manage.py", "var/upload"]
+    (project / ".gitignore").write_text("var/\n")
+    commit(project)
+    (project / "uncommitted.py").write_text("")
+    _, with_git = archive.pack("project", "", tmp_path, tmp_path / "two", [])
+    assert members(with_git) == [".gitignore", "core/settings.py", "manage.py", "uncommitted.py"]
+
+
+def test_a_git_url_is_named_by_its_commit(archive: ModuleType, project: Path, tmp_path: Path) -> None:
+    tagged = commit(project, tag="v1")
+    name, path = archive.pack(f"file://{project}", "v1", tmp_path, tmp_path / "cache", [])
+    assert name.startswith(tagged[:12] + "-")
+    assert sorted(members(path)) == ["core", "core/settings.py", "manage.py"]
+    (project / "manage.py").write_text("newer")
+    newer = commit(project)
+    name, _ = archive.pack(f"file://{project}", "main", tmp_path, tmp_path / "cache", [])
+    assert name.startswith(newer[:12] + "-")
+
+
+@pytest.mark.parametrize(
+    ("source", "version", "says"),
+    [("nothing", "", "app_source"), ("project", "v1", "app_version"), ("file:///nothing.git", "", "git clone")],
+)
+def test_errors_say_what_to_edit(
+    archive: ModuleType, project: Path, tmp_path: Path, source: str, version: str, says: str
+) -> None:
+    with pytest.raises(archive.SourceError, match=says):
+        archive.pack(source, version, tmp_path, tmp_path / "cache", [])
+
+
+def test_an_unknown_version_is_named(archive: ModuleType, project: Path, tmp_path: Path) -> None:
+    commit(project)
+    with pytest.raises(archive.SourceError, match=r"'v9'.*app_version"):
+        archive.pack(f"file://{project}", "v9", tmp_path, tmp_path / "cache", [])
