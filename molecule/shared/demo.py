@@ -9,7 +9,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from machine import ROOT, NeedsHelp, ensure_engine, exit_with_instructions, say
+from machine import ROOT, SetupError, ensure_engine, exit_with_instructions, say
 from testhost import KEY, RELEASES, Host, ca_files, down, remove, up
 
 ADDRESS = "10.177.0.2"
@@ -50,9 +50,7 @@ def ensure_free(port: int, variable: str) -> None:
     """Stop before anything is made when another program listens on the port."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise NeedsHelp(
-                f"Port {port} of this machine is taken. Choose another: make demo {variable}=..."
-            )
+            raise SetupError(f"Port {port} of this machine is taken. Choose another: make demo {variable}=...")
 
 
 def create(os: str, ports: dict[str, int]) -> None:

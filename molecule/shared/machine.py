@@ -26,7 +26,7 @@ DOCKERD_LOG = Path("/var/log/seedbed-dockerd.log")
 ENGINE_SECONDS = 60
 
 
-class NeedsHelp(Exception):
+class SetupError(Exception):
     """Something only the user can put right; the message says how."""
 
 
@@ -54,12 +54,10 @@ def only_one(name: str) -> Iterator[None]:
 
 
 def run(command: Sequence[str], *, stdin: str | None = None) -> str:
-    """Run a command and return its output; NeedsHelp with what it said if it fails."""
-    result = subprocess.run(
-        command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    """Run a command and return its output; SetupError with what it said if it fails."""
+    result = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode != 0:
-        raise NeedsHelp(f"This command failed: {' '.join(command)}\n{result.stdout.strip()}")
+        raise SetupError(f"This command failed: {' '.join(command)}\n{result.stdout.strip()}")
     return result.stdout.strip()
 
 
@@ -82,7 +80,7 @@ def ensure_packages(packages: Sequence[str], reason: str) -> None:
     """Install Debian packages, or say which ones are missing and what for."""
     root = as_root()
     if root is None or shutil.which("apt-get") is None:
-        raise NeedsHelp(
+        raise SetupError(
             f"{reason}, and this user may not install it. As root, type:\n"
             f"    apt-get update && apt-get install {' '.join(packages)}"
         )
@@ -94,8 +92,8 @@ def ensure_packages(packages: Sequence[str], reason: str) -> None:
 
 def ensure_venv() -> None:
     """What `.venv` and Ansible need: Python with venv, git and an SSH client."""
-    if sys.version_info < (3, 11):
-        raise NeedsHelp(
+    if sys.version_info < (3, 11):  # noqa: UP036 (whatever Python the machine has runs this)
+        raise SetupError(
             f"Python 3.11 or later is needed; {sys.executable} is {sys.version.split()[0]}.\n"
             "Name another one: make PYTHON=/usr/bin/python3.12 ..."
         )
@@ -135,7 +133,7 @@ def ensure_engine() -> list[str]:
             ensure_packages(docker_packages(), "Test hosts need a container engine")
         root = as_root()
         if root is None:
-            raise NeedsHelp(
+            raise SetupError(
                 "No container engine answers, and this user may not start one. As root, type:\n"
                 "    systemctl start docker && usermod --append --groups docker YOUR-USER\n"
                 "and log in again."
@@ -143,7 +141,7 @@ def ensure_engine() -> list[str]:
         start_engine(root)
         if words := docker():
             return words
-        raise NeedsHelp("The container engine runs, but `docker version` fails: try it by hand.")
+        raise SetupError("The container engine runs, but `docker version` fails: try it by hand.")
 
 
 def docker_packages() -> list[str]:
@@ -165,7 +163,7 @@ def start_engine(root: list[str]) -> None:
         deadline = time.monotonic() + ENGINE_SECONDS
         while not succeeds([*root, "docker", "version"]):
             if time.monotonic() > deadline:
-                raise NeedsHelp(f"No engine answers after {ENGINE_SECONDS} s. To see why: {log}")
+                raise SetupError(f"No engine answers after {ENGINE_SECONDS} s. To see why: {log}")
             time.sleep(0.5)
 
 
@@ -180,10 +178,10 @@ def main() -> None:
 
 
 def exit_with_instructions(entry: Callable[[], None]) -> None:
-    """Run a program's main; a NeedsHelp becomes its message and exit status 1."""
+    """Run a program's main; a SetupError becomes its message and exit status 1."""
     try:
         entry()
-    except NeedsHelp as problem:
+    except SetupError as problem:
         sys.exit(f"\n{problem}")
 
 

@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from machine import (
+    ROOT,
     STATE,
-    NeedsHelp,
+    SetupError,
     ensure_engine,
     ensure_packages,
     exit_with_instructions,
@@ -32,7 +34,6 @@ from machine import (
 )
 
 RELEASES = {"debian12": ("debian:12", "bookworm"), "debian13": ("debian:13", "trixie")}
-VARIANTS = ("test-host", "application-tests")
 CA_FOLDER = Path("/usr/local/share/ca-certificates")
 IMAGE_AGE = timedelta(days=7)
 PULL_SECONDS = 60
@@ -42,6 +43,7 @@ NETWORK = "seedbed"
 SUBNET = "10.177.0.0/24"
 MEMORY = "1g"
 KEY = STATE / "id_ed25519"
+SHARED = Path(__file__).resolve().parent
 
 # Systemd wants a cgroup tree of its own, mounted as version 2 also where the machine's is not.
 CONTAINER_FLAGS = [
@@ -52,17 +54,18 @@ CONTAINER_FLAGS = [
     *("--env", "container=docker"),
     *("--memory", MEMORY),
 ]
-BOOT = (
-    "umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
-)
+BOOT = "umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
 
-# The first stage of both images. `ca` holds the certificates that this machine trusts.
+# Both images begin like this. Nothing is started while they are built (policy-rc.d), and what a registry's Debian has
+# for containers goes, so that a host behaves as an installed one. `ca` holds the certificates that this machine trusts.
 RECIPE = """\
 FROM {base}
-ENV DEBIAN_FRONTEND=noninteractive
-RUN apt-get -qq update \\
+ARG DEBIAN_FRONTEND=noninteractive
+RUN rm -f /etc/apt/apt.conf.d/docker-* /etc/dpkg/dpkg.cfg.d/docker* \\
+ && printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d \\
+ && apt-get -qq update \\
  && apt-get -qq install --yes --no-install-recommends {packages} >/dev/null \\
- && apt-get clean && rm -rf /var/lib/apt/lists/*
+ && rm -rf /usr/sbin/policy-rc.d /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
 COPY ca /usr/local/share/ca-certificates
 RUN update-ca-certificates >/dev/null 2>&1
 """
@@ -91,9 +94,7 @@ class Image:
         return f"{self.os}-{self.variant}"
 
     def recipe(self, base: str) -> str:
-        return (
-            RECIPE.format(base=base, packages=PACKAGES[self.variant]) + RECIPE_END[self.variant]
-        )
+        return RECIPE.format(base=base, packages=PACKAGES[self.variant]) + RECIPE_END[self.variant]
 
     @property
     def tag(self) -> str:
@@ -119,8 +120,8 @@ def ensure_image(docker: list[str], image: Image) -> str:
         if image_is_fresh(docker, image.tag):
             return image.tag
         with timed(f"Building the image {image.tag}"):
-            base = ensure_base(docker, image.os)
-            build(docker, image, base)
+            remove_older(docker, image)
+            build(docker, image, ensure_base(docker, image.os))
     return image.tag
 
 
@@ -129,6 +130,13 @@ def image_is_fresh(docker: list[str], tag: str) -> bool:
         return False
     created = run([*docker, "image", "inspect", "--format", "{{.Created}}", tag])
     return is_fresh(created, datetime.now(UTC))
+
+
+def remove_older(docker: list[str], image: Image) -> None:
+    """Remove the images that a new one replaces; one that a container uses is left for later."""
+    listing = [*docker, "image", "ls", "--filter", f"reference=seedbed:{image.label}-*"]
+    for tag in run([*listing, "--format", "{{.Repository}}:{{.Tag}}"]).split():
+        succeeds([*docker, "image", "rm", tag])
 
 
 def build(docker: list[str], image: Image, base: str) -> None:
@@ -162,9 +170,7 @@ def ensure_base(docker: list[str], os: str) -> str:
 def pull(docker: list[str], name: str) -> bool:
     """Whether the registry gave the image in good time."""
     try:
-        result = subprocess.run(
-            [*docker, "pull", "--quiet", name], capture_output=True, timeout=PULL_SECONDS
-        )
+        result = subprocess.run([*docker, "pull", "--quiet", name], capture_output=True, timeout=PULL_SECONDS)
     except subprocess.TimeoutExpired:
         return False
     return result.returncode == 0
@@ -230,9 +236,7 @@ def up(host: Host, os: str, address: str, published: Sequence[str]) -> None:
         ports = [word for entry in published for word in ("--publish", entry)]
         place = ["--network", NETWORK, "--ip", address, *ports]
         names = ["--name", host.container, "--hostname", host.name]
-        run(
-            [*docker, "run", "--detach", *names, *place, *CONTAINER_FLAGS, image, "sh", "-c", BOOT]
-        )
+        run([*docker, "run", "--detach", *names, *place, *CONTAINER_FLAGS, image, "sh", "-c", BOOT])
         wait_for_boot(docker, host)
         authorize(docker, host)
         host.folder.mkdir(parents=True, exist_ok=True)
@@ -283,7 +287,7 @@ def wait_for_boot(docker: list[str], host: Host) -> None:
             return
         time.sleep(0.5)
     log = run([*docker, "logs", "--tail", "20", host.container])
-    raise NeedsHelp(f"{host.name} is `{state}` {BOOT_SECONDS} s after its start.\n{log}")
+    raise SetupError(f"{host.name} is `{state}` {BOOT_SECONDS} s after its start.\n{log}")
 
 
 def authorize(docker: list[str], host: Host) -> None:
@@ -302,53 +306,73 @@ def wait_for_ssh(host: Host) -> None:
     deadline = time.monotonic() + BOOT_SECONDS
     while not succeeds(command):
         if time.monotonic() > deadline:
-            raise NeedsHelp(f"{host.name} does not answer. To see why: {' '.join(command)}")
+            raise SetupError(f"{host.name} does not answer. To see why: {' '.join(command)}")
         time.sleep(0.5)
+
+
+# --- The application's own tests ------------------------------------------------------------------------------
+
+
+def application_tests(os: str, results: Path) -> int:
+    """Run app-tests.sh where there is PostgreSQL and Redis to start; JUnit goes to `results`.
+
+    The script finds the application in /app (read only) and a folder to write to in /work.
+    """
+    docker = ensure_engine()
+    image = ensure_image(docker, Image(os, "application-tests"))
+    results.chmod(0o777)  # the tests need not run as root
+    mounts = {ROOT / "app_src": "/app:ro", SHARED / "app-tests.sh": "/app-tests.sh:ro", results: "/results"}
+    volumes = [word for source, target in mounts.items() for word in ("--volume", f"{source}:{target}")]
+    junit = f"PYTEST_ADDOPTS=--junitxml=/results/{os}.xml"
+    options = ["--rm", "--tmpfs", "/work:exec", "--env", junit, *volumes]
+    return subprocess.run([*docker, "run", *options, image, "bash", "/app-tests.sh"]).returncode
 
 
 # --- Command line ------------------------------------------------------------------------
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+def chosen_host(arguments: argparse.Namespace) -> Host:
+    return Host(arguments.name, arguments.folder or STATE / arguments.name)
 
-    commands.add_parser("engine", help="install and start a container engine where none answers")
 
-    image = commands.add_parser("image", help="build an image, and print its tag")
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; `run` of the result does what was asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    engine = commands.add_parser("engine", help="install and start a container engine where none answers")
+    engine.set_defaults(run=lambda _: ensure_engine())
+
+    image = commands.add_parser("image", help="build a host's image unless there is a fresh one; print its tag")
     image.add_argument("os", choices=RELEASES)
-    image.add_argument("--variant", choices=VARIANTS, default=VARIANTS[0])
+    image.set_defaults(run=lambda given: say(ensure_image(ensure_engine(), Image(given.os, "test-host"))))
 
-    for name, text in {
-        "up": "make a bare host; one of that name is replaced",
-        "down": "remove a host",
-        "reboot": "reboot a host",
-    }.items():
-        command = commands.add_parser(name, help=text)
-        command.add_argument("name", help="its container is called seedbed-NAME")
-        command.add_argument("--folder", type=Path, help="of its ssh_config; else .testhosts/NAME")
-        if name == "up":
-            command.add_argument("--os", choices=RELEASES, default="debian13")
-            command.add_argument("--address", required=True, help=f"a free one of {SUBNET}")
-            command.add_argument("--publish", action="append", default=[], metavar="IP:PORT:PORT")
+    tests = commands.add_parser("application-tests", help="run the application's own tests in a container")
+    tests.add_argument("os", choices=RELEASES)
+    tests.add_argument("results", type=lambda path: Path(path).resolve(), help="the folder for their JUnit file")
+    tests.set_defaults(run=lambda given: sys.exit(application_tests(given.os, given.results)))
 
-    arguments = parser.parse_args()
-    if arguments.command == "engine":
-        ensure_engine()
-        return
-    if arguments.command == "image":
-        say(ensure_image(ensure_engine(), Image(arguments.os, arguments.variant)))
-        return
-    host = Host(arguments.name, arguments.folder or STATE / arguments.name)
-    match arguments.command:
-        case "up":
-            up(host, arguments.os, arguments.address, arguments.publish)
-        case "down":
-            down(host)
-        case "reboot":
-            reboot(host)
+    host = argparse.ArgumentParser(add_help=False)
+    host.add_argument("name", help="its container is called seedbed-NAME")
+    host.add_argument("--folder", type=Path, help="for its ssh_config, else .testhosts/NAME")
+
+    make = commands.add_parser("up", parents=[host], help="make a bare host; one of that name is replaced")
+    make.add_argument("--os", choices=RELEASES, default="debian13")
+    make.add_argument("--address", required=True, help=f"a free one of {SUBNET}")
+    make.add_argument("--publish", action="append", default=[], metavar="IP:PORT:PORT", help="as docker run has it")
+    make.set_defaults(run=lambda given: up(chosen_host(given), given.os, given.address, given.publish))
+
+    remove = commands.add_parser("down", parents=[host], help="remove a host")
+    remove.set_defaults(run=lambda given: down(chosen_host(given)))
+
+    restart = commands.add_parser("reboot", parents=[host], help="reboot a host")
+    restart.set_defaults(run=lambda given: reboot(chosen_host(given)))
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parse()
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""Test hosts: images are named after what goes into them, and SSH is looked for where it answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import testhost
+from testhost import Host, Image, is_fresh, parse, ssh_config_text, ssh_endpoint
+
+NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def ca_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(testhost, "CA_FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_a_tag_changes_with_the_certificates(ca_folder: Path) -> None:
+    image = Image("debian13", "test-host")
+    before = image.tag
+    assert image.tag == before
+    (ca_folder / "company.crt").write_text("a certificate")
+    assert image.tag != before
+
+
+def test_a_tag_changes_with_the_recipe(ca_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image("debian13", "test-host")
+    before = image.tag
+    monkeypatch.setitem(testhost.PACKAGES, "test-host", "systemd")
+    assert image.tag != before
+
+
+def test_a_tag_does_not_tell_where_debian_came_from(ca_folder: Path) -> None:
+    image = Image("debian12", "test-host")
+    assert image.recipe("debian:12") != image.recipe("seedbed:debian12-base")
+    assert image.tag.startswith("seedbed:debian12-test-host-")
+
+
+def test_test_hosts_are_bare() -> None:
+    packages = testhost.PACKAGES["test-host"].split()
+    assert not {"python3", "sudo"} & set(packages)
+
+
+@pytest.mark.parametrize(
+    ("created", "fresh"),
+    [
+        ("2026-03-10T11:00:00.123456789Z", True),
+        ("2026-03-03T12:00:01Z", True),
+        ("2026-03-03T11:59:59Z", False),
+    ],
+)
+def test_an_image_is_fresh_for_a_week(created: str, fresh: bool) -> None:
+    assert is_fresh(created, NOON) is fresh
+
+
+def test_ssh_answers_on_the_published_port() -> None:
+    published = ["127.0.0.1:8443:443", "127.0.0.1:2222:22"]
+    assert ssh_endpoint("10.177.0.2", published) == ("127.0.0.1", 2222)
+
+
+def test_ssh_answers_on_the_hosts_address_when_no_port_is_published() -> None:
+    assert ssh_endpoint("10.177.0.2", ["127.0.0.1:2200:220"]) == ("10.177.0.2", 22)
+
+
+def test_the_ssh_configuration_survives_a_folder_with_a_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testhost, "KEY", Path("/home/me/my code/id_ed25519"))
+    text = ssh_config_text(Host("demo", Path("/unused")), "127.0.0.1", 2222)
+    assert '  IdentityFile "/home/me/my code/id_ed25519"\n' in text
+
+
+def test_up_needs_an_address(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["up", "one"])
+    assert "--address" in capsys.readouterr().err
