@@ -65,7 +65,7 @@ RUN rm -f /etc/apt/apt.conf.d/docker-* /etc/dpkg/dpkg.cfg.d/docker* \\
  && printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d \\
  && apt-get -qq update \\
  && apt-get -qq install --yes --no-install-recommends {packages} >/dev/null \\
- && rm -rf /usr/sbin/policy-rc.d /var/lib/apt/lists/* /var/cache/apt/archives/*.deb
+ && apt-get clean && rm -rf /usr/sbin/policy-rc.d /var/lib/apt/lists/*
 COPY ca /usr/local/share/ca-certificates
 RUN update-ca-certificates >/dev/null 2>&1
 """
