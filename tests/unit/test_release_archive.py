@@ -55,9 +55,9 @@ def members(path: Path) -> list[str]:
 def test_the_same_content_has_the_same_name_whenever_and_wherever(
     archive: ModuleType, project: Path, tmp_path: Path
 ) -> None:
-    name, first = archive.pack("project", "", tmp_path, tmp_path / "one", [])
+    name, first = archive.pack("project", "", tmp_path, tmp_path / "one", "0123456789")
     (project / "manage.py").touch()
-    again, second = archive.pack(str(project), "", Path("/"), tmp_path / "two", [])
+    again, second = archive.pack(str(project), "", Path("/"), tmp_path / "two", "0123456789")
     assert name == again
     assert first.read_bytes() == second.read_bytes()
 
@@ -73,17 +73,17 @@ def test_the_same_content_has_the_same_name_whenever_and_wherever(
     ids=["content", "mode", "name", "file"],
 )
 def test_a_change_gives_another_name(archive: ModuleType, project: Path, tmp_path: Path, change: object) -> None:
-    before, _ = archive.pack("project", "", tmp_path, tmp_path / "cache", [])
+    before, _ = archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
     change(project)
-    after, _ = archive.pack("project", "", tmp_path, tmp_path / "cache", [])
+    after, _ = archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
     assert before != after
 
 
 def test_another_configuration_is_another_release_of_the_same_content(
     archive: ModuleType, project: Path, tmp_path: Path
 ) -> None:
-    before, path = archive.pack("project", "", tmp_path, tmp_path / "cache", [{"DEBUG": "false"}])
-    after, same = archive.pack("project", "", tmp_path, tmp_path / "cache", [{"DEBUG": "true"}])
+    before, path = archive.pack("project", "", tmp_path, tmp_path / "cache", "aaaaaaaa")
+    after, same = archive.pack("project", "", tmp_path, tmp_path / "cache", "bbbbbbbb")
     assert before != after
     assert path == same
 
@@ -94,23 +94,23 @@ def test_secrets_caches_and_what_git_ignores_stay_here(archive: ModuleType, proj
     (project / "core/__pycache__/settings.pyc").write_text("")
     (project / "var").mkdir()
     (project / "var/upload").write_text("somebody's")
-    _, without_git = archive.pack("project", "", tmp_path, tmp_path / "one", [])
+    _, without_git = archive.pack("project", "", tmp_path, tmp_path / "one", "0123456789")
     assert members(without_git) == ["core/settings.py", "manage.py", "var/upload"]
     (project / ".gitignore").write_text("var/\n")
     commit(project)
     (project / "uncommitted.py").write_text("")
-    _, with_git = archive.pack("project", "", tmp_path, tmp_path / "two", [])
+    _, with_git = archive.pack("project", "", tmp_path, tmp_path / "two", "0123456789")
     assert members(with_git) == [".gitignore", "core/settings.py", "manage.py", "uncommitted.py"]
 
 
 def test_a_git_url_is_named_by_its_commit(archive: ModuleType, project: Path, tmp_path: Path) -> None:
     tagged = commit(project, tag="v1")
-    name, path = archive.pack(f"file://{project}", "v1", tmp_path, tmp_path / "cache", [])
+    name, path = archive.pack(f"file://{project}", "v1", tmp_path, tmp_path / "cache", "0123456789")
     assert name.startswith(tagged[:12] + "-")
     assert sorted(members(path)) == ["core", "core/settings.py", "manage.py"]
     (project / "manage.py").write_text("newer")
     newer = commit(project)
-    name, _ = archive.pack(f"file://{project}", "main", tmp_path, tmp_path / "cache", [])
+    name, _ = archive.pack(f"file://{project}", "main", tmp_path, tmp_path / "cache", "0123456789")
     assert name.startswith(newer[:12] + "-")
 
 
@@ -122,10 +122,10 @@ def test_errors_say_what_to_edit(
     archive: ModuleType, project: Path, tmp_path: Path, source: str, version: str, says: str
 ) -> None:
     with pytest.raises(archive.SourceError, match=says):
-        archive.pack(source, version, tmp_path, tmp_path / "cache", [])
+        archive.pack(source, version, tmp_path, tmp_path / "cache", "0123456789")
 
 
 def test_an_unknown_version_is_named(archive: ModuleType, project: Path, tmp_path: Path) -> None:
     commit(project)
     with pytest.raises(archive.SourceError, match=r"'v9'.*app_version"):
-        archive.pack(f"file://{project}", "v9", tmp_path, tmp_path / "cache", [])
+        archive.pack(f"file://{project}", "v9", tmp_path, tmp_path / "cache", "0123456789")

@@ -222,12 +222,12 @@ class Host:
         return variables
 
     def as_user(self, user: str, command: list[str], environment: dict[str, str], folder: Path, what: str) -> str:
-        """Run a command as another user and return its output.
+        """Run a command as one of the application's users, in the application's group, and return its output.
 
         Raises ReleaseError with the end of that output when the command fails.
         """
         done = subprocess.run(
-            command, env=environment, cwd=folder, user=user, group=user, extra_groups=[], umask=0o027,
+            command, env=environment, cwd=folder, user=user, group=self.settings.name, extra_groups=[], umask=0o027,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
@@ -273,6 +273,7 @@ class Host:
         mark = path / "release.json.new"
         mark.write_text(json.dumps({"id": release, "versions": found["versions"]}))
         mark.rename(path / "release.json")
+        archive.unlink()
 
     def build_environment(self, release: str, base: dict[str, str]) -> None:
         """Make .venv from the requirements file or uv.lock, as the user who owns the releases."""
@@ -324,7 +325,7 @@ class Host:
         try:
             self.manager.start(self.manager.units(release))
         except ReleaseError as error:
-            raise ReleaseError(f"{error}\n{self.manager.last_words(self.manager.units(release))}") from None
+            raise ReleaseError(self.explain(release, str(error))) from None
         say(f"Its processes are started: {', '.join(self.manager.units(release)) or 'none on this host'}.")
 
     def gate(self, release: str) -> None:
@@ -349,7 +350,7 @@ class Host:
                 return
             failed = self.manager.failed(release)
             if failed or time.monotonic() > deadline:
-                raise ReleaseError(self.explain(release, f"Health check {self.settings.health_path}: {problem}."))
+                raise ReleaseError(self.explain(release, f"Its health check {self.settings.health_path}: {problem}."))
             time.sleep(0.1)
 
     def explain(self, release: str, reason: str) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import os
 import subprocess
 import tarfile
@@ -38,9 +37,9 @@ options:
     type: path
     required: true
   configuration:
-    description: What the processes are started with. It is part of the name, so that a change of it is a release too.
-    type: raw
-    default: []
+    description: A hash of what the processes are started with. Its beginning is part of the name.
+    type: str
+    required: true
 author: Seedbed
 """
 
@@ -49,6 +48,7 @@ EXAMPLES = r"""
     source: app_src
     base: /home/me/seedbed
     cache: /home/me/seedbed/.releases
+    configuration: "{{ app_environment | to_json | hash('sha256') }}"
 """
 
 RETURN = r"""
@@ -137,13 +137,12 @@ def archive_folder(folder: Path, files: list[Path]) -> bytes:
     return packed.getvalue()
 
 
-def pack(source: str, version: str, base: Path, cache: Path, configuration: object) -> tuple[str, Path]:
+def pack(source: str, version: str, base: Path, cache: Path, configuration: str) -> tuple[str, Path]:
     """Pack the release. Returns its name and the archive.
 
     Raises SourceError when there is nothing to pack.
     """
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-    started_with = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:6]
     if is_git_url(source):
         clone, commit = fetch(source, version, cache)
         content, name = None, commit[:12]
@@ -165,7 +164,7 @@ def pack(source: str, version: str, base: Path, cache: Path, configuration: obje
         partial = path.with_suffix(".partial")
         partial.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
         partial.rename(path)
-    return f"{name}-{started_with}", path
+    return f"{name}-{configuration[:6]}", path
 
 
 def main() -> None:
@@ -175,7 +174,7 @@ def main() -> None:
             "version": {"type": "str", "default": ""},
             "base": {"type": "path", "required": True},
             "cache": {"type": "path", "required": True},
-            "configuration": {"type": "raw", "default": [], "no_log": True},
+            "configuration": {"type": "str", "required": True},
         },
         supports_check_mode=True,
     )

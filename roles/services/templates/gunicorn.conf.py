@@ -12,8 +12,8 @@ timeout = 60
 graceful_timeout = 30
 # The heartbeat file must not wait for a disk.
 worker_tmp_dir = "/dev/shm"
-# nginx (group www-data of the socket's folder) may connect, others not.
-umask = 0o007
+# The socket is open to all; its folder lets in nobody but the application and nginx (group www-data).
+umask = 0
 # Only nginx can reach the socket, and it sets these headers itself.
 forwarded_allow_ips = "*"
 accesslog = None
