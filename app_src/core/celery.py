@@ -1,7 +1,6 @@
 """The Celery application `core`, and the base class of every task."""
 
 import os
-from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -29,7 +28,11 @@ class Task(DjangoTask):
 
         What was saved is saved: an error page would only invite the user to do it twice.
         """
-        transaction.on_commit(partial(self.delay, *args, **kwargs), robust=True)
+
+        def send() -> None:
+            self.delay(*args, **kwargs)
+
+        transaction.on_commit(send, robust=True)
 
 
 app = Celery("core", task_cls="core.celery:Task")

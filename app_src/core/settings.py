@@ -156,7 +156,7 @@ CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 # A task goes on when the broker's connection drops: killing it would only do the work twice.
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
-# About ten seconds, enough for a restart of Redis; Celery's own policy gives up after 0.6 s.
+# Four seconds, enough for a restart of Redis; Celery's own policy gives up after 0.6 s.
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 12, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
 
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"

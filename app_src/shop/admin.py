@@ -23,13 +23,13 @@ class ReadOnly:
 
 class OrderStepInline(ReadOnly, admin.TabularInline):
     model = OrderStep
-    fields = ["kind", "state", "detail", "attempts", "task_id", "due_at", "updated_at"]
+    fields = readonly_fields = ["kind", "state", "detail", "attempts", "task_id", "due_at", "updated_at"]
     extra = 0
 
 
 class PaymentInline(ReadOnly, admin.TabularInline):
     model = Payment
-    fields = ["amount", "idempotency_key", "created_at"]
+    fields = readonly_fields = ["amount", "idempotency_key", "created_at"]
     extra = 0
 
 

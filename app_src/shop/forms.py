@@ -2,7 +2,6 @@
 
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
-from django.contrib.auth.models import User
 
 from shop.models import Order
 
@@ -26,6 +25,5 @@ class RegistrationForm(UserCreationForm):
 
     email = forms.EmailField(widget=forms.EmailInput(attrs={"autocomplete": "email"}))
 
-    class Meta:
-        model = User
+    class Meta(UserCreationForm.Meta):
         fields = ["username", "email"]

@@ -37,13 +37,13 @@ class Outcome(NamedTuple):
 def place_order(order: Order, publish: Callable[[list[OrderStep]], None]) -> Order:
     """Save the order with its steps and, after the commit, have `publish` send their tasks.
 
-    The order stands even if nothing can be published: see `take_due_steps`.
+    The order stands whatever becomes of the publishing: see `take_due_steps`.
     """
     with transaction.atomic():
         order.unit_price = order.product.price
         order.save()
         steps = OrderStep.objects.bulk_create(OrderStep(order=order, kind=kind) for kind in OrderStep.Kind)
-        transaction.on_commit(lambda: publish(steps))
+        transaction.on_commit(lambda: publish(steps), robust=True)
     return order
 
 

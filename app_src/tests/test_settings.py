@@ -1,0 +1,101 @@
+"""Settings come from the environment, whole or not at all."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes import PROJECT
+
+PRODUCTION = {
+    "SECRET_KEY": "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    "DATABASE_URL": "postgres://shop:p%40ss@127.0.0.1/shop",
+    "CELERY_BROKER_URL": "redis://127.0.0.1/0",
+    "CACHE_URL": "redis://127.0.0.1/1",
+    "ALLOWED_HOSTS": "shop.example.org",
+    "DEBUG": "false",
+}
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Python in `folder` with nothing but this environment."""
+    environment |= {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project that has no .env."""
+    shutil.copytree(PROJECT, tmp_path / "project", ignore=shutil.ignore_patterns(".env", ".venv", "var", "__pycache__"))
+    return tmp_path / "project"
+
+
+def setting(project: Path, name: str, **environment: str) -> object:
+    """The value of a setting in production, with changes to the environment."""
+    code = f"import json; from core import settings; print(json.dumps(settings.{name}))"
+    result = run(project, "-c", code, **(PRODUCTION | environment))
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL", "CELERY_BROKER_URL", "CACHE_URL"])
+@pytest.mark.parametrize("empty", [True, False], ids=["empty", "missing"])
+def test_without_a_required_variable_nothing_starts_and_the_error_names_it(
+    project: Path, name: str, empty: bool
+) -> None:
+    environment = PRODUCTION | {name: ""}
+    if not empty:
+        del environment[name]
+    result = run(project, "manage.py", "check", **environment)
+    assert result.returncode != 0
+    assert name in result.stderr.strip().splitlines()[-1]
+
+
+def test_production_passes_djangos_deployment_checks(project: Path) -> None:
+    result = run(project, "manage.py", "check", "--deploy", "--fail-level", "WARNING", **PRODUCTION)
+    assert result.returncode == 0, result.stderr
+
+
+def test_debug_is_off_unless_asked_for(project: Path) -> None:
+    environment = {name: value for name, value in PRODUCTION.items() if name != "DEBUG"}
+    result = run(project, "-c", "from core import settings; print(settings.DEBUG)", **environment)
+    assert result.stdout.strip() == "False"
+
+
+def test_only_the_web_has_a_pool_of_connections(project: Path) -> None:
+    assert "pool" not in setting(project, "DATABASES['default']['OPTIONS']")
+    web = setting(project, "DATABASES['default']", DATABASE_POOL="true")
+    assert web["OPTIONS"]["pool"]
+    assert web["CONN_MAX_AGE"] == 0
+    assert web["PASSWORD"] == "p@ss"
+
+
+def test_mail_goes_to_the_folder_of_the_url(project: Path) -> None:
+    assert setting(project, "EMAIL_FILE_PATH", EMAIL_URL="file:///srv/shop/mail") == "/srv/shop/mail"
+
+
+def test_mail_goes_to_the_server_of_the_url(project: Path) -> None:
+    email = setting(project, "EMAIL", EMAIL_URL="smtp://me%40x:s%3Acret@mail.example.org:587/?tls=true")
+    assert (email["EMAIL_HOST"], email["EMAIL_PORT"], email["EMAIL_USE_TLS"]) == ("mail.example.org", 587, True)
+    assert (email["EMAIL_HOST_USER"], email["EMAIL_HOST_PASSWORD"]) == ("me@x", "s:cret")
+
+
+def test_releases_share_static_files_but_not_the_manifest(project: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "static"
+    for release in ("one", "two"):
+        with (project / "shop/static/shop/shop.css").open("a") as css:
+            css.write(f"/* {release} */\n")
+        folders = {"STATIC_ROOT": str(shared), "STATIC_MANIFEST_ROOT": str(tmp_path / release)}
+        result = run(project, "manage.py", "collectstatic", "--noinput", "--ignore", "admin", **PRODUCTION, **folders)
+        assert result.returncode == 0, result.stderr
+    named = [
+        json.loads((tmp_path / release / "staticfiles.json").read_text())["paths"]["shop/shop.css"]
+        for release in ("one", "two")
+    ]
+    assert named[0] != named[1]
+    assert all((shared / name).exists() for name in named)
+    assert not (shared / "staticfiles.json").exists()
