@@ -41,7 +41,7 @@ test-%: .venv ## One part: lint, unit, app, or a scenario such as test-default
 
 .PHONY: bench
 bench: .venv ## Measure what the README's figures say
-	@bench/run
+	@PYTHONPATH=$(SHARED) $(PYTHON) bench/run.py $(FIGURES)
 
 .PHONY: .venv
 .venv: .venv/complete ## Ansible and the tests' tools, from requirements.txt

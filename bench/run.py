@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""What the README's figures come from: `make bench`, or `make bench FIGURES="again memory"` for some of them.
+
+fresh    seconds from a bare host to the first page, by site.yml and by the plain script bench/plain.sh, and their ratio
+again    seconds of site.yml with nothing to change
+memory   MiB of memory that all processes of the host use (PSS), idle, and at most during a rollout
+
+Each figure is a median; what is compared took turns in one go, on one machine. RUNS=1 makes it quicker and rougher.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import ssl
+import statistics
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+from demo import inventory_text
+from machine import ROOT, SetupError, exit_with_instructions, say
+from testhost import Host, ca_files, down, up
+
+HOST = Host("bench", ROOT / ".bench")
+ADDRESS = "10.177.0.3"
+PORTS = {"https": 8453, "http": 8090, "ssh": 2232}
+SITE = f"https://127.0.0.1:{PORTS['https']}/"
+INVENTORY = HOST.folder / "bench.yml"
+LOG = HOST.folder / "log"
+RUNS = int(os.environ.get("RUNS", "3"))
+OS = os.environ.get("OS", "debian13")
+
+# Idle is what a stack uses some time after its last work.
+SETTLE_SECONDS = 60
+PSS = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ {sum += $2} END {print sum / 1024}'"
+
+
+def bare_host() -> None:
+    """A host that nothing has touched yet."""
+    up(
+        HOST,
+        OS,
+        ADDRESS,
+        [f"127.0.0.1:{PORTS[name]}:{inner}" for name, inner in {"https": 443, "http": 80, "ssh": 22}.items()],
+    )
+    INVENTORY.write_text(inventory_text(PORTS, ca_files()))
+
+
+def ssh(command: str, stdin: bytes = b"") -> str:
+    """Run a command on the host and return its output."""
+    done = subprocess.run(
+        ["ssh", "-F", str(HOST.ssh_config), HOST.name, command], input=stdin, capture_output=True, check=True
+    )
+    return done.stdout.decode()
+
+
+def answers() -> bool:
+    """Does the site answer with 200?"""
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(SITE, context=unchecked, timeout=2) as answer:
+            return answer.status == 200
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def seconds_until(done: Callable[[], bool], command: list[str], limit: float = 600) -> float:
+    """Seconds from the start of a command until `done`, and at the latest until the command has ended.
+
+    Raises SetupError when the command fails or takes longer than `limit` seconds.
+    """
+    began = time.monotonic()
+    with LOG.open("a") as log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process:
+        took = 0.0
+        while not took:
+            if time.monotonic() - began > limit:
+                process.terminate()
+                raise SetupError(f"No result within {limit:.0f} s; see {LOG}")
+            if process.poll() not in (None, 0):
+                raise SetupError(f"{command[0]} failed; see {LOG}")
+            if done():
+                took = time.monotonic() - began
+            time.sleep(0.1)
+    if process.returncode != 0:
+        raise SetupError(f"{command[0]} failed; see {LOG}")
+    return took
+
+
+def playbook(*arguments: str) -> list[str]:
+    return ["ansible-playbook", "-i", str(INVENTORY), "site.yml", *arguments]
+
+
+def seconds_of(command: list[str]) -> float:
+    """Seconds that a command takes, to its end."""
+    began = time.monotonic()
+    with LOG.open("a") as log:
+        subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=True)
+    return time.monotonic() - began
+
+
+def by_site() -> float:
+    return seconds_until(answers, playbook())
+
+
+def by_plain_script() -> float:
+    """Only the script is timed: the application's source is on the host before it begins."""
+    files = {"plain.sh": "bench/plain.sh", "requirements-uv.txt": "roles/runtime/files/requirements-uv.txt"}
+    files["requirements-flower.txt"] = "roles/flower/files/requirements.txt"
+    for name, file in files.items():
+        ssh(f"cat >/root/{name}", (ROOT / file).read_bytes())
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "app_src"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout
+    tar = subprocess.run(["tar", "-c", "-T", "-"], cwd=ROOT, input=names, capture_output=True, check=True).stdout
+    ssh("mkdir /root/app && tar -x -C /root/app --strip-components=1", tar)
+    return seconds_until(answers, ["ssh", "-F", str(HOST.ssh_config), HOST.name, "sh /root/plain.sh 127.0.0.1"])
+
+
+def fresh() -> None:
+    took: dict[str, list[float]] = {"site.yml": [], "plain script": []}
+    for turn in range(RUNS):
+        for name, way in {"plain script": by_plain_script, "site.yml": by_site}.items():
+            bare_host()
+            took[name].append(way())
+            say(f"Turn {turn + 1} of {RUNS}, {name}: the first page after {took[name][-1]:.1f} s.")
+    ours, plain = (statistics.median(took[name]) for name in ("site.yml", "plain script"))
+    say(f"fresh    site.yml {ours:.1f} s, plain script {plain:.1f} s, ratio {ours / plain:.2f} (at most 1.6)")
+
+
+def provisioned() -> None:
+    """A host with everything on it; the one that stands, if it answers."""
+    if not (INVENTORY.exists() and answers()):
+        bare_host()
+    seconds_of(playbook())
+
+
+def again() -> None:
+    provisioned()
+    took = [seconds_of(playbook()) for _ in range(RUNS)]
+    say(f"again    site.yml with nothing to change {statistics.median(took):.1f} s (at most 20)")
+
+
+def memory() -> None:
+    provisioned()
+    say(f"Letting the host rest for {SETTLE_SECONDS} s ...")
+    time.sleep(SETTLE_SECONDS)
+    idle = statistics.median(float(ssh(PSS)) for _ in range(RUNS))
+    # Another value in the environment is another release.
+    release = json.dumps({"app_environment": {"BENCH": str(time.time())}})
+    samples = []
+    command = playbook("--extra-vars", release)
+    with LOG.open("a") as log, subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process:
+        while process.poll() is None:
+            samples.append(float(ssh(PSS)))
+    say(f"memory   idle {idle:.0f} MiB (at most 450), at most {max(samples):.0f} MiB during a rollout")
+
+
+def main() -> None:
+    figures = {"fresh": fresh, "again": again, "memory": memory}
+    chosen = sys.argv[1:] or list(figures)
+    if unknown := set(chosen) - set(figures):
+        raise SetupError(f"No figure is called {', '.join(unknown)}; there are {', '.join(figures)}.")
+    HOST.folder.mkdir(exist_ok=True)
+    LOG.unlink(missing_ok=True)
+    say(
+        f"{time.strftime('%F')}, {OS} on {os.cpu_count()} cores, Python {platform.python_version()}, medians of {RUNS}."
+    )
+    for name in chosen:
+        figures[name]()
+    down(HOST)
+
+
+if __name__ == "__main__":
+    exit_with_instructions(main)
