@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from django.core.management import call_command
+from pytest_django import Settings
 
+from core import settings as production
 from tests.processes import PROJECT
 
 PRODUCTION = {
@@ -27,11 +30,11 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project that has no .env."""
-    shutil.copytree(PROJECT, tmp_path / "project", ignore=shutil.ignore_patterns(".env", ".venv", "var", "__pycache__"))
-    return tmp_path / "project"
+    copy = tmp_path_factory.mktemp("copy") / "project"
+    return shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".env", ".venv", "var", "__pycache__"))
 
 
 def setting(project: Path, name: str, **environment: str) -> object:
@@ -50,7 +53,7 @@ def test_without_a_required_variable_nothing_starts_and_the_error_names_it(
     environment = PRODUCTION | {name: ""}
     if not empty:
         del environment[name]
-    result = run(project, "manage.py", "check", **environment)
+    result = run(project, "-c", "from core import settings", **environment)
     assert result.returncode != 0
     assert name in result.stderr.strip().splitlines()[-1]
 
@@ -84,18 +87,18 @@ def test_mail_goes_to_the_server_of_the_url(project: Path) -> None:
     assert (email["EMAIL_HOST_USER"], email["EMAIL_HOST_PASSWORD"]) == ("me@x", "s:cret")
 
 
-def test_releases_share_static_files_but_not_the_manifest(project: Path, tmp_path: Path) -> None:
-    shared = tmp_path / "static"
+def test_releases_share_static_files_but_not_the_manifest(settings: Settings, tmp_path: Path) -> None:
+    settings.STATIC_ROOT = str(tmp_path / "static")
+    names = []
     for release in ("one", "two"):
-        with (project / "shop/static/shop/shop.css").open("a") as css:
-            css.write(f"/* {release} */\n")
-        folders = {"STATIC_ROOT": str(shared), "STATIC_MANIFEST_ROOT": str(tmp_path / release)}
-        result = run(project, "manage.py", "collectstatic", "--noinput", "--ignore", "admin", **PRODUCTION, **folders)
-        assert result.returncode == 0, result.stderr
-    named = [
-        json.loads((tmp_path / release / "staticfiles.json").read_text())["paths"]["shop/shop.css"]
-        for release in ("one", "two")
-    ]
-    assert named[0] != named[1]
-    assert all((shared / name).exists() for name in named)
-    assert not (shared / "staticfiles.json").exists()
+        (tmp_path / release).mkdir()
+        (tmp_path / release / "changed.css").write_text(f"/* {release} */")
+        settings.STATICFILES_DIRS = [tmp_path / release]
+        settings.STATIC_MANIFEST_ROOT = str(tmp_path / release)
+        settings.STORAGES = production.STORAGES
+        call_command("collectstatic", interactive=False, verbosity=0, ignore_patterns=["admin"])
+        manifest = json.loads((tmp_path / release / "staticfiles.json").read_text())
+        names.append(manifest["paths"]["changed.css"])
+    assert names[0] != names[1]
+    assert all((tmp_path / "static" / name).exists() for name in names)
+    assert not (tmp_path / "static" / "staticfiles.json").exists()
