@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import getpass
 import os
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 STATE = ROOT / ".testhosts"
 DOCKERD_LOG = Path("/var/log/seedbed-dockerd.log")
-ENGINE_SECONDS = 60
+ENGINE_SECONDS = 30
 
 
 class SetupError(Exception):
@@ -135,7 +136,7 @@ def ensure_engine() -> list[str]:
         if root is None:
             raise SetupError(
                 "No container engine answers, and this user may not start one. As root, type:\n"
-                "    systemctl start docker && usermod --append --groups docker YOUR-USER\n"
+                f"    systemctl start docker && usermod --append --groups docker {getpass.getuser()}\n"
                 "and log in again."
             )
         start_engine(root)
@@ -155,15 +156,14 @@ def start_engine(root: list[str]) -> None:
     with timed("Starting the container engine"):
         if Path("/run/systemd/system").is_dir():
             run([*root, "systemctl", "start", "docker"])
-            log = "journalctl --unit docker"
+            log = [*root, "journalctl", "--unit", "docker", "--lines", "10"]
         else:
-            start = f"exec setsid dockerd </dev/null >{DOCKERD_LOG} 2>&1 &"
-            run([*root, "sh", "-c", start])
-            log = f"tail {DOCKERD_LOG}"
+            run([*root, "sh", "-c", f"exec setsid dockerd </dev/null >{DOCKERD_LOG} 2>&1 &"])
+            log = [*root, "tail", str(DOCKERD_LOG)]
         deadline = time.monotonic() + ENGINE_SECONDS
         while not succeeds([*root, "docker", "version"]):
             if time.monotonic() > deadline:
-                raise SetupError(f"No engine answers after {ENGINE_SECONDS} s. To see why: {log}")
+                raise SetupError(f"No engine answers after {ENGINE_SECONDS} s. It says:\n{run(log)}")
             time.sleep(0.5)
 
 
