@@ -5,6 +5,7 @@ OS ?= debian13
 PORT ?= 8443
 HTTP_PORT ?= 8080
 SSH_PORT ?= 2222
+FIGURES ?=
 
 # The certificates that this machine trusts, also behind a proxy that has its own.
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
