@@ -169,6 +169,8 @@ ORDER_RESEND_AFTER = config("ORDER_RESEND_AFTER", default=120, cast=int)
 # --- Email -----------------------------------------------------------------------------------------------------------
 
 EMAIL = dj_email_url.parse(config("EMAIL_URL", default=f"file://{BASE_DIR}/var/mail"))
+if "EMAIL_BACKEND" not in EMAIL:
+    raise ImproperlyConfigured("EMAIL_URL must begin with smtp:// or file:// (see .env.example).")
 EMAIL_BACKEND = EMAIL["EMAIL_BACKEND"]
 # dj-email-url takes the path's first slash away.
 EMAIL_FILE_PATH = "/" + EMAIL["EMAIL_FILE_PATH"]

@@ -87,6 +87,11 @@ def test_mail_goes_to_the_server_of_the_url(project: Path) -> None:
     assert (email["EMAIL_HOST_USER"], email["EMAIL_HOST_PASSWORD"]) == ("me@x", "s:cret")
 
 
+def test_mail_to_nowhere_is_refused(project: Path) -> None:
+    result = run(project, "-c", "from core import settings", **PRODUCTION, EMAIL_URL="mail.example.org")
+    assert "EMAIL_URL must begin with" in result.stderr.strip().splitlines()[-1]
+
+
 def test_releases_share_static_files_but_not_the_manifest(settings: Settings, tmp_path: Path) -> None:
     settings.STATIC_ROOT = str(tmp_path / "static")
     names = []
