@@ -10,6 +10,7 @@ from django.contrib import messages
 from django.contrib.auth import login
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.templatetags.static import static
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -119,6 +120,12 @@ def register(request: HttpRequest) -> HttpResponse:
         messages.success(request, f"Welcome, {user.username}. An email is on its way to {user.email}.")
         return redirect("home")
     return render(request, "registration/register.html", {"form": form})
+
+
+@require_safe
+def favicon(request: HttpRequest) -> HttpResponse:
+    """What browsers ask for on pages that name no icon, as the admin's do."""
+    return redirect(static("shop/icon.svg"))
 
 
 # --- Report ----------------------------------------------------------------------------------------------------------
