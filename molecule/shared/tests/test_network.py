@@ -1,0 +1,64 @@
+"""What can be reached from outside, and what only from the host itself."""
+
+from __future__ import annotations
+
+import pytest
+from installation import Installation
+from probes import open_ports
+from testinfra.host import Host
+
+PUBLIC = {22, 80, 443}
+# PostgreSQL, Redis (broker, cache), Flower.
+PRIVATE = {5432, 6379, 6380, 5555}
+
+
+@pytest.fixture(scope="module")
+def listening(host: Host) -> dict[int, set[str]]:
+    """Every TCP port that something on the host listens on, and the addresses it does so at."""
+    ports: dict[int, set[str]] = {}
+    for line in host.check_output("ss --no-header --tcp --listening --numeric").splitlines():
+        address, _, port = line.split()[3].rpartition(":")
+        ports.setdefault(int(port), set()).add(address)
+    return ports
+
+
+def is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address in ("[::1]", "[::ffff:127.0.0.1]")
+
+
+def test_nothing_else_answers_from_outside(app: Installation) -> None:
+    """All 65535 ports, from the machine that runs the tests."""
+    assert open_ports(app.address, range(1, 65536)) == PUBLIC
+
+
+def test_nothing_else_listens_beyond_loopback(listening: dict[int, set[str]]) -> None:
+    """What a firewall would hide from the scan."""
+    beyond = {port for port, addresses in listening.items() if not all(map(is_loopback, addresses))}
+    assert beyond == PUBLIC
+
+
+def test_no_datagrams_are_accepted_from_outside(host: Host) -> None:
+    output = host.check_output("ss --no-header --udp --listening --numeric")
+    addresses = {line.split()[3].rpartition(":")[0] for line in output.splitlines()}
+    assert {address for address in addresses if not is_loopback(address)} == set()
+
+
+@pytest.mark.parametrize("port", sorted(PRIVATE))
+def test_the_services_within_listen_on_loopback(listening: dict[int, set[str]], port: int) -> None:
+    assert listening.get(port) == {"127.0.0.1"}
+
+
+def test_gunicorn_listens_on_its_socket_only(host: Host, app: Installation, release: str) -> None:
+    socket = f"/srv/{app.name}/releases/{release}/run/web.sock"
+    assert "gunicorn" in host.check_output(f"ss --no-header --listening --processes --unix 'src {socket}'")
+    assert "gunicorn" not in host.check_output("ss --no-header --listening --processes --tcp --udp")
+
+
+@pytest.mark.parametrize(("user", "welcome"), [("www-data", True), ("nobody", False), ("redis", False)])
+def test_only_nginx_and_the_application_reach_the_socket(
+    host: Host, app: Installation, user: str, welcome: bool
+) -> None:
+    connect = f"import socket; socket.socket(socket.AF_UNIX).connect('/srv/{app.name}/current/run/web.sock')"
+    result = host.run(f'runuser -u {user} -- python3 -c "{connect}"')
+    assert result.succeeded == welcome, result.stderr
+    assert welcome or "PermissionError" in result.stderr

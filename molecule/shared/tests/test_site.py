@@ -1,0 +1,158 @@
+"""The site as a visitor meets it: TLS, redirects, assets, headers, health, and Flower's locked door."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import re
+import ssl
+
+import pytest
+from installation import Installation
+from probes import Visitor
+
+PROTECTION = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Strict-Transport-Security": r"max-age=\d+",
+}
+ASSET = re.compile(r'(?:href|src)="(/static/[^"]+)"')
+
+
+def test_the_shop_is_open(visitor: Visitor, release: str) -> None:
+    """The visitor trusts no certificate but the host's own, and that for the site's name only."""
+    answer = visitor.get("/")
+    assert answer.status == 200
+    assert "Seeds for small gardens" in answer.body
+    assert answer.body.count('<li class="card">') >= 6
+    assert release in answer.body
+
+
+@pytest.mark.parametrize("path", ["/", "/products/tomato/?a=b"])
+def test_http_leads_to_https(app: Installation, path: str) -> None:
+    connection = http.client.HTTPConnection(app.address, timeout=5)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Location"]) == (301, f"{app.url}{path}")
+
+
+def test_assets_are_served_and_kept(visitor: Visitor) -> None:
+    assets = set(ASSET.findall(visitor.get("/").body))
+    assert {asset.rpartition(".")[2] for asset in assets} >= {"css", "svg"}
+    for asset in assets:
+        answer = visitor.get(asset)
+        assert answer.status == 200, asset
+        assert answer.body
+        assert "immutable" in answer.headers["Cache-Control"]
+        assert int(re.search(r"max-age=(\d+)", answer.headers["Cache-Control"])[1]) >= 30 * 24 * 3600
+
+
+def test_text_is_compressed(visitor: Visitor) -> None:
+    css = next(asset for asset in ASSET.findall(visitor.get("/").body) if asset.endswith(".css"))
+    assert visitor.get(css, headers={"Accept-Encoding": "gzip"}).headers["Content-Encoding"] == "gzip"
+
+
+def ask_for(host_name: str, connection: http.client.HTTPConnection) -> int:
+    """The status of the answer to a request for that name."""
+    connection.request("GET", "/", headers={"Host": host_name})
+    return connection.getresponse().status
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_another_name_is_refused(app: Installation, tls: bool) -> None:
+    """By nginx, which hangs up."""
+    connection = http.client.HTTPConnection(app.address, timeout=5)
+    if tls:
+        context = ssl._create_unverified_context()
+        connection = http.client.HTTPSConnection(app.address, timeout=5, context=context)
+    with pytest.raises((http.client.RemoteDisconnected, ssl.SSLError)):
+        ask_for("elsewhere.example", connection)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_current_tls_is_spoken(app: Installation, visitor: Visitor, version: ssl.TLSVersion) -> None:
+    visitor.context.minimum_version = visitor.context.maximum_version = version
+    assert visitor.get("/healthz/").status == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz/", "/readyz/"])
+def test_health_names_the_release(visitor: Visitor, release: str, path: str) -> None:
+    answer = visitor.get(path)
+    assert (answer.status, answer.json["status"], answer.json["release"]) == (200, "ok", release)
+
+
+def test_readiness_names_every_component(visitor: Visitor) -> None:
+    components = visitor.get("/readyz/").json["components"]
+    assert components == dict.fromkeys(("database", "migrations", "broker", "cache"), "ok")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/healthz/", 200),
+        ("ASSET", 200),
+        ("/admin/login/", 200),
+        ("/no/such/", 404),
+        ("/static/no.css", 404),
+    ],
+)
+def test_browsers_are_told_to_protect_themselves(visitor: Visitor, path: str, status: int) -> None:
+    place = path.replace("ASSET", ASSET.findall(visitor.get("/").body)[0])
+    answer = visitor.get(place)
+    assert answer.status == status
+    for header, value in PROTECTION.items():
+        assert re.fullmatch(value, answer.headers[header] or ""), f"{header} of {place}"
+        assert len(answer.headers.get_all(header)) == 1
+    assert answer.headers["Server"] == "nginx"
+
+
+def test_a_page_that_is_not_there_says_so(visitor: Visitor) -> None:
+    answer = visitor.get("/no/such/page/")
+    assert answer.status == 404
+    assert "Traceback" not in answer.body
+    assert "DEBUG" not in answer.body
+
+
+def test_a_form_without_its_token_is_refused(visitor: Visitor) -> None:
+    answer = visitor.request("/products/tomato/", b"quantity=1", True, {"Referer": f"{visitor.url}/"})
+    assert answer.status == 403
+
+
+def test_an_upload_that_is_too_large_is_refused(visitor: Visitor) -> None:
+    assert visitor.request("/register/", b"x" * 30_000_000, False, {"Referer": f"{visitor.url}/"}).status == 413
+
+
+# --- Flower ------------------------------------------------------------------------------
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"Authorization": f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+@pytest.mark.parametrize("path", ["/flower/", "/flower/workers", "/flower/api/workers", "/flower/tasks"])
+def test_flower_wants_its_password(app: Installation, visitor: Visitor, path: str) -> None:
+    assert visitor.get(path).status == 401
+    assert visitor.get(path, headers=basic(app.flower_user, "wrong")).status == 401
+    assert visitor.get(path, headers=basic(app.flower_user, app.secret("admin_password"))).status == 401
+
+
+def test_flower_opens_with_its_password(app: Installation, visitor: Visitor) -> None:
+    answer = visitor.get("/flower/", headers=basic(app.flower_user, app.secret("flower_password")))
+    assert (answer.status, answer.url) == (200, f"{app.url}/flower/")
+    assert "Flower" in answer.body
+
+
+def test_flower_sees_every_worker(app: Installation, visitor: Visitor, release: str) -> None:
+    headers = basic(app.flower_user, app.secret("flower_password"))
+    workers = visitor.get("/flower/api/workers?refresh=1", headers=headers).json
+    assert set(workers) == {f"{worker['name']}.{release}@{app.hostname}" for worker in app.workers}
+
+
+@pytest.mark.parametrize("path", ["/flower/metrics", "/flower/healthcheck", "/flower//metrics"])
+def test_flower_says_nothing_without_a_password(app: Installation, visitor: Visitor, path: str) -> None:
+    """Flower itself answers these to anybody, so nginx refuses them to all."""
+    assert visitor.get(path).status == 404
+    headers = basic(app.flower_user, app.secret("flower_password"))
+    assert visitor.get(path, headers=headers).status == 404

@@ -1,0 +1,35 @@
+"""Beat's schedules tick. Last of all, so that the minute between two ticks has mostly passed already."""
+
+from __future__ import annotations
+
+from installation import Installation, query
+from probes import Visitor, wait_for
+from testinfra.host import Host
+
+# A tick is due every 60 s.
+SECONDS = 90
+
+
+def test_a_heartbeat_goes_through_every_queue(host: Host, app: Installation, release: str) -> None:
+    """Newer than this run's first look at the host, so also newer than a reboot before it."""
+    sql = f"SELECT name FROM shop_heartbeat WHERE at > '{app.began}' AND release = '{release}' ORDER BY name"
+    expected = sorted(app.queues)
+    wait_for(lambda: query(host, app, sql).split() == expected, SECONDS, f"heartbeats of {', '.join(expected)}")
+
+
+def test_page_views_reach_the_database(host: Host, app: Installation, visitor: Visitor) -> None:
+    """Visitors before this test have looked at the home page; beat has them counted every minute."""
+    flushed = (
+        "SELECT count FROM shop_pageview, django_celery_beat_periodictask "
+        f"WHERE page = 'home' AND name = 'flush-page-views' AND last_run_at > '{app.began}'"
+    )
+    views = wait_for(lambda: query(host, app, flushed), SECONDS, "page views are flushed")
+    assert int(views) > 0
+
+
+def test_a_schedule_by_the_clock_is_there_too(host: Host, app: Installation) -> None:
+    sql = (
+        "SELECT hour, minute, enabled FROM django_celery_beat_periodictask AS task "
+        "JOIN django_celery_beat_crontabschedule AS crontab ON crontab.id = task.crontab_id WHERE name = 'clean-up'"
+    )
+    assert query(host, app, sql) == "3|30|t"
