@@ -150,8 +150,13 @@ class Systemd:
         if units:
             systemctl("stop", *([] if wait else ["--no-block"]), *units)
 
-    def restart_beat(self) -> None:
-        systemctl("restart", f"{self.settings.name}-beat.service")
+    def renew_beat(self) -> None:
+        """Restart beat where it belongs to this host, and end it where it did and does no more."""
+        unit = f"{self.settings.name}-beat.service"
+        if self.settings.beat:
+            systemctl("restart", unit)
+        elif systemctl("list-units", "--plain", "--no-legend", "--state=active", unit):
+            systemctl("stop", unit)
 
     def last_words(self, units: list[str], lines: int = 25) -> str:
         """The last log lines of the units."""
@@ -370,8 +375,7 @@ class Host:
         if release != self.serving():
             raise ReleaseError(f"Release {release} is not current ({self.serving() or 'none'} is): nothing is stopped.")
         systemctl("start", "--no-block", f"{self.settings.name}.service")
-        if self.settings.beat:
-            self.manager.restart_beat()
+        self.manager.renew_beat()
         old = [unit for unit, other in self.manager.alive().items() if other != release]
         web = [unit for unit in old if unit.startswith(f"{self.settings.name}-web@")]
         if web:
