@@ -9,7 +9,7 @@ import ssl
 
 import pytest
 from installation import Installation
-from probes import Visitor
+from probes import Visitor, wait_for
 
 PROTECTION = {
     "X-Content-Type-Options": "nosniff",
@@ -145,9 +145,14 @@ def test_flower_opens_with_its_password(app: Installation, visitor: Visitor) -> 
 
 
 def test_flower_sees_every_worker(app: Installation, visitor: Visitor, release: str) -> None:
+    expected = {f"{worker['name']}.{release}@{app.hostname}" for worker in app.workers}
     headers = basic(app.flower_user, app.secret("flower_password"))
-    workers = visitor.get("/flower/api/workers?refresh=1", headers=headers).json
-    assert set(workers) == {f"{worker['name']}.{release}@{app.hostname}" for worker in app.workers}
+
+    def online() -> set[str]:
+        states = visitor.get("/flower/api/workers?status=1", headers=headers).json
+        return {worker for worker, is_online in states.items() if is_online}
+
+    wait_for(lambda: online() == expected, 30, f"Flower shows {expected} online, and no other")
 
 
 @pytest.mark.parametrize("path", ["/flower/metrics", "/flower/healthcheck", "/flower//metrics"])
