@@ -47,7 +47,7 @@ function followReport(root) {
   const label = part(root, "label");
   const show = ({ state, progress, result, error, release }) => {
     root.dataset.state = state;
-    if (release) part(root, "release").textContent = `Release ${release} makes it.`;
+    if (release) part(root, "release").textContent = `A worker of release ${release}`;
     if (state === "STARTED") label.textContent = "A worker has begun…";
     if (progress) {
       bar.max = progress.total;
