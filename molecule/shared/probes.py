@@ -22,13 +22,13 @@ PORTS_AT_ONCE = 500
 CSRF_FIELD = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 
 
-def wait_for(condition: Callable[[], T], seconds: float, what: str) -> T:
-    """Ask until the answer is true, and return it; AssertionError with the last answer after that many seconds."""
+def wait_for(look: Callable[[], T], seconds: float, what: str, enough: Callable[[T], bool] = bool) -> T:
+    """Look until it is enough, and return what was seen; AssertionError with the last of it after that many seconds."""
     deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"After {seconds} s still not: {what} (last answer: {answer!r})"
+    while not enough(seen := look()):
+        assert time.monotonic() < deadline, f"After {seconds} s still not: {what}. Last seen: {seen!r}"
         time.sleep(0.25)
-    return answer
+    return seen
 
 
 # --- Ports -------------------------------------------------------------------------------
@@ -80,7 +80,10 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.body)
+        try:
+            return json.loads(self.body)
+        except json.JSONDecodeError:
+            raise AssertionError(f"{self.url} answered {self.status} and no JSON:\n{self.body[:500]}") from None
 
 
 class AsIs(urllib.request.HTTPErrorProcessor):
@@ -149,16 +152,12 @@ class Visitor:
 
     def finished_order(self, path: str, seconds: float) -> dict[str, Any]:
         """The order's status once all of its steps are done, within that many seconds."""
-        return wait_for(lambda: self.when(f"{path}status/", "finished", True), seconds, f"{path} is finished")
+        return self.wait_for_json(f"{path}status/", seconds, "finished", True)
 
     def finished_task(self, path: str, seconds: float) -> dict[str, Any]:
         """The task once it has succeeded, within that many seconds."""
-        return wait_for(lambda: self.when(path, "state", "SUCCESS"), seconds, f"{path} has succeeded")
+        return self.wait_for_json(path, seconds, "state", "SUCCESS")
 
-    def when(self, path: str, key: str, value: Any) -> dict[str, Any] | None:
-        """The JSON at `path`, if it says `value` for `key`; what it says else is left for the failed test to show."""
-        found = self.get(path).json
-        if found[key] != value:
-            self.last_seen = found
-            return None
-        return found
+    def wait_for_json(self, path: str, seconds: float, key: str, value: Any) -> dict[str, Any]:
+        what = f"{key} of {path} is {value}"
+        return wait_for(lambda: self.get(path).json, seconds, what, lambda seen: seen[key] == value)

@@ -137,6 +137,6 @@ def test_the_database_wants_a_password(host: Host, app: Installation, user: str)
     assert "password authentication failed" in result.stderr
 
 
-def test_no_password_travels_or_rests_in_the_clear(host: Host, app: Installation) -> None:
+def test_passwords_are_stored_as_verifiers(host: Host, app: Installation) -> None:
     stored = "SELECT bool_and(rolpassword LIKE 'SCRAM-SHA-256$%') FROM pg_authid WHERE rolpassword IS NOT NULL"
     assert host.check_output(f'cd / && runuser -u postgres -- psql -tAc "{stored}"'.replace("$", r"\$")) == "t"
