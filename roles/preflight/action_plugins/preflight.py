@@ -14,6 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ansible.errors import AnsibleError
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.plugins.action import ActionBase
 
 try:  # where a value was written; Ansible's own messages use it, but it is not a public interface
@@ -352,7 +353,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_time_zone: ("app_time_zone",),
     check_environment("app_environment"): ("app_environment",),
     check_environment("app_release_environment"): ("app_release_environment",),
-    check_mail: ("app_email_url", "app_email_from", "app_admin_user", "app_admin_email"),
+    check_mail: ("app_domain", "app_email_url", "app_email_from", "app_admin_user", "app_admin_email"),
     check_numbers: ("app_https_port", "app_web"),
     check_memory: (NEEDS_FACTS,),
     check_workers: ("app_workers",),
@@ -429,6 +430,7 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         self.variables = task_vars or {}
         self.project = Path(self._task.args["project"])
+        self.reasons: set[str] = set()
         problems = list(self.problems())
         if not problems:
             return result | {"changed": False}
@@ -471,7 +473,10 @@ class ActionModule(ActionBase):
         try:
             values[name] = self._templar.template(self.variables[name])
         except AnsibleError as error:
-            yield Problem(name, f"cannot be worked out: {str(error).splitlines()[0].rstrip('.')}.", file)
+            reason = str(error).splitlines()[0].rstrip(".")
+            if reason not in self.reasons:  # what others are made of is named once
+                self.reasons.add(reason)
+                yield Problem(name, f"cannot be worked out: {reason}.", file)
 
     def role_names(self) -> dict[str, list[str]]:
         """The variables of every role, by its prefix."""
@@ -480,7 +485,7 @@ class ActionModule(ActionBase):
         return {role: list(options) for role, options in found.items() if options}
 
     def load(self, path: Path | str) -> Any:
-        return self._loader.load_from_file(str(self.project / path), unsafe=False)
+        return yaml_load((self.project / path).read_text())
 
     def place(self, problem: Problem) -> str:
         """The file to edit: where the value is written, with its line, else where it belongs."""

@@ -1,0 +1,239 @@
+"""Wrong and missing settings stop a run before it reaches a host, and the message says what to edit in which file.
+
+Many installations of one host share one run of the real ansible-playbook, and each has one thing wrong. In place of
+ssh there is a program that notes its call, so a run that would have reached a host is seen without any network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GROUPS = ("web", "worker", "scheduler", "database", "broker")
+APP, INVENTORY, VAULT = "group_vars/all/app.yml", "hosts.yml", "group_vars/all/vault.yml"
+WORKER = {"name": "io", "queues": ["io"]}
+SECRET = "hunter2-colon"
+
+
+@dataclass(frozen=True)
+class Case:
+    """An installation: its variables, the groups it is missing from, and what the message must say."""
+
+    says: str
+    variables: dict[str, Any] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+
+
+# Each key is the host; each message must begin with the file, then the variable, then these words.
+CASES = {
+    "text_is_number": Case("app_version must be text", {"app_version": 1.10, "app_source": "x.git"}),
+    "text_is_list": Case("app_source must be text; it is", {"app_source": ["app_src"]}),
+    "text_is_empty": Case("app_domain must be text; it is empty", {"app_domain": None}),
+    "bool_is_text": Case("app_health_names_release must be true or false", {"app_health_names_release": "no"}),
+    "dict_is_text": Case("app_environment must be a list of names", {"app_environment": "DEBUG=1"}),
+    "list_is_dict": Case("app_workers must be a list; it is", {"app_workers": {"io": {}}}),
+    "inner_type": Case("app_web.processes must be a whole number", {"app_web": {"processes": "two", "threads": 4}}),
+    "inner_name": Case("app_web.treads is not a setting", {"app_web": {"processes": 2, "threads": 4, "treads": 1}}),
+    "inner_range": Case("app_web.threads must be at least 1", {"app_web": {"processes": 2, "threads": 0}}),
+    "undefined": Case("app_domain cannot be worked out: 'my_domain' is undefined", {"app_domain": "{{ my_domain }}"}),
+    "misspelt": Case("app_domian is not a setting. Did you mean app_domain?", {"app_domian": "shop.example.org"}),
+    "misspelt_role": Case("nginx_bodysize is not a setting", {"nginx_bodysize": 1}),
+    "misspelt_secret": Case("secret_database_pasword is not a setting. Did", {"secret_database_pasword": "x"}),
+    "name_form": Case("app_name must begin with a small letter", {"app_name": "My-Shop"}),
+    "name_length": Case("app_name must begin with a small letter and hold at most 24", {"app_name": "a" * 25}),
+    "name_taken": Case('app_name must not be "postgres"', {"app_name": "postgres"}),
+    "secret_empty": Case("secret_database_password is empty", {"secret_database_password": ""}),
+    "secret_changeme": Case("secret_django_key is still CHANGEME", {"secret_django_key": "changeme-later"}),
+    "secret_lines": Case("secret_redis_password must be one line", {"secret_redis_password": "one\ntwo"}),
+    "secret_number": Case("secret_admin_password must be text", {"secret_admin_password": 123456}),
+    "secret_flower": Case("secret_flower_password must hold no colon", {"secret_flower_password": f"{SECRET}:x"}),
+    "domain_scheme": Case("app_domain must be a plain name", {"app_domain": "https://shop.example.org"}),
+    "domain_path": Case("app_domain must be a plain name", {"app_domain": "shop.example.org/shop"}),
+    "domain_port": Case("app_domain must be a plain name", {"app_domain": "shop.example.org:8443"}),
+    "no_folder": Case(f"app_source names the folder {ROOT}/nowhere, which does not exist", {"app_source": "nowhere"}),
+    "no_manage": Case("app_directory must name the folder of manage.py", {"app_directory": "shop"}),
+    "outside": Case("app_directory must be a path inside the project", {"app_directory": "../app_src"}),
+    "no_requirements": Case("app_requirements names uv.lock, which", {"app_requirements": "uv.lock"}),
+    "version_of_folder": Case('app_version is "v1", but app_source is a folder', {"app_version": "v1"}),
+    "wsgi": Case("app_wsgi must be a module and a callable", {"app_wsgi": "core/wsgi.py"}),
+    "settings_module": Case("app_settings_module must be a module", {"app_settings_module": "core/settings.py"}),
+    "celery": Case("app_celery must be a module", {"app_celery": "core.celery app"}),
+    "python": Case("app_python must be python3 or a version", {"app_python": "python3.12"}),
+    "health": Case("app_health_path must be a path", {"app_health_path": "healthz"}),
+    "time_zone": Case('app_time_zone must be a time zone such as', {"app_time_zone": "Berlin"}),
+    "variable_name": Case("app_environment.MY-KEY cannot name", {"app_environment": {"MY-KEY": "x"}}),
+    "variable_lines": Case("app_environment.KEY must be one line", {"app_environment": {"KEY": "a\nb"}}),
+    "variable_bool": Case("app_environment.DEBUG must be in quotes", {"app_environment": {"DEBUG": False}}),
+    "release_variable": Case("app_release_environment.KEY must", {"app_release_environment": {"KEY": ["a"]}}),
+    "email_url": Case("app_email_url must be empty or a URL", {"app_email_url": "mail.example.org"}),
+    "email_from": Case("app_email_from must be a mail address", {"app_email_from": "shop"}),
+    "no_workers": Case("app_workers must list at least one worker", {"app_workers": []}),
+    "no_queues": Case("app_workers.io.queues is empty", {"app_workers": [{"name": "io", "queues": []}]}),
+    "queues_missing": Case("app_workers.io.queues is missing", {"app_workers": [{"name": "io"}]}),
+    "queue_name": Case('app_workers.io.queues holds "a b"', {"app_workers": [{"name": "io", "queues": ["a b"]}]}),
+    "same_name": Case("app_workers has more than one worker called io", {"app_workers": [WORKER, WORKER]}),
+    "worker_name": Case("app_workers.My-IO must be called by", {"app_workers": [{**WORKER, "name": "My-IO"}]}),
+    "worker_pool": Case('app_workers.io.pool must be one of "prefork"', {"app_workers": [{**WORKER, "pool": "fork"}]}),
+    "concurrency": Case("app_workers.io.concurrency must be", {"app_workers": [{**WORKER, "concurrency": 0}]}),
+    "manager": Case("app_process_manager must be ", {"app_process_manager": "runit"}),
+    "port_range": Case("app_https_port must be a port, from 1 to 65535; it is 70000", {"app_https_port": 70000}),
+    "port_type": Case("app_https_port must be a whole number", {"app_https_port": "https"}),
+    "memory": Case("app_memory_mb must be at least 256", {"app_memory_mb": 1}),
+    "database_url": Case("app_database_url must be", {"app_database_url": "mysql://db/shop"}, ("database",)),
+    "owner_alone": Case("app_database_owner_url is set, but", {"app_database_owner_url": "postgresql://db/shop"}),
+    "strange_host": Case("app_hosts names elsewhere", {"app_hosts": ["strange_host", "elsewhere"]}),
+    "no_database": Case("database must be a group of one host; it has none", absent=("database",)),
+    "no_broker": Case("broker must be a group of one host; it has none", absent=("broker",)),
+    "broker_half": Case("broker must be a group of one host", {"app_broker_url": "redis://r:6379/0"}, ("broker",)),
+    "database_twice": Case("database must be an empty group", {"app_database_url": "postgresql://db/shop"}),
+    "no_worker": Case("worker must be a group of at least one host", absent=("worker",)),
+    "no_scheduler": Case("scheduler must be a group of exactly one host", absent=("scheduler",)),
+    "two_schedulers": Case(
+        "scheduler must be a group of exactly one host, since beat must run only once; it has two_schedulers, second",
+        {"app_hosts": ["two_schedulers", "second"]},
+    ),
+}  # fmt: skip
+
+# True, false and nothing carry no place in Ansible.
+PLACELESS = {"text_is_empty"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of ansible-playbook came to."""
+
+    status: int
+    output: str
+    reached: bool
+
+    def messages(self) -> dict[str, str]:
+        """The message of every host that failed."""
+        assert self.output.startswith("{"), self.output
+        plays = json.loads(self.output)["plays"]
+        results = [result for play in plays for task in play["tasks"] for result in task["hosts"].items()]
+        return {host: result["msg"] for host, result in results if result.get("failed")}
+
+
+def inventory(hosts: dict[str, Case], ssh: Path) -> str:
+    """JSON, which is YAML as well; one line for each host."""
+    common = {"ansible_host": "192.0.2.1", "ansible_ssh_executable": str(ssh), "app_memory_mb": 1024}
+    entries = {
+        name: common | {"app_domain": "shop.example.org", "app_hosts": [name]} | case.variables
+        for name, case in hosts.items()
+    }
+    children = {
+        group: {"hosts": {name: {} for name, case in hosts.items() if group not in case.absent}} for group in GROUPS
+    }
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(variables)}" for name, variables in entries.items())
+    return f'{{"all": {{"children": {json.dumps(children)}, "hosts": {{\n{lines}\n}}}}}}\n'
+
+
+def play(folder: Path, hosts: dict[str, Case], project: Path = ROOT, playbook: str = "site.yml", *options: str) -> Run:
+    """Run a playbook on these installations."""
+    folder.mkdir()
+    ssh, reached = folder / "ssh", folder / "reached"
+    ssh.write_text(f"#!/bin/sh\ntouch '{reached}'\nexit 255\n")
+    ssh.chmod(0o755)
+    (folder / INVENTORY).write_text(inventory(hosts, ssh))
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", folder / INVENTORY, project / playbook, *options]
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(project / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+        "ANSIBLE_SSH_RETRIES": "0",
+    }
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return Run(done.returncode, done.stdout, reached.exists())
+
+
+def edited_project(folder: Path) -> Path:
+    """This project with mistakes in the very files that people edit."""
+    folder.mkdir()
+    shutil.copytree(ROOT / "group_vars", folder / "group_vars")
+    (folder / "playbooks").mkdir()
+    for playbook in (ROOT / "playbooks").glob("*.yml"):
+        shutil.copy(playbook, folder / "playbooks")
+    (folder / "playbooks/group_vars").symlink_to("../group_vars")
+    shutil.copy(ROOT / "ansible.cfg", folder)
+    shutil.copytree(ROOT / "roles", folder / "roles")
+    for name in ("app_src", "plugins"):
+        (folder / name).symlink_to(ROOT / name)
+    app = folder / APP
+    lines = [line for line in app.read_text().splitlines() if not line.startswith(("app_wsgi:", "app_health_path:"))]
+    app.write_text("\n".join([*lines, "app_health_path: up", ""]))
+    (folder / VAULT).write_text("---\nsecret_django_key: CHANGEME\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Every run that the tests look at, side by side."""
+    top = tmp_path_factory.mktemp("preflight")
+    edited = edited_project(top / "edited")
+    second = Case("", {"app_hosts": ["two_schedulers", "second"]}, ("database", "broker"))
+    several = Case("", {"app_wsgi": "wsgi", "app_https_port": 0, "app_domian": "x", "app_time_zone": "Berlin"})
+    with ThreadPoolExecutor(2) as pool:
+        started = {
+            "wrong": pool.submit(play, top / "wrong", CASES | {"second": second}),
+            "right": pool.submit(play, top / "right", {"right": Case("")}),
+            "several": pool.submit(play, top / "several", {"several": several}, ROOT, "playbooks/deploy.yml"),
+            "edited": pool.submit(play, top / "e", {"edited": Case("")}, edited, "playbooks/provision.yml"),
+            "old": pool.submit(play, top / "old", {"old": Case("")}, ROOT, "site.yml", "-e__preflight_ansible=99"),
+        }
+        return {name: run.result() for name, run in started.items()}
+
+
+def test_right_settings_lead_to_the_host(runs: dict[str, Run]) -> None:
+    """So that the others are known to have stopped for their mistakes, and ssh's stand-in is known to notice."""
+    assert runs["right"].messages() == {}
+    assert runs["right"].reached
+
+
+@pytest.mark.parametrize("name", ["wrong", "several", "edited", "old"])
+def test_no_host_is_reached(runs: dict[str, Run], name: str) -> None:
+    assert runs[name].status != 0
+    assert not runs[name].reached
+
+
+@pytest.mark.parametrize("host", CASES)
+def test_one_mistake_stops_the_run(runs: dict[str, Run], host: str) -> None:
+    first, *problems = runs["wrong"].messages()[host].splitlines()
+    assert first == "Nothing was changed: one setting needs an edit."
+    assert len(problems) == 1
+    place, _, sentence = problems[0].strip().partition(": ")
+    assert sentence.startswith(CASES[host].says)
+    assert "hosts.yml" in place or (host in PLACELESS and place == "inventory, host_vars or -e")
+
+
+def test_secrets_stay_out_of_messages(runs: dict[str, Run]) -> None:
+    assert SECRET not in runs["wrong"].output
+
+
+def test_every_mistake_is_listed(runs: dict[str, Run]) -> None:
+    """Also by a playbook that only rolls out a release."""
+    first, *problems = runs["several"].messages()["several"].splitlines()
+    assert first == "Nothing was changed: 4 settings need an edit."
+    assert [problem.split()[1] for problem in problems] == ["app_domian", "app_wsgi", "app_time_zone", "app_https_port"]
+
+
+def test_the_line_to_edit_is_named(runs: dict[str, Run]) -> None:
+    _, *problems = runs["edited"].messages()["edited"].splitlines()
+    last_line = len((ROOT / APP).read_text().splitlines()) - 1
+    assert [problem.strip() for problem in problems] == [
+        f"{APP}: app_wsgi is missing. Every setting needs its line there.",
+        f'{APP}:{last_line}: app_health_path must be a path such as /healthz/; it is "up".',
+        f"{VAULT}:2: secret_django_key is still CHANGEME. Give it a value, or remove the line to have one made.",
+    ]
+
+
+def test_an_old_ansible_is_told_how_to_get_the_right_one(runs: dict[str, Run]) -> None:
+    assert "make .venv" in runs["old"].messages()["old"]
