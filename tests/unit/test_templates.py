@@ -1,0 +1,80 @@
+"""The action that writes several files in one trip, run by Ansible on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TEXT = "# {{ ansible_managed }}\n{% include 'part.j2' %}\n\n{% for name in names %}\n{{ name }}\n{% endfor %}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/list.j2").write_text(TEXT)
+    (tmp_path / "templates/part.j2").write_text("part {{ word }}\n")
+    return tmp_path
+
+
+def play(folder: Path, arguments: dict[str, Any], *options: str) -> dict[str, Any]:
+    """Run the action and return its result."""
+    task = {"name": "Write", "templates": arguments}
+    variables = {
+        "word": "of all",
+        "ansible_managed": "ours",
+        "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+    }
+    book = [{"name": "Test", "hosts": "localhost", "gather_facts": False, "vars": variables, "tasks": [task]}]
+    (folder / "play.yml").write_text(json.dumps(book))
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+    }
+    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(folder / "play.yml"), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.lstrip().startswith("{"), done.stdout + done.stderr
+    return json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
+
+
+def test_files_are_written_once_and_kept(folder: Path) -> None:
+    files = [
+        {"src": "list.j2", "dest": str(folder / "new/one"), "vars": {"names": ["a", "b"]}},
+        {"content": "{{ '{{' }} as it is }}", "dest": str(folder / "two"), "mode": "0600"},
+    ]
+    first = play(folder, {"mode": "0644", "files": files})
+    assert first["changed"] is True, first
+    assert (folder / "new/one").read_text() == "# ours\npart of all\na\nb\n"
+    assert (folder / "two").read_text() == "{{ as it is }}"
+    assert [oct((folder / name).stat().st_mode)[-3:] for name in ("new/one", "two")] == ["644", "600"]
+    assert play(folder, {"mode": "0644", "files": files})["changed"] is False
+    (folder / "two").chmod(0o644)
+    third = play(folder, {"mode": "0644", "files": files})
+    assert third["written"] == [str(folder / "two")]
+
+
+def test_a_check_writes_nothing_and_shows_the_difference(folder: Path) -> None:
+    (folder / "old").write_text("before\n")
+    files = [{"content": "after\n", "dest": str(folder / name), "mode": "0644"} for name in ("old", "nowhere/new")]
+    result = play(folder, {"files": files}, "--check", "--diff")
+    assert result["changed"] is True
+    assert [(one["before"], one["after"]) for one in result["diff"]] == [("before\n", "after\n"), ("", "after\n")]
+    assert (folder / "old").read_text() == "before\n"
+    assert not (folder / "nowhere").exists()
+
+
+def test_what_is_not_valid_replaces_nothing(folder: Path) -> None:
+    (folder / "old").write_text("before\n")
+    file = {"content": "wrong\n", "dest": str(folder / "old"), "mode": "0644", "validate": "grep -q right %s"}
+    result = play(folder, {"files": [file]})
+    assert "old was not replaced" in result["msg"]
+    assert (folder / "old").read_text() == "before\n"
+
+
+def test_a_file_needs_a_text(folder: Path) -> None:
+    assert "needs either src or content" in play(folder, {"files": [{"dest": str(folder / "old")}]})["msg"]
