@@ -6,7 +6,7 @@ export DEBIAN_FRONTEND=noninteractive UV_SYSTEM_CERTS=true PIP_CERT=/etc/ssl/cer
 ADDRESS=$1
 
 apt-get -qq update
-apt-get -qq install --no-install-recommends ca-certificates python3 python3-venv unattended-upgrades tzdata postgresql python3-psycopg2 \
+apt-get -qq install --no-install-recommends ca-certificates python3 python3-venv unattended-upgrades tzdata postgresql \
   redis-server nginx openssl >/dev/null
 
 # Python
