@@ -1,0 +1,214 @@
+"""What Ansible does not notice: names that nothing reads, specs that differ from the defaults, files nobody uses."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TOOLS = Path(sys.executable).parent
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+GROUP_VARS = sorted((ROOT / "group_vars").glob("*/*.yml"))
+EXAMPLES = sorted((ROOT / "inventory").glob("*example.yml"))
+INVENTORIES = EXAMPLES + sorted(ROOT.glob("molecule/*/inventory/hosts.yml"))
+PLAYBOOKS = sorted(
+    path.relative_to(ROOT)
+    for pattern in ("site.yml", "playbooks/*.yml", "molecule/*/*.yml")
+    for path in ROOT.glob(pattern)
+    if path.name != "molecule.yml"
+)
+
+# Ansible's own, and what only the test hosts have.
+FOREIGN = re.compile(r"ansible_|testhost_os$")
+SENTENCE_END = (".", "?", ":", ")")
+
+
+@cache
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text()) if path.exists() else None
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def spec(role: str) -> dict[str, Any]:
+    return load(ROOT / f"roles/{role}/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+
+
+def settings() -> dict[str, Any]:
+    """The settings of group_vars/all/app.yml, which no role has as its own."""
+    return load(ROOT / "roles/preflight/meta/argument_specs.yml")["argument_specs"]["settings"]["options"]
+
+
+@cache
+def known_names() -> set[str]:
+    """Every variable that something documents."""
+    own = {
+        name
+        for file in GROUP_VARS
+        if file.name != "app.yml"
+        for name in load(file)
+        if name.startswith(("app_", "secret_"))
+    }
+    return own | set(settings()) | {name for role in ROLES for name in spec(role)}
+
+
+def text_files(folder: Path) -> dict[Path, str]:
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {path: path.read_text() for path in sorted(files)}
+
+
+def nested(value: Any, key: str) -> Iterator[Any]:
+    """What stands under a key, however deep."""
+    if isinstance(value, dict):
+        if key in value:
+            yield value[key]
+        for inner in value.values():
+            yield from nested(inner, key)
+    if isinstance(value, list):
+        for inner in value:
+            yield from nested(inner, key)
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def without_sentence(text: str) -> list[str]:
+    """The variables of a file that stand below no sentence. Lines without a blank one between them share it."""
+    found, sentence = [], False
+    for line in text.splitlines():
+        if not line or line == "---":
+            sentence = False
+        elif line.startswith("# "):
+            sentence = line.endswith(SENTENCE_END)
+        elif re.match(r"\w+:", line) and not sentence:
+            found.append(line.partition(":")[0])
+    return found
+
+
+# --- Specs and defaults ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_spec_is_equal_to_the_defaults(role: str) -> None:
+    defaults = load(ROOT / f"roles/{role}/defaults/main.yml") or {}
+    specified = {name: option["default"] for name, option in spec(role).items() if "default" in option}
+    assert specified == defaults
+    required = {name for name, option in spec(role).items() if option.get("required")}
+    assert required == set(spec(role)) - set(specified), "an option has a default, or is required"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_default_has_a_sentence_above_it(role: str) -> None:
+    path = ROOT / f"roles/{role}/defaults/main.yml"
+    assert without_sentence(path.read_text() if path.exists() else "") == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_variables_carry_the_roles_name(role: str) -> None:
+    assert [name for name in spec(role) if not name.startswith(f"{role}_")] == []
+    internal = load(ROOT / f"roles/{role}/vars/main.yml") or {}
+    assert [name for name in internal if not name.startswith(f"__{role}_")] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_reads_no_other_roles_variables(role: str) -> None:
+    others = {name for other in ROLES if other != role for name in spec(other)}
+    files = text_files(ROOT / "roles" / role)
+    # A name after a slash is a file's, such as that of a generated password.
+    words = {name_of(path): set(re.findall(r"(?<![\w/])\w+", text)) for path, text in files.items()}
+    assert {path: found & others for path, found in words.items() if found & others} == {}
+
+
+# --- Names that are set ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", GROUP_VARS, ids=name_of)
+def test_every_name_in_group_vars_is_documented(path: Path) -> None:
+    assert [name for name in load(path) if name not in known_names() and not FOREIGN.match(name)] == []
+
+
+@pytest.mark.parametrize("path", INVENTORIES, ids=name_of)
+def test_every_name_in_an_inventory_is_documented(path: Path) -> None:
+    inventory = load(path)
+    hosts = [names for hosts in nested(inventory, "hosts") for names in hosts.values()]
+    given = {name for variables in [*hosts, *nested(inventory, "vars")] for name in variables or {}}
+    assert given
+    assert sorted(name for name in given if name not in known_names() and not FOREIGN.match(name)) == []
+
+
+def test_every_setting_is_explained_in_the_file_to_edit() -> None:
+    app = ROOT / "group_vars/all/app.yml"
+    assert set(load(app)) >= {name for name, option in settings().items() if option.get("required")}
+    assert set(load(app)) <= set(settings())
+    assert without_sentence(app.read_text()) == []
+
+
+@pytest.mark.parametrize("path", [path for path in GROUP_VARS if path.name != "app.yml"], ids=name_of)
+def test_what_joins_the_roles_is_used(path: Path) -> None:
+    """Names of roles are known to be used by their specs; these are known to be used by being named elsewhere."""
+    own = {name for name in load(path) if name.startswith(("app_", "secret_"))}
+    texts = [file.read_text() for file in [*GROUP_VARS, ROOT / "molecule/shared/installation.py"]]
+    texts += text_files(ROOT / "roles").values()
+    words = [word for text in texts for word in re.findall(r"\w+", text)]
+    assert [name for name in own if words.count(name) < 2] == []
+
+
+# --- Files that are used -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_file_of_a_role_is_used(role: str) -> None:
+    folder = ROOT / "roles" / role
+    texts = text_files(folder)
+    choices = {f"{choice}.yml" for option in spec(role).values() for choice in option.get("choices", [])}
+    parts = [path for kind in ("templates", "files", "tasks") for path in (folder / kind).rglob("*") if path in texts]
+    unused = [
+        name_of(path)
+        for path in parts
+        if path.name not in {"main.yml", *choices}
+        and not any(path.name in text for other, text in texts.items() if other != path)
+    ]
+    assert unused == []
+
+
+def test_handlers_and_notifications_meet() -> None:
+    """Also across roles: a topic such as `certificate changed` is heard by another role than the one that calls."""
+    handlers = [handler for role in ROLES for handler in load(ROOT / f"roles/{role}/handlers/main.yml") or []]
+    heard = [[handler["name"], *as_list(handler.get("listen", []))] for handler in handlers]
+    loaded = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("roles/*/*/*.yml"))]
+    called = {name for document in loaded for notify in nested(document, "notify") for name in as_list(notify)}
+    assert called
+    assert [names[0] for names in heard if not called & set(names)] == [], "nobody notifies these"
+    assert called - {name for names in heard for name in names} == set(), "nobody hears these"
+
+
+# --- Playbooks and inventories -----------------------------------------------------------
+
+
+def test_every_playbook_can_be_read() -> None:
+    assert {"site.yml", "playbooks/deploy.yml", "molecule/shared/converge.yml"} <= set(map(str, PLAYBOOKS))
+    command = [TOOLS / "ansible-playbook", "--syntax-check", "-i", EXAMPLES[0], *PLAYBOOKS]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
+def test_an_example_inventory_has_every_group_and_the_settings(path: Path) -> None:
+    command = [TOOLS / "ansible-inventory", "-i", path, "--list"]
+    listed = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    for group in ("web", "worker", "scheduler", "database", "broker"):
+        assert listed[group]["hosts"]
+    for variables in listed["_meta"]["hostvars"].values():
+        assert set(load(ROOT / "group_vars/all/app.yml")) <= set(variables)
