@@ -6,6 +6,7 @@ ssh there is a program that notes its call, so a run that would have reached a h
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 GROUPS = ("web", "worker", "scheduler", "database", "broker")
@@ -237,3 +239,28 @@ def test_the_line_to_edit_is_named(runs: dict[str, Run]) -> None:
 
 def test_an_old_ansible_is_told_how_to_get_the_right_one(runs: dict[str, Run]) -> None:
     assert "make .venv" in runs["old"].messages()["old"]
+
+
+def test_no_value_is_too_odd_for_a_sentence() -> None:
+    """The checks themselves never fail, whatever a setting holds."""
+    loader = importlib.util.spec_from_file_location("preflight", ROOT / "roles/preflight/action_plugins/preflight.py")
+    assert loader
+    assert loader.loader
+    sys.modules["preflight"] = preflight = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(preflight)
+    spec = yaml.safe_load((ROOT / "roles/preflight/meta/argument_specs.yml").read_text())
+    options = spec["argument_specs"]["settings"]["options"]
+    right = yaml.safe_load((ROOT / APP).read_text()) | {"app_domain": "shop.example.org", "app_memory_mb": 1024}
+    right |= {"app_email_from": "shop@shop.example.org", "app_admin_email": "admin@shop.example.org"}
+    groups = {name: ["here"] for name in ("all", *GROUPS)}
+
+    def sentences(values: dict[str, Any]) -> list[str]:
+        here = preflight.Installation(values, options, ROOT, "hosts.yml", groups, ["here"])
+        return [problem.sentence for problem in preflight.setting_problems(here)]
+
+    assert sentences(right) == []
+    odd = [None, True, 0, -1, 1.5, "", " ", "0", "a\nb", "../\0", "é", [], [None], [[]], [{}], {}, {"a": None}, {1: 2}]
+    odd += [[{"name": value, "queues": value, "concurrency": value}] for value in odd]
+    for name in options:
+        for value in odd:
+            assert all(sentence.endswith((".", ")")) for sentence in sentences(right | {name: value})), (name, value)
