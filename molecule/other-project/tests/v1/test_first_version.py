@@ -1,0 +1,72 @@
+"""A project with names, folders and needs of its own runs like the one this repository brings."""
+
+from __future__ import annotations
+
+from installation import Installation, query, run_python
+from probes import Visitor, wait_for
+from testinfra.host import Host
+
+SECONDS = 30
+
+
+def test_the_site_is_open(visitor: Visitor) -> None:
+    answer = visitor.get("/")
+    assert (answer.status, answer.body) == (200, "<h1>Notes, version 1</h1>")
+
+
+def test_the_release_is_the_tagged_commit(release: str, commits: dict[str, str]) -> None:
+    assert release.startswith(commits["v1"][:12] + "-")
+
+
+def test_its_health_page_names_no_release(visitor: Visitor, release: str) -> None:
+    """So no release of it would go live, were app_health_names_release not false."""
+    answer = visitor.get("/up")
+    assert (answer.status, answer.body) == (200, "up")
+    assert release not in str(answer.headers)
+
+
+def test_a_note_goes_through_the_worker(app: Installation, visitor: Visitor, release: str) -> None:
+    """By the queue that Celery calls `celery` unless told otherwise."""
+    accepted = visitor.post_json("/notes/", {"text": "four words, no more"})
+    assert accepted.status == 201
+    note = wait_for(lambda: counted(visitor, accepted.json["url"]), SECONDS, "the words are counted")
+    assert note == {"text": "four words, no more", "words": 4, "worker": f"main.{release}@{app.hostname}"}
+
+
+def counted(visitor: Visitor, url: str) -> dict | None:
+    note = visitor.get(url).json
+    return note if note["words"] is not None else None
+
+
+def test_beat_ticks_from_a_file(host: Host, app: Installation, visitor: Visitor) -> None:
+    before = visitor.get("/ticks/").json["ticks"]
+    wait_for(lambda: visitor.get("/ticks/").json["ticks"] > before + 1, SECONDS, "two ticks more")
+    assert host.check_output(f"ls /srv/{app.name}/shared/beat").split()[-1].startswith("schedule")
+    assert "django_celery_beat" not in query(host, app, "SELECT string_agg(tablename, ' ') FROM pg_tables")
+
+
+def test_migrations_ran_as_the_owner_of_the_tables(host: Host, app: Installation) -> None:
+    assert query(host, app, "SELECT tableowner FROM pg_tables WHERE tablename = 'notes_note'") == "notes_owner"
+    assert query(host, app, "SELECT has_schema_privilege('notes', 'public', 'CREATE')") == "f"
+
+
+def test_there_is_no_administrator(host: Host, app: Installation) -> None:
+    assert "SUPERUSER" not in host.check_output(f"cat /etc/{app.name}/release.env /etc/{app.name}/app.env")
+    assert query(host, app, "SELECT count(*) FROM pg_tables WHERE tablename = 'auth_user'") == "0"
+
+
+def test_only_its_own_processes_run(host: Host, app: Installation, release: str) -> None:
+    units = host.check_output("systemctl list-units --plain --no-legend --state=active 'notes-*.service'")
+    expected = [*app.units(release), "notes-beat.service", "notes-flower.service"]
+    assert sorted(line.split()[0] for line in units.splitlines()) == sorted(expected)
+    assert host.check_output("systemctl --failed --no-legend --plain") == ""
+
+
+def test_manage_works_for_administrators(host: Host) -> None:
+    """Its environment is read by sh there, whatever characters are in it."""
+    assert "0001_initial" in host.check_output("notes-manage showmigrations notes")
+    script = "import os; print(ascii(os.environ['MOTTO']))"
+    by_sh = run_python(host, script, environment=["/etc/notes/app.env"])
+    web = host.check_output("systemctl show --property MainPID --value 'notes-web@*'")
+    read = f"variables = dict(line.split('=', 1) for line in open('/proc/{web}/environ').read().split(chr(0)) if line)"
+    assert by_sh == run_python(host, f"{read}\nprint(ascii(variables['MOTTO']))")
