@@ -272,6 +272,8 @@ class Host:
         say(f"Release {release} is unpacked in {path}.")
         self.build_environment(release, cache)
         say(f"Its Python environment is built ({time.monotonic() - began:.1f} s).")
+        compile_all = [f"{path}/.venv/bin/python", "-m", "compileall", "-q", "-x", "/[.]venv/", "."]
+        self.as_user(builder, compile_all, cache, path, "Compiling the application")
         settings = self.settings
         found = self.inspect(release, "check", settings.wsgi, settings.celery)
         say(f"The application's checks pass, static files are in place ({time.monotonic() - began:.1f} s).")

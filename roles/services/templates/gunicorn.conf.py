@@ -1,4 +1,6 @@
 # {{ ansible_managed }}
+import gc
+
 # The socket is the release's own and comes on the command line. Settings: docs.gunicorn.org/en/stable/settings.html
 worker_class = "gthread"
 workers = {{ services_web.processes }}
@@ -19,3 +21,9 @@ forwarded_allow_ips = "*"
 accesslog = None
 errorlog = "-"
 control_socket_disable = True
+
+
+def when_ready(server):
+    """Before the first fork, take what is loaded out of the garbage collector's sight: the processes then share it."""
+    gc.collect()
+    gc.freeze()
