@@ -317,7 +317,7 @@ class Host:
 
     def migrate(self, release: str) -> None:
         """Bring the database to the release's migrations, as the owner of the tables."""
-        pending = self.inspect(release, "migrations")["pending"]
+        pending = self.inspect(release, "migrations")["pending"] if self.serving() else ["all of a first release"]
         if pending:
             say(f"Migrating: {', '.join(pending)}.")
             self.manage(release, "migrate", "--noinput", owner=True)
