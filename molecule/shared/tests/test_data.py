@@ -41,7 +41,7 @@ def test_redis_answers_the_application(host: Host, app: Installation, variable: 
 
 
 @pytest.mark.parametrize("port", [6379, 6380])
-@pytest.mark.parametrize("command", ["PING", "INFO", "KEYS *"])
+@pytest.mark.parametrize("command", ["PING", "INFO", "KEYS '*'"])
 def test_redis_refuses_strangers(host: Host, port: int, command: str) -> None:
     assert "NOAUTH" in host.run(f"redis-cli -p {port} {command}").stdout
 
