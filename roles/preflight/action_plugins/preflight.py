@@ -242,7 +242,7 @@ def one_line(text: str) -> bool:
 
 def check_mail(here: Installation) -> Iterator[Problem]:
     if here.values["app_email_url"] and not re.match(r"[a-z+]+:", here.values["app_email_url"]):
-        yield Problem("app_email_url", "must be empty or a URL such as smtp+tls://user:password@host:587.")
+        yield Problem("app_email_url", "must be empty or a URL such as smtp://user:password@host:587/?tls=true.")
     addresses = ["app_email_from"] + (["app_admin_email"] if here.values["app_admin_user"] else [])
     for name in addresses:
         if not re.fullmatch(r"[^\n\r]*[^\s@]+@[^\s@]+", here.values[name]):
