@@ -161,7 +161,8 @@ def pack(source: str, version: str, base: Path, cache: Path, configuration: str)
         if content is None:
             archive = ["git", "archive", "--format=tar", commit]
             content = subprocess.run(archive, cwd=clone, capture_output=True, check=True).stdout
-        partial = path.with_suffix(".partial")
+        # Two installations may be packing the same content just now.
+        partial = path.with_suffix(f".{os.getpid()}")
         partial.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
         partial.rename(path)
     return f"{name}-{configuration[:6]}", path
