@@ -32,6 +32,12 @@ demo: ## A throwaway server on this machine, provisioned; OS=debian12, PORT=8443
 demo-destroy: ## Remove the demo: its server, SSH configuration, inventory and secrets
 	@$(PYTHON) $(SHARED)/demo.py destroy
 
+INVENTORY ?= inventory/demo.yml
+
+.PHONY: releases
+releases: .venv ## What was rolled out, by whom, when, with which outcome; INVENTORY=inventory/production.yml
+	@ansible-playbook -i $(INVENTORY) playbooks/releases.yml
+
 .PHONY: test
 test: .venv ## Everything that proves the project, with a table of what ran
 	@$(PYTHON) tests/run.py

@@ -3,6 +3,10 @@
 
 fresh    seconds from a bare host to the first page, by site.yml and by the plain script bench/plain.sh, and their ratio
 again    seconds of site.yml with nothing to change
+release  seconds from playbooks/deploy.yml with changed code to that code serving, by step, and against a playbook that
+         copies, links, installs and restarts (bench/plain_deploy.yml)
+rollback seconds from playbooks/rollback.yml to the release before it serving
+far      release and again, with 30 ms to the host's SSH port and back
 memory   MiB of memory that all processes of the host use (PSS), idle, and at most during a rollout
 
 Each figure is a median; what is compared took turns in one go, on one machine. RUNS=1 makes it quicker and rougher.
@@ -13,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import ssl
 import statistics
 import subprocess
@@ -21,9 +26,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 from demo import inventory_text
 from machine import ROOT, SetupError, exit_with_instructions, say
+from relay import relay
 from testhost import Host, ca_files, down, up
 
 HOST = Host("bench", ROOT / ".bench")
@@ -34,6 +41,10 @@ INVENTORY = HOST.folder / "bench.yml"
 LOG = HOST.folder / "log"
 RUNS = int(os.environ.get("RUNS", "3"))
 OS = os.environ.get("OS", "debian13")
+
+# Seconds to a far server and back, and where the relay to it listens.
+ROUND_TRIP = 0.030
+FAR_PORT = 2233
 
 # Idle is what a stack uses some time after its last work.
 SETTLE_SECONDS = 60
@@ -164,8 +175,104 @@ def memory() -> None:
     say(f"memory   idle {idle:.0f} MiB (at most 450), at most {max(samples):.0f} MiB during a rollout")
 
 
+# --- a release
+
+
+def shown() -> str:
+    """What the site's first page says, or "" while it does not answer."""
+    unchecked = ssl.create_default_context()
+    unchecked.check_hostname, unchecked.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(SITE, context=unchecked, timeout=2) as answer:
+            return answer.read().decode()
+    except (OSError, urllib.error.URLError):
+        return ""
+
+
+def changed_project(mark: str) -> Path:
+    """The application with another word on its first page: a release that changes only code."""
+    folder = HOST.folder / "project"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "app_src", folder, ignore=shutil.ignore_patterns("__pycache__", "var", ".env", ".venv"))
+    page = folder / "shop/templates/shop/base.html"
+    page.write_text(page.read_text().replace("</body>", f"<!-- {mark} --></body>"))
+    return folder
+
+
+def release_seconds(inventory: Path = INVENTORY) -> float:
+    """Seconds from the command to the first page of the new release."""
+    mark = f"bench {time.time_ns()}"
+    extra = json.dumps({"app_source": str(changed_project(mark))})
+    command = ["ansible-playbook", "-i", str(inventory), "playbooks/deploy.yml", "--extra-vars", extra]
+    return seconds_until(lambda: mark in shown(), command)
+
+
+def plain_seconds() -> float:
+    """The same by bench/plain_deploy.yml."""
+    mark = f"bench {time.time_ns()}"
+    archive = HOST.folder / "project.tar.gz"
+    subprocess.run(["tar", "-czf", archive, "-C", HOST.folder, changed_project(mark).name], check=True)
+    command = [
+        "ansible-playbook",
+        "-i",
+        str(INVENTORY),
+        "bench/plain_deploy.yml",
+        "--extra-vars",
+        f"plain_archive={archive}",
+    ]
+    return seconds_until(lambda: mark in shown(), command)
+
+
+def steps() -> str:
+    """The seconds of the last rollout, by step."""
+    state = json.loads(ssh("cat /srv/shop/rollout.json"))
+    return ", ".join(f"{step} {seconds}" for step, seconds in state["steps"].items() if seconds >= 0.05)
+
+
+def release() -> None:
+    bare_host()
+    by_plain_script()
+    # From here on its code is behind a link, and its packages are installed by pip, as such roles have them.
+    ssh("mkdir /srv/shop/releases && mv /srv/shop/app /srv/shop/releases/first && ln -s releases/first /srv/shop/app")
+    ssh("sed -i 's#/srv/shop/venv/#/srv/shop/packages/#' /etc/systemd/system/*.service && systemctl daemon-reload")
+    plain_seconds()
+    plain = [plain_seconds() for _ in range(RUNS)]
+    bare_host()
+    seconds_of(playbook())
+    took = []
+    for _ in range(RUNS):
+        took.append(release_seconds())
+        say(f"A release after {took[-1]:.1f} s, on the host: {steps()}.")
+    ours, theirs = statistics.median(took), statistics.median(plain)
+    say(f"release  {ours:.1f} s (at most 12), copy-link-install-restart {theirs:.1f} s, ratio {ours / theirs:.2f}")
+
+
+def rollback() -> None:
+    provisioned()
+    took = []
+    for _ in range(RUNS):
+        release_seconds()
+        before = shown()
+        command = ["ansible-playbook", "-i", str(INVENTORY), "playbooks/rollback.yml"]
+        took.append(seconds_until(lambda page=before: shown() not in ("", page), command))
+    say(f"rollback {statistics.median(took):.1f} s (at most 5)")
+
+
+def far() -> None:
+    provisioned()
+    inventory = HOST.folder / "far.yml"
+    inventory.write_text(inventory_text(PORTS | {"ssh": FAR_PORT}, ca_files()))
+    with relay(FAR_PORT, PORTS["ssh"], ROUND_TRIP / 2):
+        took = [release_seconds(inventory) for _ in range(RUNS)]
+        say(f"far      a release {statistics.median(took):.1f} s (at most 20)")
+        command = ["ansible-playbook", "-i", str(inventory), "site.yml"]
+        seconds_of(command)
+        took = [seconds_of(command) for _ in range(RUNS)]
+        say(f"far      site.yml with nothing to change {statistics.median(took):.1f} s (at most 45)")
+
+
 def main() -> None:
-    figures = {"fresh": fresh, "again": again, "memory": memory}
+    figures = {"fresh": fresh, "again": again, "release": release, "rollback": rollback, "far": far, "memory": memory}
     chosen = sys.argv[1:] or list(figures)
     if unknown := set(chosen) - set(figures):
         raise SetupError(f"No figure is called {', '.join(unknown)}; there are {', '.join(figures)}.")

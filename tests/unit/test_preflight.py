@@ -89,6 +89,8 @@ CASES = {
     "concurrency": Case("app_workers.io.concurrency must be", {"app_workers": [{**WORKER, "concurrency": 0}]}),
     "manager": Case("app_process_manager must be ", {"app_process_manager": "runit"}),
     "port_range": Case("app_https_port must be a port, from 1 to 65535; it is 70000", {"app_https_port": 70000}),
+    "keep_none": Case("app_keep_releases must be at least 1", {"app_keep_releases": 0}),
+    "hook_name": Case("app_hooks.before_swich is not a setting; there are before_migrate", {"app_hooks": {"before_swich": []}}),
     "port_type": Case("app_https_port must be a whole number", {"app_https_port": "https"}),
     "memory": Case("app_memory_mb must be at least 256", {"app_memory_mb": 1}),
     "database_url": Case("app_database_url must be", {"app_database_url": "mysql://db/shop"}, ("database",)),

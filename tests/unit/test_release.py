@@ -1,9 +1,8 @@
-"""The program that rolls releases out, as far as it needs no host: lock, health check, links and folders."""
+"""The program that rolls releases out: its parts, and its transaction with processes and application stood in for."""
 
 from __future__ import annotations
 
 import http.server
-import importlib.util
 import json
 import os
 import socketserver
@@ -13,44 +12,322 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "roles/release/files/release.py"
+FILES = Path(__file__).parents[2] / "roles/release/files"
+sys.path.insert(0, str(FILES))
+from release import build, cli, health, record, rollout  # noqa: E402
+from release.host import Host  # noqa: E402
+from release.settings import BusyError, ReleaseError, Settings, Worker, read_environment  # noqa: E402
+
+OLD, NEW = "old-1", "new-2"
 
 
-@pytest.fixture(scope="module")
-def program() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("release", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["release"] = module
-    spec.loader.exec_module(module)
-    return module
+class Manager:
+    """Stands in for systemd: remembers which units run."""
+
+    def __init__(self) -> None:
+        self.running: set[str] = set()
+        self.ended: list[str] = []
+        self.beat: list[str] = []
+
+    def alive(self) -> dict[str, str]:
+        return {unit: unit.partition("@")[2] for unit in self.running}
+
+    def failed(self, units: list[str]) -> list[str]:
+        return [unit for unit in units if unit in self.ended]
+
+    def start(self, units: list[str], *, wait: bool = True) -> None:
+        self.running |= set(units)
+
+    def stop(self, units: list[str], *, wait: bool = True) -> None:
+        self.running -= set(units)
+
+    def beat_runs(self) -> bool:
+        return True
+
+    def restart_beat(self) -> None:
+        self.beat.append("restart")
+
+    def stop_beat(self) -> None:
+        self.beat.append("stop")
+
+    def last_words(self, units: list[str], lines: int = 25) -> str:
+        return "the last words"
+
+    def prepare(self, release: str) -> None:
+        pass
+
+    forget = prepare
+
+    def take_up(self) -> None:
+        pass
+
+    tidy = take_up
+
+
+class Answers:
+    """Stands in for the application's answers: `say` holds what differs from a healthy one."""
+
+    def __init__(self) -> None:
+        self.say: dict[str, Any] = {}
+        self.asked: list[tuple[Any, ...]] = []
+
+    def ask(self, question: str, *arguments: Any, seconds: float = 0) -> Any:
+        self.asked.append((question, *arguments))
+        if isinstance(self.say.get(question), Exception):
+            raise self.say[question]
+        healthy = {
+            "check": {"versions": {}},
+            "migrations": {"pending": [], "known": [], "unknown": [], "warnings": [], "idle": []},
+            "ping": {"silent": []},
+            "consumers": {"silent": []},
+            "probe": {"silent": [], "other": {}},
+            "rescue": {"restored": 0},
+            "depths": {},
+            "set_aside": {"tasks": {}},
+            "periodic": {"unknown": []},
+        }
+        return healthy[question] | self.say.get(question, {})
 
 
 @pytest.fixture
-def settings(program: ModuleType, tmp_path: Path) -> Any:
+def settings(tmp_path: Path) -> Settings:
     (tmp_path / "shop/releases").mkdir(parents=True)
-    return program.Settings(name="shop", domain="shop.example.org", root=tmp_path, config=tmp_path / "etc", keep=2)
+    (tmp_path / "shop/incoming").mkdir()
+    workers = [Worker("default", ["default"])]
+    return Settings(
+        name="shop", domain="shop.example.org", celery="core", workers=workers, queues=["default"], watch=0, keep=2,
+        gate_timeout=1, root=tmp_path, config=tmp_path / "etc",
+    )  # fmt: skip
 
 
 @pytest.fixture
-def host(program: ModuleType, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The releases of a host on which no process runs."""
-    monkeypatch.setattr(program.Systemd, "alive", lambda self: {})
-    monkeypatch.setattr(program.Systemd, "stop", lambda self, units, wait=True: None)
-    return program.Host(settings)
+def manager() -> Manager:
+    return Manager()
 
 
-def build(settings: Any, release: str, age: int = 0) -> None:
-    folder = settings.releases / release
-    folder.mkdir()
-    (folder / "release.json").write_text(json.dumps({"id": release, "versions": {}}))
+@pytest.fixture
+def host(settings: Settings, manager: Manager) -> Host:
+    host = Host(settings)
+    host.manager = manager
+    return host
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    answers = Answers()
+    monkeypatch.setattr(
+        rollout.Application, "ask", lambda self, *arguments, **options: answers.ask(*arguments, **options)
+    )
+    monkeypatch.setattr(rollout.Application, "hook", lambda self, name: [])
+    return answers
+
+
+def built(host: Host, release: str, age: int = 0) -> None:
+    """A release's folder as a rollout leaves it."""
+    folder = host.path(release)
+    folder.mkdir(exist_ok=True)
+    (folder / "release.json").write_text(
+        json.dumps({"id": release, "versions": {}, "workers": {"default": ["default"]}})
+    )
     os.utime(folder / "release.json", (time.time() - age, time.time() - age))
+
+
+@pytest.fixture
+def serving(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host on which OLD serves, and where building and health checks succeed."""
+    built(host, OLD, age=60)
+    host.switch(OLD)
+    manager.start(host.units(OLD))
+
+    def unpack(host: Host, release: str, archive: Path) -> None:
+        host.path(release).mkdir(exist_ok=True)
+
+    monkeypatch.setattr(build, "unpack", unpack)
+    monkeypatch.setattr(build, "make_environment", lambda host, release: None)
+    monkeypatch.setattr(build, "check_room", lambda host: None)
+    monkeypatch.setattr(rollout, "health_problem", lambda *arguments: "")
+    monkeypatch.setattr(rollout, "wait_until_idle", lambda *arguments, **options: None)
+    monkeypatch.setattr(rollout, "beat_processes", lambda user: ["1"])
+    return host
+
+
+def roll(host: Host, release: str = NEW, action: str = "deploy", **more: Any) -> int:
+    book = record.Record(host.settings)
+    book.hold()
+    order = rollout.Order(action, release, "anna", archive=Path("archive"), **more)
+    try:
+        return rollout.Rollout(host, book, order).run()
+    finally:
+        os.close(book.handle)
+
+
+# --- the transaction
+
+
+def test_a_release_replaces_the_one_before(serving: Host, manager: Manager, answers: Answers) -> None:
+    assert roll(serving) == 0
+    assert serving.serving() == NEW
+    assert manager.running == set(serving.units(NEW))
+    assert manager.beat == ["restart"]
+    assert record.history(serving.settings)[-1]["outcome"] == "serves"
+    assert record.history(serving.settings)[-1]["previous"] == OLD
+
+
+def test_old_workers_stop_taking_tasks_before_the_switch(serving: Host, answers: Answers) -> None:
+    roll(serving)
+    asked = [question for question, *_ in answers.asked]
+    assert asked.index("ping") < asked.index("consumers") < asked.index("probe") < asked.index("rescue")
+    node = f"default.{OLD}@{os.uname().nodename}"
+    assert ("consumers", "core", "cancel", "default", node) in answers.asked
+
+
+@pytest.mark.parametrize("question", ["check", "migrations", "ping", "probe"])
+def test_what_fails_leaves_the_old_processes_as_they_were(
+    serving: Host, manager: Manager, answers: Answers, capsys: pytest.CaptureFixture[str], question: str
+) -> None:
+    answers.say[question] = ReleaseError(f"no {question}")
+    assert roll(serving) == 1
+    assert serving.serving() == OLD
+    assert manager.running == set(serving.units(OLD))
+    assert not serving.path(NEW).exists()
+    assert f"no {question}" in capsys.readouterr().out
+    gave_back = any(asked[:3] == ("consumers", "core", "add") for asked in answers.asked)
+    assert gave_back == (question == "probe")
+
+
+def test_pages_that_fail_after_the_switch_bring_the_old_release_back(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollout, "health_problem", lambda *_: "status 500" if serving.serving() == NEW else "")
+    assert roll(serving) == 1
+    assert serving.serving() == OLD
+    assert manager.running == set(serving.units(OLD))
+    assert record.history(serving.settings)[-1]["outcome"].startswith("failed at watch")
+
+
+def test_what_nobody_expected_is_put_back_too(serving: Host, answers: Answers, capsys: Any) -> None:
+    answers.say["check"] = OSError("No space left on device")
+    assert roll(serving) == 1
+    assert serving.serving() == OLD
+    assert "No space left on device" in capsys.readouterr().out
+
+
+def test_a_worker_that_cannot_be_asked_to_take_tasks_again_is_restarted(
+    serving: Host, manager: Manager, answers: Answers, capsys: Any
+) -> None:
+    answers.say["probe"] = {"silent": ["default"]}
+    answers.say["consumers"] = {"silent": ["it"]}
+    assert roll(serving) == 1
+    assert manager.running == set(serving.units(OLD))
+    assert "does not answer and is restarted" in capsys.readouterr().out
+
+
+def test_a_database_that_is_ahead_refuses_unless_forced(serving: Host, answers: Answers, capsys: Any) -> None:
+    answers.say["migrations"] = {"unknown": ["shop.0009_later"]}
+    assert roll(serving) == 1
+    assert "shop.0009_later" in capsys.readouterr().out
+    assert roll(serving, force=True) == 0
+    assert serving.serving() == NEW
+
+
+def test_the_same_release_again_does_nothing(serving: Host, manager: Manager, answers: Answers) -> None:
+    assert roll(serving, OLD) == 0
+    assert answers.asked == []
+    assert manager.beat == []
+
+
+def test_a_second_beat_stops_the_rollout(serving: Host, answers: Answers, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(rollout, "beat_processes", lambda user: ["12", "34"])
+    assert roll(serving) == 1
+    assert "processes 12, 34" in capsys.readouterr().out
+
+
+def test_the_report_counts_what_became_of_the_tasks(serving: Host, answers: Answers, capsys: Any) -> None:
+    (serving.path(OLD) / "run").mkdir()
+    (serving.path(OLD) / "run/default.json").write_text('{"held": 5, "finished": 3, "handed_back": 1}')
+    answers.say["rescue"] = {"restored": 2}
+    roll(serving)
+    assert "3 finished, 3 handed back, 1 lost" in capsys.readouterr().out
+
+
+# --- a rollout that was killed
+
+
+def kill_at(host: Host, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roll NEW out, and end without any clean-up when the step begins."""
+
+    def die(self: Any) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout.Rollout, step, die)
+        with pytest.raises(SystemExit):
+            roll(host)
+
+
+@pytest.mark.parametrize("step", rollout.DEPLOY)
+def test_the_next_run_completes_what_was_killed(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    kill_at(serving, step, monkeypatch)
+    assert record.Record(serving.settings).unfinished()["step"] == step
+    assert roll(serving) == 0
+    assert serving.serving() == NEW
+    assert manager.running == set(serving.units(NEW))
+    assert not record.Record(serving.settings).unfinished()
+
+
+@pytest.mark.parametrize("step", rollout.DEPLOY)
+def test_another_release_undoes_what_was_killed(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    kill_at(serving, step, monkeypatch)
+    assert roll(serving, "other-3") == 0
+    assert serving.serving() == "other-3"
+    assert manager.running == set(serving.units("other-3"))
+
+
+# --- rolling back
+
+
+def test_rolling_back_starts_the_pages_first(serving: Host, manager: Manager, answers: Answers) -> None:
+    roll(serving)
+    assert roll(serving, OLD, "rollback") == 0
+    assert serving.serving() == OLD
+    assert manager.running == set(serving.units(OLD))
+    assert record.history(serving.settings)[-1]["action"] == "rollback"
+
+
+def test_rolling_back_further_than_the_database_is_refused(serving: Host, answers: Answers) -> None:
+    roll(serving)
+    answers.say["migrations"] = {"unknown": ["shop.0009_later"]}
+    assert roll(serving, OLD, "rollback") == 1
+    assert serving.serving() == NEW
+    assert roll(serving, OLD, "rollback", force=True) == 0
+
+
+def test_a_release_that_is_gone_is_named(serving: Host, answers: Answers, capsys: Any) -> None:
+    assert roll(serving, "gone-9", "rollback") == 1
+    assert f"gone-9 is not on this host; these are: {OLD}" in capsys.readouterr().out
+
+
+def test_the_release_before_is_the_one_rolled_out_before(host: Host) -> None:
+    for age, release in enumerate(("third-3", "second-2", "first-1")):
+        built(host, release, age=60 * age)
+    host.switch("third-3")
+    assert cli.release_before(host) == "second-2"
+    host.switch("second-2")
+    assert cli.release_before(host) == "first-1"
+    host.switch("first-1")
+    with pytest.raises(ReleaseError, match="No release before first-1"):
+        cli.release_before(host)
+
+
+# --- its parts
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -88,13 +365,13 @@ def web(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         server.server_close()
 
 
-def test_environment_files_are_read_as_they_were_written(program: ModuleType, tmp_path: Path) -> None:
+def test_environment_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     (tmp_path / "env").write_text('# comment\nPLAIN="a b"\nODD="\\"\\\\ \\$HOME \\` \' # %"\nEMPTY=""\n')
-    assert program.read_environment(tmp_path / "env") == {"PLAIN": "a b", "ODD": "\"\\ $HOME ` ' # %", "EMPTY": ""}
+    assert read_environment(tmp_path / "env") == {"PLAIN": "a b", "ODD": "\"\\ $HOME ` ' # %", "EMPTY": ""}
 
 
-def test_a_release_that_names_itself_is_healthy(program: ModuleType, settings: Any, web: Callable[..., Path]) -> None:
-    assert program.health_problem(settings, web(), "abcd-1") == ""
+def test_a_release_that_names_itself_is_healthy(settings: Settings, web: Callable[..., Path]) -> None:
+    assert health.health_problem(settings, web(), "abcd-1") == ""
 
 
 @pytest.mark.parametrize(
@@ -106,79 +383,104 @@ def test_a_release_that_names_itself_is_healthy(program: ModuleType, settings: A
     ],
 )
 def test_what_is_wrong_with_a_release_is_said(
-    program: ModuleType, settings: Any, web: Callable[..., Path], answer: dict[str, Any], problem: str
+    settings: Settings, web: Callable[..., Path], answer: dict[str, Any], problem: str
 ) -> None:
-    assert problem in program.health_problem(settings, web(**answer), "abcd-1", timeout=0.3)
+    assert problem in health.health_problem(settings, web(**answer), "abcd-1", timeout=0.3)
 
 
-def test_a_release_without_a_socket_does_not_answer(program: ModuleType, settings: Any, tmp_path: Path) -> None:
-    assert "no answer" in program.health_problem(settings, tmp_path / "nothing", "abcd-1")
+def test_a_release_without_a_socket_does_not_answer(settings: Settings, tmp_path: Path) -> None:
+    assert "no answer" in health.health_problem(settings, tmp_path / "nothing", "abcd-1")
 
 
-def test_a_second_rollout_is_refused_and_told_who_is_at_work(program: ModuleType, settings: Any) -> None:
-    holder = program.lock(settings, "migrate abcd-1")
-    with pytest.raises(program.BusyError, match=r"migrate abcd-1, by \S+, since .* process \d+"):
-        program.lock(settings, "prepare efgh-2")
-    os.close(holder)
-    os.close(program.lock(settings, "prepare efgh-2"))
+def test_a_second_rollout_is_refused_and_told_who_is_at_work(settings: Settings) -> None:
+    first, second = record.Record(settings), record.Record(settings)
+    first.hold()
+    first.begin("deploy", "abcd-1", "anna@laptop")
+    first.step("migrate")
+    with pytest.raises(BusyError, match=r"deploy abcd-1, begun \d+ s ago by anna@laptop, now at the step migrate"):
+        second.hold()
+    assert second.held()
+    os.close(first.handle)
+    assert not second.held()
+    second.hold()
 
 
-def test_the_lock_dies_with_its_process(program: ModuleType, settings: Any) -> None:
-    root = str(settings.root)
-    code = f"""
-import importlib.util, pathlib, sys, time
-spec = importlib.util.spec_from_file_location("release", {str(SCRIPT)!r})
-release = importlib.util.module_from_spec(spec); sys.modules["release"] = release; spec.loader.exec_module(release)
-handle = release.lock(release.Settings(name="shop", domain="", root=pathlib.Path({root!r})), "start abcd-1")
-print("locked", flush=True); time.sleep(60)
-"""
+def test_the_lock_dies_with_its_process(settings: Settings) -> None:
+    path = settings.home / "lock"
+    lock = f"file = open({str(path)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True)"
+    code = f"import fcntl, time; {lock}; time.sleep(60)"
+    book = record.Record(settings)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        assert process.stdout.readline() == "locked\n"
-        with pytest.raises(program.BusyError):
-            program.lock(settings, "prepare efgh-2")
+        process.stdout.readline()
+        with pytest.raises(BusyError):
+            book.hold()
         process.kill()
-    os.close(program.lock(settings, "prepare efgh-2"))
+    book.hold()
 
 
-def test_the_switch_is_one_rename(settings: Any, host: Any) -> None:
+def test_the_switch_is_one_rename(settings: Settings, host: Host) -> None:
     assert host.serving() == ""
     for release in ("abcd-1", "efgh-2"):
-        build(settings, release)
+        built(host, release)
         host.switch(release)
         assert host.serving() == release
     assert settings.current.resolve() == settings.releases / "efgh-2"
     assert not (settings.home / "current.new").exists()
 
 
-def test_old_releases_go_and_the_one_in_use_stays(settings: Any, host: Any) -> None:
+def test_old_releases_go_and_the_one_in_use_stays(settings: Settings, host: Host) -> None:
     for age, release in enumerate(("newest-4", "newer-3", "older-2", "oldest-1")):
-        build(settings, release, age=age * 60)
+        built(host, release, age=age * 60)
     (settings.releases / "half-built").mkdir()
     host.switch("oldest-1")
     host.prune()
     assert {path.name for path in settings.releases.iterdir()} == {"newest-4", "newer-3", "oldest-1"}
 
 
-def test_a_release_with_a_process_alive_stays(program: ModuleType, settings: Any, host: Any, monkeypatch: Any) -> None:
+def test_a_release_with_a_process_alive_stays(settings: Settings, host: Host, manager: Manager) -> None:
     for age, release in enumerate(("newest-4", "newer-3", "draining-2")):
-        build(settings, release, age=age * 60)
+        built(host, release, age=age * 60)
     host.switch("newest-4")
-    monkeypatch.setattr(program.Systemd, "alive", lambda self: {"shop-worker-default@draining-2.service": "draining-2"})
+    manager.start(["shop-worker-default@draining-2"])
     host.prune()
     assert (settings.releases / "draining-2").exists()
 
 
-def test_the_current_release_is_never_removed(program: ModuleType, settings: Any, host: Any) -> None:
-    build(settings, "abcd-1")
-    host.switch("abcd-1")
-    with pytest.raises(program.ReleaseError, match="is current and stays"):
-        host.abort("abcd-1")
-    assert (settings.releases / "abcd-1").exists()
+@pytest.mark.parametrize(("facts", "said"), [({"bytes": 2**60}, "MiB are free"), ({"files": 2**60}, "inodes")])
+def test_no_room_for_another_release_is_said_before_it_is_built(host: Host, facts: dict[str, int], said: str) -> None:
+    built(host, OLD)
+    host.switch(OLD)
+    mark = host.path(OLD) / "release.json"
+    mark.write_text(json.dumps({"bytes": 1, "files": 1}))
+    build.check_room(host)
+    mark.write_text(json.dumps({"bytes": 1, "files": 1} | facts))
+    with pytest.raises(ReleaseError, match=said):
+        build.check_room(host)
 
 
-@pytest.mark.parametrize("name", ["../etc", "a", "x" * 65, "with space", ""])
-def test_what_cannot_name_a_release_is_refused(program: ModuleType, name: str) -> None:
+def test_an_environment_is_shared_only_by_what_is_made_from_the_same(host: Host, tmp_path: Path) -> None:
+    built(host, OLD)
+    (tmp_path / "base.txt").write_text("django==5.2\n")
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("-r base.txt\ncelery==5.6.3\n")
+    made_from = build.fingerprint(host.settings, requirements)
+    (host.path(OLD) / build.MADE_FROM).write_text(made_from)
+    assert build.find_twin(host, made_from) == host.path(OLD) / ".venv"
+    (tmp_path / "base.txt").write_text("django==5.3\n")
+    assert build.find_twin(host, build.fingerprint(host.settings, requirements)) is None
+
+
+@pytest.mark.parametrize("line", ["-e .", "./vendored", "shop @ file:///srv/shop", 'source = { directory = "libs/a" }'])
+def test_an_environment_with_the_projects_own_files_is_not_shared(host: Host, tmp_path: Path, line: str) -> None:
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(f"{line}\n")
+    assert build.fingerprint(host.settings, requirements) == ""
+    assert build.find_twin(host, "") is None
+
+
+@pytest.mark.parametrize("name", ["../etc", "a", "x" * 65, "with space"])
+def test_what_cannot_name_a_release_is_refused(name: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        program.parse(["start", name])
+        cli.parse(["deploy", name, "archive"])
     assert stopped.value.code == 2

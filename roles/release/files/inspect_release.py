@@ -1,20 +1,37 @@
 """Ask an application what only its own interpreter knows; APP-release runs this with the release's Python.
 
     check WSGI CELERY              import what the services will, run Django's checks, collect static files
-    migrations                     the migrations that the database still lacks
+    migrations                     what the release's migrations would do to the database
     ping CELERY SECONDS WORKER...  which of the workers do not answer
+    consumers CELERY cancel|add QUEUE,... WORKER...
+                                   have workers give up queues or take them again; which do not answer
+    probe CELERY SECONDS RELEASE QUEUE...
+                                   send a task round every queue; from which none came back, or from another release
+    rescue CELERY                  put back what dead workers held, and what was set aside and is known now
+    set_aside CELERY               tasks that no worker knew
+    periodic CELERY                periodic tasks whose code is not there
+    depths CELERY QUEUE...         how many tasks wait
 
-The last line of the output is the answer as JSON. Exits with 1 and the reason when the application is at fault.
+One process answers all the questions of a rollout, so that the application is loaded once: a question a line on stdin,
+an answer a line on stdout, as JSON; see serve().
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import os
 import sys
 import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 # Django's own manage.py does the same: the project's folder is where its modules are.
@@ -39,15 +56,8 @@ def check(wsgi: str, celery: str) -> dict[str, Any]:
 
 
 def migrations() -> dict[str, Any]:
-    """Name the migrations that would be applied now."""
-    import django
-    from django.db import connection
-    from django.db.migrations.executor import MigrationExecutor
-
-    django.setup()
-    executor = MigrationExecutor(connection)
-    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
-    return {"pending": [f"{migration.app_label}.{migration.name}" for migration, _ in plan]}
+    """What the release's migrations would do to the database; see migrations.py."""
+    return sibling("migrations").migrations()
 
 
 def ping(celery: str, seconds: str, *workers: str) -> dict[str, Any]:
@@ -61,11 +71,99 @@ def ping(celery: str, seconds: str, *workers: str) -> dict[str, Any]:
     return {"silent": sorted(silent)}
 
 
+def consumers(celery: str, action: str, queues: str, *workers: str) -> dict[str, Any]:
+    """Have workers give up queues ("cancel") or take them again ("add"); name those that do not say they did."""
+    control = find_celery(celery).control
+    tell = {"cancel": control.cancel_consumer, "add": control.add_consumer}[action]
+    silent = set()
+    for queue in queues.split(","):
+        left = set(workers)
+        for _ in range(5):
+            if left:
+                answers = tell(queue, destination=sorted(left), reply=True, timeout=1, limit=len(left))
+                left -= {name for answer in answers for name, said in answer.items() if "ok" in said}
+        silent |= left
+    return {"silent": sorted(silent)}
+
+
+def probe(celery: str, seconds: float, release: str, *queues: str) -> dict[str, Any]:
+    """Send the task `seedbed.probe` to every queue; name the queues without an answer, or with another release's."""
+    application = find_celery(celery)
+    name = sibling("celery_service").PROBE
+    nonces = {queue: uuid.uuid4().hex for queue in queues}
+    for queue, nonce in nonces.items():
+        application.send_task(name, args=[nonce], queue=queue, ignore_result=True, expires=float(seconds))
+    deadline = time.monotonic() + float(seconds)
+    answers: dict[str, str] = {}
+    with broker(application) as (channel, client):
+        while len(answers) < len(nonces) and time.monotonic() < deadline:
+            for queue in nonces.keys() - answers.keys():
+                if answer := client.get(f"{channel.global_keyprefix}celery-probe-{nonces[queue]}"):
+                    answers[queue] = answer.decode()
+            time.sleep(0.05)
+    other = {queue: answer for queue, answer in sorted(answers.items()) if answer != release}
+    return {"silent": sorted(nonces.keys() - answers.keys()), "other": other}
+
+
+def rescue(celery: str) -> dict[str, Any]:
+    """Put back what dead workers held, and what was set aside and is known now; count both."""
+    application = find_celery(celery)
+    application.loader.import_default_modules()
+    service = sibling("celery_service")
+    with broker(application) as (channel, _):
+        # The interpreter is that of /srv/APP/releases/ID/.venv.
+        restored = service.rescue(channel, Path(sys.prefix).parents[1])
+        return {"restored": restored, "put_back": service.put_back_known(channel, application.tasks)}
+
+
+def set_aside(celery: str) -> dict[str, Any]:
+    """Count the tasks that no worker knew, by name."""
+    with broker(find_celery(celery)) as (channel, client):
+        names = [name for _, _, name in sibling("celery_service").list_set_aside(channel, client)]
+    return {"tasks": Counter(sorted(names))}
+
+
+def depths(celery: str, *queues: str) -> dict[str, int]:
+    """Count the tasks that wait in each queue, whatever their priority."""
+    with broker(find_celery(celery)) as (channel, _):
+        return {queue: channel._size(queue) for queue in queues}
+
+
+def periodic(celery: str) -> dict[str, Any]:
+    """Name the enabled periodic tasks in the database, and their tasks, that this release has no code for."""
+    application = find_celery(celery)
+    application.loader.import_default_modules()
+    from django.apps import apps
+
+    if not apps.is_installed("django_celery_beat"):
+        return {"unknown": []}
+    from django_celery_beat.models import PeriodicTask
+
+    rows = PeriodicTask.objects.filter(enabled=True).order_by("name").values_list("name", "task")
+    return {"unknown": [[name, task] for name, task in rows if task not in application.tasks]}
+
+
+@contextmanager
+def broker(application: Any) -> Iterator[tuple[Any, Any]]:
+    """A channel of kombu's to the broker, and its Redis client."""
+    with application.connection_for_write() as connection, connection.default_channel.conn_or_acquire() as client:
+        yield connection.default_channel, client
+
+
 def find_celery(name: str) -> Any:
     """The Celery application, found the way `celery -A` finds it."""
     from celery.app.utils import find_app
 
     return find_app(name)
+
+
+def sibling(name: str) -> ModuleType:
+    """A module that lies beside this one; by its path, since the project may have one of the same name."""
+    spec = importlib.util.spec_from_file_location(f"seedbed_{name}", Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def installed(package: str) -> bool:
@@ -76,7 +174,26 @@ def installed(package: str) -> bool:
     return True
 
 
+def serve() -> None:
+    """Answer questions, a line of JSON each ([question, argument, ...]), until the end of the input.
+
+    What the application prints goes to stderr, so that it cannot be taken for an answer.
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        question, *arguments = json.loads(line)
+        try:
+            answer = {"answer": QUESTIONS[question](*arguments)}
+        except (Exception, SystemExit):  # Whatever the application does, the one who asks gets to know it.
+            answer = {"error": traceback.format_exc()}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+QUESTIONS = {
+    question.__name__: question
+    for question in (check, migrations, ping, consumers, probe, rescue, set_aside, depths, periodic)
+}
+
 if __name__ == "__main__":
-    question, *rest = sys.argv[1:]
-    answer = {"check": check, "migrations": migrations, "ping": ping}[question](*rest)
-    print(json.dumps(answer))
+    serve()

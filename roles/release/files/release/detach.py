@@ -1,0 +1,87 @@
+"""A rollout outlives the connection that began it: it runs as a unit of its own, and whoever began it looks on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .record import Record
+from .settings import BusyError, ReleaseError, Settings, say
+
+LOGS = 20
+
+
+def launch(settings: Settings, arguments: list[str]) -> Path:
+    """Run this program with `arguments` in a unit of its own; returns its log.
+
+    Raises BusyError when a rollout is at work and ReleaseError when the unit cannot be started.
+    """
+    record = Record(settings)
+    if record.held():
+        raise BusyError(record.holder())
+    folder = settings.home / "rollouts"
+    folder.mkdir(mode=0o750, exist_ok=True)
+    for old in sorted(folder.glob("*.log"))[: -LOGS + 1]:
+        old.unlink()
+    log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}.log"
+    log.touch(0o640)
+    unit = f"{settings.name}-rollout"
+    properties = ["Type=exec", "KillMode=mixed", "TimeoutStopSec=120"]
+    properties += [f"Standard{stream}=append:{log}" for stream in ("Output", "Error")]
+    options = ["--quiet", "--collect", f"--unit={unit}", *(f"--property={one}" for one in properties)]
+    command = ["systemd-run", *options, sys.argv[0], *arguments, "--here", "--log", str(log)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        log.unlink()
+        if "already" in done.stderr:
+            raise BusyError(record.holder())
+        raise ReleaseError(f"The rollout could not be started: {done.stderr.strip()}")
+    return log
+
+
+def follow(settings: Settings, log: Path, offset: int, seconds: float, meeting: str) -> tuple[str, int, dict[str, Any]]:
+    """What a rollout has said since `offset`, waiting up to `seconds` for its end or until it waits at `meeting`.
+
+    Returns the text, the new offset, and its state; `running` in it says whether it is at work still.
+    """
+    record = Record(settings)
+    deadline = time.monotonic() + seconds
+    while True:
+        state, held = record.read(), record.held()
+        mine = state.get("log") == str(log)
+        ended = (mine and "status" in state) or (not held and not just_begun(settings))
+        if ended or (mine and meeting and state.get("waits_at") == meeting) or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    with log.open("rb") as file:
+        file.seek(offset)
+        text = file.read()
+    if not ended:
+        # Whole lines only, while more may come.
+        text = text[: text.rfind(b"\n") + 1]
+    state = (record.read() if mine else {}) | {"running": not ended}
+    return text.decode(errors="replace"), offset + len(text), state
+
+
+def just_begun(settings: Settings) -> bool:
+    """Is the unit there, though it may not have come as far as taking the lock?"""
+    command = ["systemctl", "is-active", "--quiet", f"{settings.name}-rollout"]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def show(settings: Settings, log: Path, offset: int, seconds: float | None, as_json: bool, meeting: str = "") -> int:
+    """Print what a rollout says until it ends, or for `seconds`; returns its exit status."""
+    while True:
+        text, offset, state = follow(settings, log, offset, 1 if seconds is None else seconds, meeting)
+        if as_json:
+            say(json.dumps({"text": text, "offset": offset, "log": str(log)} | state))
+            return 0
+        print(text, end="", flush=True)
+        if not state["running"]:
+            return state.get("status", 1)
+        if seconds is not None:
+            return 0

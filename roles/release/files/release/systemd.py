@@ -1,0 +1,104 @@
+"""The processes of the application's releases as systemd units."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .settings import ReleaseError, Settings
+
+UNITS = Path("/etc/systemd/system")
+
+
+@dataclass(frozen=True)
+class Systemd:
+    """Starts, stops and looks at units. They are named without `.service`: APP-web@ID, APP-worker-NAME@ID, APP-beat."""
+
+    settings: Settings
+
+    def alive(self) -> dict[str, str]:
+        """Every unit of every release that is running, starting or stopping, and its release."""
+        name = self.settings.name
+        patterns = [f"{name}-web@*", f"{name}-worker-*@*"]
+        states = "--state=active,activating,deactivating,reloading"
+        output = systemctl("list-units", "--plain", "--no-legend", states, *patterns)
+        units = [line.split()[0].removesuffix(".service") for line in output.splitlines() if line.strip()]
+        return {unit: unit.partition("@")[2] for unit in units}
+
+    def failed(self, units: list[str]) -> list[str]:
+        """Those of the units that have ended or had to be started again."""
+        if not units:
+            return []
+        output = systemctl("show", "--property=Id,ActiveState,NRestarts", *services(units))
+        states = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
+        return [
+            state["Id"].removesuffix(".service")
+            for state in states
+            if state["ActiveState"] not in ("active", "activating") or state["NRestarts"] != "0"
+        ]
+
+    def prepare(self, release: str) -> None:
+        """Nothing to do: a unit with @ is there for every release."""
+
+    def forget(self, release: str) -> None:
+        """A release is gone: what systemd remembers of its failures goes too."""
+        pattern = f"{self.settings.name}-*@{release}.service"
+        subprocess.run(["systemctl", "reset-failed", pattern], capture_output=True, check=False)
+
+    def start(self, units: list[str], *, wait: bool = True) -> None:
+        if units:
+            systemctl("start", *([] if wait else ["--no-block"]), *services(units))
+
+    def stop(self, units: list[str], *, wait: bool = True) -> None:
+        if units:
+            systemctl("stop", *([] if wait else ["--no-block"]), *services(units))
+
+    def take_up(self) -> None:
+        """Let systemd know that the application as a whole is up."""
+        systemctl("start", "--no-block", f"{self.settings.name}.service")
+
+    def beat_runs(self) -> bool:
+        return (
+            subprocess.run(["systemctl", "is-active", "--quiet", f"{self.settings.name}-beat"], check=False).returncode
+            == 0
+        )
+
+    def restart_beat(self) -> None:
+        systemctl("restart", f"{self.settings.name}-beat.service")
+
+    def stop_beat(self) -> None:
+        systemctl("stop", f"{self.settings.name}-beat.service")
+
+    def tidy(self) -> None:
+        """Remove the units of what this host no longer runs; before its end a process would lose its time to stop."""
+        settings = self.settings
+        wanted = {f"{settings.name}-worker-{worker.name}@.service" for worker in settings.workers}
+        wanted |= {f"{settings.name}-web@.service"} if settings.web else set()
+        wanted |= {f"{settings.name}-beat.service"} if settings.beat else set()
+        used = {f"{unit.partition('@')[0]}@.service" for unit in self.alive()}
+        patterns = ("web@", "worker-*@", "beat")
+        files = [file for pattern in patterns for file in UNITS.glob(f"{settings.name}-{pattern}.service")]
+        unwanted = [file for file in files if file.name not in wanted | used]
+        for file in unwanted:
+            file.unlink()
+        if unwanted:
+            systemctl("daemon-reload")
+
+    def last_words(self, units: list[str], lines: int = 25) -> str:
+        """The last log lines of the units."""
+        selected = [argument for unit in services(units) for argument in ("--unit", unit)]
+        command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *selected]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.rstrip()
+
+
+def services(units: Iterable[str]) -> list[str]:
+    return [f"{unit}.service" for unit in units]
+
+
+def systemctl(*arguments: str) -> str:
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ReleaseError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,374 @@
+"""Run a Celery worker or beat of a release, with the release's own interpreter.
+
+    worker --app CELERY --name NAME --release ID --run FOLDER --queues A,B --pool POOL --concurrency N
+    beat   --app CELERY --release ID --schedule FILE
+
+What it adds to `celery worker`:
+
+- The messages that a worker holds lie in Redis under the worker's own name, its slot. So what a killed worker held goes
+  back to its queue as soon as a worker starts, and what another one is working on stays where it is.
+- A message whose task this release does not know is set aside, and put back by a worker that knows the task.
+- On its way out it writes down what became of the tasks it held.
+- It leaves out Celery's command line, which costs every process megabytes.
+
+gevent must patch before anything of Celery is imported, hence the imports inside functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SLOTS = "unacked_slots"
+SET_ASIDE = "celery-set-aside"
+PROBE = "seedbed.probe"
+# Seconds. Whoever puts back what a worker held keeps the worker from starting for as long as that takes.
+LOCK_PATIENCE = 10
+
+logger = logging.getLogger("celery.service")
+
+
+# --- Locks ---------------------------------------------------------------------------------------------------------
+
+
+def lock(path: Path, seconds: float = 0) -> bool:
+    """Lock a file for the life of this process; False when another process still has it after so many seconds.
+
+    A POSIX lock (lockf, not flock) belongs to the process alone, so the children of a killed worker do not keep it.
+    It goes when the process closes any descriptor of the file: nothing else here may open it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+
+
+@contextmanager
+def kept_from_running(node: str, releases: Path) -> Iterator[bool]:
+    """Keep a worker of this host from starting; False when it runs."""
+    name, _, release = node.rpartition("@")[0].partition(".")
+    try:
+        descriptor = os.open(releases / release / "run" / f"{name}.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        # Its release is gone.
+        yield True
+        return
+    try:
+        try:
+            # Shared, for which reading is enough: a worker cannot write to other releases' folders.
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+# --- Messages in Redis ---------------------------------------------------------------------------------------------
+#
+# kombu keeps a message that a worker holds as [message, exchange, routing key] in a hash, by its delivery tag, and the
+# tags in a sorted set, by the time they were taken. A channel of kombu's has the client, and knows queues and priorities.
+
+
+def slot_options(node: str) -> dict[str, str]:
+    """The transport options that give a worker a slot of its own."""
+    return {f"{name}_key": f"{name}:{node}" for name in ("unacked", "unacked_index", "unacked_mutex")}
+
+
+def put_back(channel: Any, node: str, *, before: float | str = "+inf", keep: Collection[str] = ()) -> int:
+    """Put back into their queues what a slot has held since before that time, but for the tags to keep; count it.
+
+    Whoever comes second finds nothing to put back, so any number of processes may do this at once.
+    """
+    options = slot_options(node)
+    held, index = options["unacked_key"], options["unacked_index_key"]
+    with channel.conn_or_acquire() as client:
+        # The newest first, each to the front of its queue: the oldest is then the next to run.
+        tags = [tag.decode() for tag in client.zrevrangebyscore(index, before, 0)]
+        return sum(
+            client.transaction(return_of(channel, held, index, tag), held, value_from_callable=True)
+            for tag in tags
+            if tag not in keep
+        )
+
+
+def return_of(channel: Any, held: str, index: str, tag: str) -> Callable[[Any], bool]:
+    """The transaction that moves a held message back to its queue; its value is whether there was one to move."""
+
+    def move(pipe: Any) -> bool:
+        found = pipe.hget(held, tag)
+        message = json.loads(found) if found else None
+        if message and not channel._lookup(*message[1:]):
+            # No queue is bound to its exchange: kombu would drop it.
+            return False
+        pipe.multi()
+        pipe.zrem(index, tag).hdel(held, tag)
+        if message:
+            channel._do_restore_message(*message, pipe)
+        return bool(message)
+
+    return move
+
+
+def rescue(channel: Any, releases: Path, but: str = "") -> int:
+    """Put back what dead workers held, and count it: of this host all, of others what is older than the timeout."""
+    count = 0
+    with channel.conn_or_acquire() as client:
+        for node in sorted({node.decode() for node in client.smembers(SLOTS)} - {but}):
+            if node.rpartition("@")[2] != socket.gethostname():
+                count += put_back(channel, node, before=time.time() - channel.visibility_timeout)
+                continue
+            with kept_from_running(node, releases) as is_dead:
+                if is_dead:
+                    count += put_back(channel, node)
+                    if not client.hlen(slot_options(node)["unacked_key"]):
+                        client.srem(SLOTS, node)
+    return count
+
+
+def set_aside(message: Any) -> None:
+    """Move a message that this worker holds to the list of those whose task is unknown."""
+    channel, tag = message.channel, message.delivery_tag
+
+    def move(pipe: Any) -> None:
+        found = pipe.hget(channel.unacked_key, tag)
+        pipe.multi()
+        pipe.zrem(channel.unacked_index_key, tag).hdel(channel.unacked_key, tag)
+        if found:
+            pipe.rpush(SET_ASIDE, found)
+
+    with channel.conn_or_acquire() as client:
+        client.transaction(move, channel.unacked_key)
+
+
+def list_set_aside(channel: Any, client: Any) -> list[tuple[bytes, list[Any], str]]:
+    """What is set aside: as it lies there; its message, exchange and routing key; its task's name."""
+    entries = [(entry, json.loads(entry)) for entry in client.lrange(set_aside_key(channel), 0, -1)]
+    return [(entry, message, name_and_id(channel.message_to_python(message[0]))[0]) for entry, message in entries]
+
+
+def put_back_known(channel: Any, tasks: Collection[str]) -> Counter[str]:
+    """Put back into their queues the messages that were set aside and whose task is known now; count them by task."""
+
+    def move(pipe: Any) -> Counter[str]:
+        found = list_set_aside(channel, pipe)
+        moved: Counter[str] = Counter()
+        wanted = [entry for entry in reversed(found) if entry[2] in tasks and channel._lookup(*entry[1][1:])]
+        pipe.multi()
+        for entry, message, name in wanted:
+            pipe.lrem(set_aside_key(channel), 1, entry)
+            channel._do_restore_message(*message, pipe)
+            moved[name] += 1
+        return moved
+
+    with channel.conn_or_acquire() as client:
+        return client.transaction(move, SET_ASIDE, value_from_callable=True)
+
+
+def set_aside_key(channel: Any) -> str:
+    """For the commands whose keys kombu gives no prefix (the transport option global_keyprefix)."""
+    return f"{channel.global_keyprefix}{SET_ASIDE}"
+
+
+def name_and_id(message: Any) -> tuple[str, str]:
+    """The name and the id of a message's task: in its headers, or in its body from a client of the old protocol."""
+    headers = message.headers or {}
+    found = headers if "task" in headers else message.payload
+    return found["task"], found["id"]
+
+
+# --- The worker ----------------------------------------------------------------------------------------------------
+
+
+def worker(arguments: argparse.Namespace) -> int:
+    """Run a worker until it is told to stop, and return its exit status."""
+    import celery
+
+    celery.maybe_patch_concurrency(["--pool", arguments.pool])
+    from celery.app.utils import find_app
+    from celery.concurrency import get_implementation
+
+    node = f"{arguments.name}.{arguments.release}@{socket.gethostname()}"
+    if not lock(arguments.run / f"{arguments.name}.lock", LOCK_PATIENCE):
+        sys.exit(f"The worker {node} runs already.")
+    account = arguments.run / f"{arguments.name}.json"
+    account.unlink(missing_ok=True)
+    app = find_app(arguments.app)
+    app.conf.broker_transport_options = {**app.conf.broker_transport_options, **slot_options(node)}
+    add_probe(app, arguments.release)
+    app.steps["consumer"].add(rescue_step(node, arguments.run.parent.parent))
+    service = app.Worker(
+        hostname=node,
+        queues=arguments.queues.split(","),
+        pool_cls=get_implementation(arguments.pool),
+        concurrency=arguments.concurrency,
+        consumer_cls=consumer_class(app, account),
+        loglevel="INFO",
+        task_events=True,
+        without_gossip=True,
+        without_mingle=True,
+        quiet=True,
+    )
+    service.start()
+    return service.exitcode or 0
+
+
+def add_probe(app: Any, release: str) -> None:
+    """A task with which a rollout sees that the tasks of a queue are taken, and by which release."""
+    from celery.app.task import Task
+
+    @app.task(name=PROBE, base=Task, ignore_result=True)
+    def probe(nonce: str) -> None:
+        with app.connection_for_write() as connection, connection.default_channel.conn_or_acquire() as client:
+            client.set(f"celery-probe-{nonce}", release, ex=60)
+
+
+def rescue_step(node: str, releases: Path) -> type:
+    """The part of a worker that puts tasks back, with every connection to the broker and before it takes any."""
+    from celery import bootsteps
+    from celery.worker import state
+
+    class Rescue(bootsteps.StartStopStep):
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+        first = True
+
+        def start(self, consumer: Any) -> None:
+            try:
+                self.put_back(consumer, consumer.connection.default_channel)
+            except consumer.connection_errors:
+                # The worker connects anew and comes back here.
+                raise
+            except Exception:
+                logger.exception("What dead workers held could not be put back. This worker runs all the same.")
+
+        def put_back(self, consumer: Any, channel: Any) -> None:
+            with channel.conn_or_acquire() as client:
+                client.sadd(SLOTS, node)
+            count = rescue(channel, releases, but=node)
+            if self.first or consumer.hub:
+                # With the connection Celery has forgotten all that it held but what runs. (Where it has no event loop,
+                # as with gevent, it still knows what waits for its time.)
+                running = {request.message.delivery_tag for request in tuple(state.active_requests)}
+                count += put_back(channel, node, keep=running)
+            self.first = False
+            if count:
+                logger.warning("Put back into their queues %d tasks that dead workers held.", count)
+            for name, number in put_back_known(channel, consumer.app.tasks).items():
+                logger.warning("Put back into their queues %d tasks called %s that were set aside.", number, name)
+
+    return Rescue
+
+
+def consumer_class(app: Any, account: Path) -> type:
+    """The application's own consumer, with what this program adds."""
+    from celery.worker import state
+    from kombu.utils.imports import symbol_by_name
+
+    def unacknowledged(consumer: Any) -> set[str]:
+        if not consumer.task_consumer:
+            return set()
+        qos = consumer.task_consumer.channel.qos
+        return set(qos._delivered) - qos._dirty
+
+    class Consumer(symbol_by_name(app.conf.worker_consumer)):
+        held: frozenset[str] = frozenset()
+
+        def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+            name, task_id = name_and_id(message)
+            set_aside(message)
+            # It is no longer there; this makes room for the next one.
+            message.reject_log_error(logger, self.connection_errors)
+            logger.warning("Set aside the task %s (%s): this release does not know it.", name, task_id)
+
+        def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
+            super().add_task_queue(queue, *args, **kwargs)
+            # Celery itself forgets a queue that it gave up and took again as soon as the connection drops.
+            queues = self.app.amqp.queues
+            queues.select_add(queues[queue])
+
+        def stop(self) -> None:
+            requests = {*state.reserved_requests, *state.active_requests}
+            self.held = frozenset({request.message.delivery_tag for request in requests} | unacknowledged(self))
+            super().stop()
+
+        def shutdown(self) -> None:
+            # Acknowledgements may still wait to be sent.
+            self.perform_pending_operations()
+            back = self.held & unacknowledged(self)
+            running = {request.message.delivery_tag for request in tuple(state.active_requests)}
+            super().shutdown()
+            numbers = {"held": len(self.held), "finished": len(self.held - back - running), "handed_back": len(back)}
+            try:
+                account.write_text(json.dumps(numbers) + "\n")
+            except OSError as error:
+                logger.warning("What became of the tasks could not be written down: %s.", error)
+            logger.info("Held %(held)d tasks: %(finished)d finished, %(handed_back)d handed back.", numbers)
+
+    return Consumer
+
+
+# --- Beat ----------------------------------------------------------------------------------------------------------
+
+
+def beat(arguments: argparse.Namespace) -> int:
+    """Run beat until it is told to stop; never twice on a host, by a lock beside its schedule."""
+    from celery.app.utils import find_app
+
+    file = arguments.schedule.with_name("lock")
+    if not lock(file):
+        sys.exit(f"Beat runs already: another process has locked {file}.")
+    find_app(arguments.app).Beat(schedule=str(arguments.schedule), loglevel="INFO", quiet=True).run()
+    return 0
+
+
+# --- Command line --------------------------------------------------------------------------------------------------
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run a Celery worker or beat of a release.")
+    commands = parser.add_subparsers(required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--app", required=True, help="the Celery application, as `celery --app` takes it")
+    common.add_argument("--release", required=True, help="the release's ID")
+
+    of_worker = commands.add_parser("worker", parents=[common])
+    of_worker.set_defaults(run_service=worker)
+    of_worker.add_argument("--name", required=True)
+    of_worker.add_argument("--run", required=True, type=Path, help="the folder RELEASES/ID/run, for lock and account")
+    of_worker.add_argument("--queues", required=True, help="separated by commas")
+    of_worker.add_argument("--pool", default="prefork")
+    of_worker.add_argument("--concurrency", type=int, default=2)
+
+    of_beat = commands.add_parser("beat", parents=[common])
+    of_beat.set_defaults(run_service=beat)
+    of_beat.add_argument("--schedule", required=True, type=Path, help="a file of beat's; its folder gets the lock")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    # The project's modules are where the process starts, as they are for `celery`.
+    sys.path[0] = str(Path.cwd())
+    sys.exit(arguments.run_service(arguments))
+
+
+if __name__ == "__main__":
+    main()
