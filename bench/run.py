@@ -48,7 +48,12 @@ FAR_PORT = 2233
 
 # Idle is what a stack uses some time after its last work.
 SETTLE_SECONDS = 60
-PSS = "cat /proc/[0-9]*/smaps_rollup 2>/dev/null | awk '/^Pss:/ {sum += $2} END {print sum / 1024}'"
+# All processes but the logins by SSH, which are this measurement's own and Ansible's.
+PSS = """
+for p in /proc/[0-9]*; do
+  case $(tr '\\0' ' ' <$p/cmdline) in "sshd: root"* | sshd-session:*) ;; *) cat $p/smaps_rollup ;; esac
+done 2>/dev/null | awk '/^Pss:/ {sum += $2} END {print sum / 1024}'
+"""
 
 
 def bare_host() -> None:

@@ -86,7 +86,8 @@ DATABASE_OPTIONS = DATABASES["default"].setdefault("OPTIONS", {})
 # Without it a database host that swallows packets holds a request, and /readyz/, for minutes.
 DATABASE_OPTIONS["connect_timeout"] = 3
 if DATABASE_POOL:
-    DATABASE_OPTIONS["pool"] = {"min_size": 1, "max_size": 4, "timeout": 3}
+    # An idle site holds no session of the database; the first visitor after a minute waits some milliseconds for one.
+    DATABASE_OPTIONS["pool"] = {"min_size": 0, "max_size": 4, "timeout": 3, "max_idle": 60}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Cache: a Redis of its own, which may forget anything at any time ------------------------------------------------

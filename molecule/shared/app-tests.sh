@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# The application's tests, on the PostgreSQL, Redis and Python of the Debian this runs in.
+# Tests on the PostgreSQL, Redis and Python of the Debian this runs in: the application's own, and those of the programs that
+# run with the application's interpreter.
 #
-# Wanted: the packages postgresql, redis-server and python3-venv; the application in /app, which may be read-only; a
-# folder to write to, WORK (default /work). Arguments go to pytest, and its exit status is this script's.
+# Wanted: the packages postgresql, redis-server and python3-venv; the application in /app and the project's roles and
+# tests in /seedbed, which may be read-only; a folder to write to, WORK (default /work). JUNIT is where results go: a path, to
+# which each part adds its name. Arguments go to pytest; the exit status is not 0 when a part failed.
 set -euo pipefail
 
 export WORK="${WORK:-/work}"
@@ -42,5 +44,10 @@ export CACHE_URL=redis://127.0.0.1:6379/1
 "$WORK/venv/bin/python" --version
 "$postgresql/postgres" --version
 redis-server --version
-cd /app
-"$WORK/venv/bin/python" -m pytest -p no:cacheprovider "$@"
+
+status=0
+for folder in /app /seedbed/tests/celery_service /seedbed/tests/on_services; do
+  cd "$folder"
+  "$WORK/venv/bin/python" -m pytest -p no:cacheprovider ${JUNIT:+--junitxml="$JUNIT-$(basename "$folder").xml"} "$@" || status=1
+done
+exit "$status"

@@ -316,15 +316,20 @@ def wait_for_ssh(host: Host) -> None:
 def application_tests(os: str, results: Path) -> int:
     """Run app-tests.sh where there is PostgreSQL and Redis to start; JUnit goes to `results`.
 
-    The script finds the application in /app (read only) and a folder to write to in /work.
+    The script finds the application in /app, roles and tests in /seedbed (read only), and may write to /work.
     """
     docker = ensure_engine()
     image = ensure_image(docker, Image(os, "application-tests"))
     results.chmod(0o777)  # the tests need not run as root
-    mounts = {ROOT / "app_src": "/app:ro", SHARED / "app-tests.sh": "/app-tests.sh:ro", results: "/results"}
+    mounts = {
+        ROOT / "app_src": "/app:ro",
+        ROOT / "roles": "/seedbed/roles:ro",
+        ROOT / "tests": "/seedbed/tests:ro",
+        SHARED / "app-tests.sh": "/app-tests.sh:ro",
+        results: "/results",
+    }
     volumes = [word for source, target in mounts.items() for word in ("--volume", f"{source}:{target}")]
-    junit = f"PYTEST_ADDOPTS=--junitxml=/results/{os}.xml"
-    options = ["--rm", "--tmpfs", "/work:exec", "--env", junit, *volumes]
+    options = ["--rm", "--tmpfs", "/work:exec", "--env", f"JUNIT=/results/{os}", *volumes]
     return subprocess.run([*docker, "run", *options, image, "bash", "/app-tests.sh"]).returncode
 
 

@@ -178,7 +178,10 @@ def test_every_file_of_a_role_is_used(role: str) -> None:
         name_of(path)
         for path in parts
         if path.name not in {"main.yml", *choices}
-        and not any(path.name in text for other, text in texts.items() if other != path)
+        # By its name, or with all of its folder.
+        and not any(
+            path.name in text or f"/{path.parent.name}/*" in text for other, text in texts.items() if other != path
+        )
     ]
     assert unused == []
 

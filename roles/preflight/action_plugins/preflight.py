@@ -6,6 +6,7 @@ It runs on the control machine alone: no host is contacted. The first half knows
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -290,6 +291,28 @@ def worker_problems(worker: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f".{number}", f"must be at least {least}; it is {worker[number]}."
 
 
+def check_maintenance(here: Installation) -> Iterator[Problem]:
+    for address in here.values["app_maintenance_addresses"]:
+        if sentence := address_sentence(address):
+            yield Problem("app_maintenance_addresses", f"holds {quoted(address)}; {sentence}")
+    for path in here.values["app_maintenance_paths"]:
+        if not re.fullmatch(r"/[^\s\"'\\?]*", path):
+            yield Problem("app_maintenance_paths", f"holds {quoted(path)}; write a path such as /readyz/.")
+
+
+def address_sentence(address: str) -> str:
+    """What is wrong with an address or network as nginx takes it; "" when nothing is."""
+    try:
+        network = ipaddress.ip_network(address, strict=False)
+    except ValueError:
+        network = None
+    if network is None or not re.fullmatch(r"[0-9A-Fa-f.:]+(/\d+)?", address, re.ASCII):
+        return "write an address or a network, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8:1::/48."
+    if "/" in address and str(network.network_address) != str(ipaddress.ip_address(address.partition("/")[0])):
+        return f"the network is {network}."
+    return ""
+
+
 def check_urls(here: Installation) -> Iterator[Problem]:
     forms = {
         "app_database_url": "postgres(ql)?://",
@@ -360,6 +383,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_numbers: ("app_https_port", "app_web", "app_keep_releases"),
     check_memory: (NEEDS_FACTS,),
     check_workers: ("app_workers",),
+    check_maintenance: ("app_maintenance_addresses", "app_maintenance_paths"),
     check_urls: ("app_database_url", "app_database_owner_url", "app_broker_url", "app_cache_url"),
     check_hosts: ("app_database_url", "app_broker_url", "app_cache_url"),
 }

@@ -92,7 +92,7 @@ def probe(celery: str, seconds: float, release: str, *queues: str) -> dict[str, 
     name = sibling("celery_service").PROBE
     nonces = {queue: uuid.uuid4().hex for queue in queues}
     for queue, nonce in nonces.items():
-        application.send_task(name, args=[nonce], queue=queue, ignore_result=True, expires=float(seconds))
+        application.send_task(name, args=[nonce], queue=queue, ignore_result=True, expires=float(seconds) + 60)
     deadline = time.monotonic() + float(seconds)
     answers: dict[str, str] = {}
     with broker(application) as (channel, client):
@@ -184,6 +184,8 @@ def serve() -> None:
     for line in sys.stdin:
         question, *arguments = json.loads(line)
         try:
+            # Nothing, from the second time on.
+            importlib.import_module("django").setup()
             answer = {"answer": QUESTIONS[question](*arguments)}
         except (Exception, SystemExit):  # Whatever the application does, the one who asks gets to know it.
             answer = {"error": traceback.format_exc()}

@@ -85,7 +85,7 @@ def kept_from_running(node: str, releases: Path) -> Iterator[bool]:
 # --- Messages in Redis ---------------------------------------------------------------------------------------------
 #
 # kombu keeps a message that a worker holds as [message, exchange, routing key] in a hash, by its delivery tag, and the
-# tags in a sorted set, by the time they were taken. A channel of kombu's has the client, and knows queues and priorities.
+# tags in a sorted set, by the time they were taken. A channel of kombu's has the client, knows queues and priorities.
 
 
 def slot_options(node: str) -> dict[str, str]:
@@ -212,7 +212,8 @@ def worker(arguments: argparse.Namespace) -> int:
     account = arguments.run / f"{arguments.name}.json"
     account.unlink(missing_ok=True)
     app = find_app(arguments.app)
-    app.conf.broker_transport_options = {**app.conf.broker_transport_options, **slot_options(node)}
+    # In place: what is assigned loses against a setting with a prefix, such as Django's.
+    app.conf.broker_transport_options.update(slot_options(node))
     add_probe(app, arguments.release)
     app.steps["consumer"].add(rescue_step(node, arguments.run.parent.parent))
     service = app.Worker(

@@ -24,6 +24,15 @@ control_socket_disable = True
 
 
 def when_ready(server):
-    """Before the first fork, take what is loaded out of the garbage collector's sight: the processes then share it."""
+    """Before the first fork: load what the first request would, then take it out of the garbage collector's sight.
+
+    The processes share what is there by now.
+    """
+    from django.db import connections
+    from django.urls import get_resolver
+
+    get_resolver().url_patterns
+    # Whatever asked the database while it was imported must not share its connection with the processes.
+    connections.close_all()
     gc.collect()
     gc.freeze()

@@ -7,7 +7,7 @@
     database     snapshot and migrations
     health       a release's own pages
     host         what is here: releases, which one is current
-    systemd, supervisor   the processes, by the manager that keeps them
+    processes    the processes, whichever manager runs them: systemd or supervisor
     record       the lock, the state of a rollout, the history
     detach       a rollout outlives the connection that began it
     settings     what Ansible wrote to /etc/APP/release.json

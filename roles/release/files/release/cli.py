@@ -10,6 +10,7 @@ outlives the connection which began it: whatever fails puts back what served bef
     history              who rolled out what, when, for how long, with which outcome
     cancel               stop the rollout at work; it puts things back
     boot                 start the processes of the current release (systemd calls this)
+    halt                 stop every process of the application (systemd calls this, where Supervisor keeps them)
 
 Exits with 0 when it is done, 1 when the release is at fault (whatever served before still serves), 2 when it was called
 wrongly, 3 when another rollout is at work.
@@ -61,6 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action.add_argument("--json", action="store_true")
     actions.add_parser("cancel")
     actions.add_parser("boot")
+    actions.add_parser("halt")
     actions.add_parser("status").add_argument("--json", action="store_true")
     actions.add_parser("history").add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
@@ -89,6 +91,8 @@ def main(arguments: list[str]) -> int:
         say(json.dumps(entries) if chosen.json else table(entries))
     elif chosen.action == "cancel":
         return cancel(settings)
+    elif chosen.action == "halt":
+        host.halt()
     else:
         host.boot()
     return 0

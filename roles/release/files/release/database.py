@@ -29,7 +29,8 @@ PARAMETERS = {
     for name in ("host", "sslmode", "sslrootcert", "sslcert", "sslkey", "options", "target_session_attrs")
 } | {"connect_timeout": "PGCONNECT_TIMEOUT", "channel_binding": "PGCHANNELBINDING"}
 
-LOCK_TIMEOUT = "3s"
+# Whoever reads the table waits behind a migration that waits: longer than this, and a small site has no thread left.
+LOCK_TIMEOUT = "1s"
 # Building an index beside other work waits for the open transactions, and keeps nobody waiting.
 PATIENT_LOCK_TIMEOUT = "30min"
 # Migrations in Django, psycopg 3 and 2, in any language of the server's.
@@ -64,7 +65,7 @@ class Database:
 
     programs = Path("/usr/bin")
     lock_wait = 5.0  # seconds for what a killed rollout left behind to end
-    delays = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
+    delays = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds between attempts
 
     def __init__(self, settings: Settings, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
         self.settings = settings
@@ -251,7 +252,8 @@ class Database:
         target = portion[0].split(".", 1) if portion != plan.pending else []
         left = portion
         for delay in (*self.delays, None):
-            self.say(f"Migrating: {', '.join(left) or 'what follows'}.")
+            names = ", ".join(left) if len(left) <= 10 else f"{len(left)} migrations"
+            self.say(f"Migrating: {names or 'what follows'}.")
             began = time.monotonic()
             watch = Watch(session, self.application)
             try:

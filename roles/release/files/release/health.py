@@ -16,23 +16,41 @@ def health_problem(settings: Settings, path: Path, release: str, timeout: float 
 
     `timeout` is in seconds.
     """
+    status, body = get(settings, path, settings.health_path, timeout)
+    if status == 0:
+        return f"no answer ({body})"
+    if status != 200:
+        return f"status {status} instead of 200"
+    if settings.health_names_release and release not in body:
+        return f"the answer does not name release {release}"
+    return ""
+
+
+def get(settings: Settings, path: Path, page: str, timeout: float) -> tuple[int, str]:
+    """Status and body of a page, asked as nginx would; 0 and the reason when there is no answer."""
     connection = http.client.HTTPConnection(settings.domain, timeout=timeout)
     try:
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(timeout)
         connection.sock.connect(str(path))
-        connection.request("GET", settings.health_path, headers={"Host": settings.domain, "X-Forwarded-Proto": "https"})
+        connection.request("GET", page, headers={"Host": settings.domain, "X-Forwarded-Proto": "https"})
         answer = connection.getresponse()
-        body = answer.read(100_000).decode(errors="replace")
+        return answer.status, answer.read(100_000).decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        return f"no answer ({error or type(error).__name__})"
+        return 0, str(error) or type(error).__name__
     finally:
         connection.close()
-    if answer.status != 200:
-        return f"status {answer.status} instead of 200"
-    if settings.health_names_release and release not in body:
-        return f"the answer does not name release {release}"
-    return ""
+
+
+def warm_up(settings: Settings, path: Path, pages: list[str], rounds: int = 8, at_most: float = 3) -> None:
+    """Ask for pages again and again, whatever they answer, so that each of a few processes has shown them once.
+
+    `at_most` is in seconds.
+    """
+    deadline = time.monotonic() + at_most
+    for page in pages * rounds:
+        if time.monotonic() < deadline:
+            get(settings, path, page, timeout=at_most)
 
 
 def wait_until_idle(path: Path, at_least: float = 1, at_most: float = 5) -> None:

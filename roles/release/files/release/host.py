@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from .processes import Processes
 from .settings import Settings
 
 
@@ -17,8 +17,7 @@ class Host:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        module = import_module(f".{settings.manager}", __package__)
-        self.manager = getattr(module, settings.manager.capitalize())(settings)
+        self.manager = Processes(settings)
 
     def path(self, release: str) -> Path:
         return self.settings.releases / release
@@ -91,3 +90,8 @@ class Host:
         """Start the processes of the current release, without waiting for them."""
         beat = [f"{self.settings.name}-beat"] if self.settings.beat else []
         self.manager.start(self.units(self.serving()) + beat, wait=False)
+
+    def halt(self) -> None:
+        """Stop every process of the application, each in its own time."""
+        self.manager.stop_beat()
+        self.manager.stop(list(self.manager.alive()))

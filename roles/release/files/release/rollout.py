@@ -16,20 +16,20 @@ from typing import Any
 from . import build
 from .application import Application
 from .database import Database
-from .health import health_problem, wait_until_idle
+from .health import health_problem, wait_until_idle, warm_up
 from .host import Host
 from .record import Record
 from .settings import ReleaseError, say
 
 DEPLOY = (
-    "preflight", "build", "check", "snapshot", "migrate", "start", "gate", "handover", "switch",
+    "preflight", "build", "check", "snapshot", "migrate", "start", "gate", "warm", "handover", "switch",
     "probe", "watch", "beat", "drain", "prune",
 )  # fmt: skip
 # What is left to do for a release that serves already: a rollout that was killed after its switch is taken up here.
-RESUME = ("preflight", "start", "gate", "handover", "probe", "watch", "beat", "drain", "prune")
+RESUME = ("preflight", "start", "gate", "warm", "handover", "probe", "watch", "beat", "drain", "prune")
 # A release that has served before is built and migrated for; pages come back first, then its workers.
 ROLLBACK = (
-    "preflight", "start", "gate", "compare", "switch", "workers", "handover",
+    "preflight", "start", "gate", "warm", "compare", "switch", "workers", "handover",
     "probe", "watch", "beat", "drain", "prune",
 )  # fmt: skip
 # Where a host of several waits for the others. Until the last of them, whatever fails anywhere is put back everywhere.
@@ -78,7 +78,9 @@ class Rollout:
         try:
             self.recover(left_behind)
             for step in self.steps(serves):
-                self.take(step)
+                # What was told before the switch need not be told again to workers that are on their way out.
+                if step != "handover" or not (serves and left_behind.get("taken")):
+                    self.take(step)
             self.finish()
         except ReleaseError as error:
             return self.fail(str(error))
@@ -275,6 +277,11 @@ class Rollout:
     def health(self) -> str:
         return health_problem(self.settings, self.host.path(self.release) / "run/web.sock", self.release)
 
+    def warm(self) -> None:
+        """Have every process load what its first visitor would wait for."""
+        if self.settings.web:
+            warm_up(self.settings, self.host.path(self.release) / "run/web.sock", self.settings.warm_paths)
+
     def gate_workers(self) -> None:
         units = self.host.worker_units(self.release)
         if not units:
@@ -459,7 +466,7 @@ class Rollout:
             return 1
         serving = self.host.serving()
         say(f"Release {serving} serves, as before." if serving else "No release serves yet.")
-        self.record.end(1, f"failed at {step}: {error.splitlines()[0]}")
+        self.record.end(1, f"failed at {step}: {in_a_line(error)}")
         return 1
 
     def put_back(self) -> None:
@@ -481,6 +488,7 @@ class Rollout:
         if state.get("beat_stopped"):
             self.manager.restart_beat()
         new = [unit for unit, of in self.manager.alive().items() if of == self.release]
+        self.stop_taking([unit for unit in new if not self.host.is_web(unit)])
         if any(self.host.is_web(unit) for unit in new):
             wait_until_idle(self.host.path(self.release) / "run/web.sock", at_least=0.5 if previous else 0)
         self.manager.stop(new)
@@ -488,6 +496,18 @@ class Rollout:
             self.application.close()
             self.host.remove(self.release)
         build.forget_archives(self.host)
+
+    def stop_taking(self, units: list[str]) -> None:
+        """New workers that must go stop taking tasks first: one taken at the moment of its end could run twice."""
+        application = Application(self.host, self.release)
+        try:
+            for unit in units if self.record.state["steps"].get("gate") else []:
+                queues = {worker.name: worker.queues for worker in self.settings.workers}[self.host.worker_name(unit)]
+                application.ask("consumers", self.settings.celery, "cancel", ",".join(queues), self.host.node(unit))
+        except (ReleaseError, KeyError) as error:
+            say(f"The new workers could not be told to take no more tasks: {error}")
+        finally:
+            application.close()
 
     # -- helpers
 
@@ -502,8 +522,13 @@ class Rollout:
             say(f"Ran the application's command of {name}: {command}")
 
     def explain(self, units: list[str], reason: str) -> str:
-        chosen = self.manager.failed(units) or units
-        return f"{reason}\nLast log lines of {', '.join(chosen)}:\n{self.manager.last_words(chosen)}"
+        """The reason, and the last log lines of each process that ended, or of all where none did."""
+        failed = self.manager.failed(units)
+        words = [
+            f"Last log lines of {unit}:\n{self.manager.last_words([unit], 25 if failed else 8)}"
+            for unit in failed or units
+        ]
+        return "\n".join([reason, *words])
 
     def log_size(self) -> int:
         try:
@@ -519,7 +544,15 @@ class Rollout:
             start = self.record.state["log_from"]
             # A log that was rotated in between begins anew.
             file.seek(start if self.log_size() >= start else 0)
-            return sum(1 for line in file if re.search(rb'" 5\d\d \d', line))
+            failed = (line for line in file if re.search(rb'" 5\d\d \d', line))
+            # Maintenance is 503 without anybody behind nginx being asked.
+            return sum(1 for line in failed if not (b'" 503 ' in line and b"upstream=- " in line))
+
+
+def in_a_line(error: str) -> str:
+    """What an error comes down to: its first line, and the last of what that announces."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
 
 
 def until_file(host: Host) -> Path:

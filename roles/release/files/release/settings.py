@@ -46,6 +46,8 @@ class Settings:
     python: str = "python3"
     health_path: str = "/healthz/"
     health_names_release: bool = True
+    # Pages that are asked for before visitors come.
+    warm_paths: list[str] = field(default_factory=lambda: ["/"])
     gate_timeout: int = 60
     watch: int = 3
     keep: int = 5

@@ -77,9 +77,16 @@ class Systemd:
         wanted = {f"{settings.name}-worker-{worker.name}@.service" for worker in settings.workers}
         wanted |= {f"{settings.name}-web@.service"} if settings.web else set()
         wanted |= {f"{settings.name}-beat.service"} if settings.beat else set()
+        self.remove_unwanted(wanted)
+
+    def leave(self) -> None:
+        """Another manager has taken over: nothing of this one stays, but for what runs."""
+        self.remove_unwanted(set())
+
+    def remove_unwanted(self, wanted: set[str]) -> None:
         used = {f"{unit.partition('@')[0]}@.service" for unit in self.alive()}
         patterns = ("web@", "worker-*@", "beat")
-        files = [file for pattern in patterns for file in UNITS.glob(f"{settings.name}-{pattern}.service")]
+        files = [file for pattern in patterns for file in UNITS.glob(f"{self.settings.name}-{pattern}.service")]
         unwanted = [file for file in files if file.name not in wanted | used]
         for file in unwanted:
             file.unlink()

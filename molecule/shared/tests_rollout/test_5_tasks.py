@@ -1,0 +1,39 @@
+"""Tasks that are longer than a rollout, and tasks that a release does not know."""
+
+from __future__ import annotations
+
+from probes import wait_for
+from rollouts import Rollouts
+from traffic import Traffic
+
+LONG = 20
+SECONDS = 90
+
+
+def test_a_long_task_ends_once(rollouts: Rollouts, traffic: Traffic, old: str) -> None:
+    version = rollouts.version("long")
+    task = traffic.start_task("ledger.sleep", LONG)
+    wait_for(lambda: task.id in {entry.id for entry in rollouts.ledger().of("START")}, 15, "the long task has started")
+    rollouts.deploy(version).succeeded()
+    wait_for(lambda: task.id in rollouts.ledger().ended, LONG + SECONDS, "the long task has ended")
+    entries = [(entry.event, entry.release) for entry in rollouts.ledger().entries if entry.id == task.id]
+    assert entries == [("START", old), ("END", old)]
+    rollouts.nothing_suffered(traffic, [old, rollouts.current])
+
+
+def test_a_task_that_the_release_before_does_not_know_is_set_aside(rollouts: Rollouts, old: str) -> None:
+    """It waits behind a long one while the release that knows it goes; when that comes back, it is done."""
+    newer = rollouts.version("newer", "new-task")
+    rollouts.deploy(newer).succeeded()
+    with rollouts.under_load(tasks=1) as traffic:
+        traffic.start_task("ledger.sleep", LONG)
+        unknown = [traffic.start_task("ledger.novelty") for _ in range(3)]
+        back = rollouts.rollback().succeeded()
+        assert rollouts.current == old
+        wait_for(lambda: "ledger.novelty" in rollouts.set_aside(), SECONDS, "the unknown tasks are set aside")
+        assert not {task.id for task in unknown} & rollouts.ledger().ended
+        assert "ledger.novelty" in back.output + rollouts.log(back.began)
+        rollouts.deploy(newer).succeeded()
+    ledger = rollouts.work_is_done(traffic)
+    assert {task.id for task in unknown} <= ledger.ended
+    assert rollouts.set_aside() == ""

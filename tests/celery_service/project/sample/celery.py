@@ -1,0 +1,50 @@
+"""The Celery application. Its tasks write what happens to them to a file, and wait until a test lets them go on."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sample.settings")
+LOG = Path(os.environ["TASK_LOG"])
+GATE = Path(os.environ["TASK_GATE"])
+
+app = Celery("sample")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+
+
+def write(line: str) -> None:
+    with LOG.open("a") as file:
+        file.write(line + "\n")
+
+
+@app.task(name="sample.hold", bind=True)
+def hold(self: Any) -> None:
+    """Run until the gate is open."""
+    write(f"START {self.request.id}")
+    deadline = time.monotonic() + 60
+    while not GATE.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    write(f"END {self.request.id}")
+
+
+@app.task(name="sample.modules")
+def modules() -> list[str]:
+    """Those of the modules that a worker can do without which it has loaded all the same."""
+    return [name for name in ("celery.bin", "prompt_toolkit") if name in sys.modules]
+
+
+@app.task(name="sample.tick", ignore_result=True)
+def tick() -> None:
+    write("TICK")
+
+
+if os.environ.get("LATER"):
+
+    @app.task(name="sample.later", bind=True)
+    def later(self: Any) -> None:
+        """A task of a later release."""
+        write(f"END {self.request.id}")

@@ -1,0 +1,233 @@
+"""celery_service.py's worker: what it holds is lost by nobody and run by one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HOST, Broker, Site, wait_until
+
+
+def hold_tasks(site: Site, broker: Broker, slot: str, number: int, taken: float | None = None) -> None:
+    """As if a worker held tasks, taken at that time."""
+    for _ in range(number):
+        tag = site.send("sample.tick")
+        raw = json.loads(broker.admin.rpop("default"))
+        broker.admin.hset(f"unacked:{slot}", tag, json.dumps([raw, "", "default"]))
+        broker.admin.zadd(f"unacked_index:{slot}", {tag: taken or time.time()})
+    broker.admin.sadd("unacked_slots", slot)
+
+
+def children(process: subprocess.Popen) -> list[str]:
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
+# --- Killed workers ------------------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_worker_held_runs_again(site: Site, broker: Broker) -> None:
+    worker = site.worker()
+    sent = {site.send(), site.send()}
+    wait_until(lambda: set(site.lines("START")) == sent)
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.wait()
+    again = site.worker()
+    assert "Put back into their queues 2 tasks that dead workers held." in site.output(again)
+    wait_until(lambda: len(site.lines("START")) == 4)
+    site.gate.touch()
+    wait_until(lambda: set(site.lines("END")) == sent)
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
+
+
+def test_another_worker_of_the_host_puts_back_too(site: Site, broker: Broker) -> None:
+    dead = site.worker("one", release="r0")
+    sent = site.send()
+    wait_until(lambda: site.lines("START") == [sent])
+    site.kill(dead)
+    site.worker("two")
+    site.gate.touch()
+    wait_until(lambda: site.lines("END") == [sent])
+    assert site.slots() == {f"two.r1@{HOST}"}
+
+
+def test_what_a_live_worker_holds_is_left_to_it(site: Site, broker: Broker) -> None:
+    site.worker("one", release="r0")
+    sent = site.send()
+    wait_until(lambda: site.lines("START") == [sent])
+    site.worker("two")
+    assert site.ask(["rescue", "sample"]) == {"restored": 0, "put_back": {}}
+    assert site.slots() == {f"one.r0@{HOST}", f"two.r1@{HOST}"}
+    time.sleep(1)
+    assert site.lines("START") == [sent]
+    site.gate.touch()
+    wait_until(lambda: site.lines("END") == [sent])
+
+
+def test_a_worker_does_not_start_twice(site: Site, broker: Broker) -> None:
+    site.worker()
+    second = site.worker(wait=False)
+    assert second.wait(30) == 1
+    assert f"The worker one.r1@{HOST} runs already." in site.output(second)
+
+
+def test_of_other_hosts_only_what_is_too_old(site: Site, broker: Broker) -> None:
+    hold_tasks(site, broker, "one.r1@elsewhere", 2)
+    hold_tasks(site, broker, "one.r1@elsewhere", 3, taken=time.time() - 43300)
+    assert site.ask(["rescue", "sample"])["restored"] == 3
+    assert (site.depth(), broker.admin.hlen("unacked:one.r1@elsewhere")) == (3, 2)
+    assert site.slots() == {"one.r1@elsewhere"}
+
+
+def test_two_rescuers_put_back_once(site: Site, broker: Broker) -> None:
+    hold_tasks(site, broker, f"one.gone@{HOST}", 300)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: site.ask(["rescue", "sample"]), range(3)))
+    assert sum(answer["restored"] for answer in answers) == 300
+    assert site.depth() == 300
+    assert site.slots() == set()
+
+
+def test_tasks_that_wait_for_their_time_outlive_a_restart_of_redis(site: Site, broker: Broker) -> None:
+    worker = site.worker()
+    running = site.send()
+    waiting = site.send(countdown=3600)
+    wait_until(lambda: site.lines("START") == [running])
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 2)
+    broker.stop()
+    wait_until(lambda: "Connection to broker lost" in site.output(worker))
+    broker.start()
+    wait_until(lambda: "Put back into their queues 1 tasks that dead" in site.output(worker), 40)
+    # It is taken again and waits again; what ran all the while was not put back.
+    wait_until(lambda: site.output(worker).count(f"[{waiting}] received") == 2)
+    assert site.lines("START") == [running]
+    site.gate.touch()
+    wait_until(lambda: site.lines("END") == [running])
+
+
+# --- Unknown tasks -------------------------------------------------------------------------------------------------
+
+
+def test_unknown_tasks_are_set_aside_until_they_are_known(site: Site, broker: Broker) -> None:
+    worker = site.worker(concurrency=1)
+    unknown = [site.send("sample.later") for _ in range(5)]
+    site.gate.touch()
+    known = site.send()
+    wait_until(lambda: site.lines("END") == [known])
+    for task in unknown:
+        assert f"Set aside the task sample.later ({task}): this release does not know it." in site.output(worker)
+        assert not list(site.results.glob(f"*{task}"))
+    assert "Traceback" not in site.output(worker)
+    assert site.ask(["set_aside", "sample"]) == {"tasks": {"sample.later": 5}}
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
+
+    assert site.stop(worker) == 0
+    later = site.worker(concurrency=1, release="r2", LATER="1")
+    wait_until(lambda: len(site.lines("END")) == 6)
+    assert "Put back into their queues 5 tasks called sample.later that were set aside." in site.output(later)
+    assert site.lines("END")[1:] == unknown
+    assert site.ask(["set_aside", "sample"]) == {"tasks": {}}
+
+
+def test_a_rollout_puts_back_what_its_release_knows(site: Site, broker: Broker) -> None:
+    worker = site.worker()
+    for _ in range(3):
+        site.send("sample.later")
+    wait_until(lambda: site.ask(["set_aside", "sample"]) == {"tasks": {"sample.later": 3}})
+    site.stop(worker)
+    assert site.ask(["rescue", "sample"])["put_back"] == {}
+    assert site.ask(["rescue", "sample"], LATER="1") == {"restored": 0, "put_back": {"sample.later": 3}}
+    assert site.depth() == 3
+
+
+# --- Probe, consumers, account -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_probe_comes_back(site: Site, broker: Broker, pool: str) -> None:
+    site.worker(queues="default,other", pool=pool)
+    answers = site.ask(
+        ["ping", "sample", 10, f"one.r1@{HOST}"],
+        ["probe", "sample", 10, "r1", "default", "other"],
+        ["probe", "sample", 3, "r2", "default", "ticks"],
+    )
+    assert answers == [{"silent": []}, {"silent": [], "other": {}}, {"silent": ["ticks"], "other": {"default": "r1"}}]
+    assert list(site.results.iterdir()) == []
+
+
+def test_a_worker_gives_up_its_queues_and_takes_them_again(site: Site, broker: Broker) -> None:
+    node = f"one.r1@{HOST}"
+    worker = site.worker(queues="default,other")
+    before = children(worker)
+    assert len(before) == 2
+    assert site.ask(["consumers", "sample", "cancel", "default,other", node]) == {"silent": []}
+    site.gate.touch()
+    sent = [site.send(), site.send(queue="other"), site.send(queue="other", priority=9)]
+    time.sleep(2)
+    assert site.ask(["depths", "sample", "default", "other", "ticks"]) == {"default": 1, "other": 2, "ticks": 0}
+    answer = site.ask(["consumers", "sample", "add", "default,other", node, "two.r1@nowhere"])
+    assert answer == {"silent": ["two.r1@nowhere"]}
+    wait_until(lambda: set(site.lines("END")) == set(sent))
+    assert (worker.poll(), children(worker)) == (None, before)
+    # It still takes them when the connection was lost in between.
+    broker.stop()
+    wait_until(lambda: "Connection to broker lost" in site.output(worker))
+    broker.start()
+    sent += [site.send(), site.send(queue="other")]
+    wait_until(lambda: set(site.lines("END")) == set(sent), 40)
+
+
+@pytest.mark.parametrize(
+    ("pool", "numbers"),
+    [
+        ("prefork", {"held": 3, "finished": 1, "handed_back": 2}),
+        # Threads begin all that they were given.
+        ("threads", {"held": 3, "finished": 2, "handed_back": 1}),
+    ],
+)
+def test_a_worker_that_stops_says_what_became_of_its_tasks(
+    site: Site, broker: Broker, pool: str, numbers: dict[str, Any]
+) -> None:
+    worker = site.worker(concurrency=1, pool=pool, PREFETCH="3")
+    site.send()
+    site.send()
+    site.send(countdown=3600)
+    wait_until(lambda: site.lines("START") and broker.admin.hlen(f"unacked:one.r1@{HOST}") == 3)
+    wait_until(lambda: site.output(worker).count("received") == 3)
+    worker.terminate()
+    wait_until(lambda: "Warm shutdown" in site.output(worker))
+    time.sleep(1)
+    site.gate.touch()
+    assert worker.wait(20) == 0
+    assert json.loads((site.run("r1") / "one.json").read_text()) == numbers
+    assert site.depth() == numbers["handed_back"]
+    # The account is of one life only.
+    again = site.worker(queues="other")
+    assert not (site.run("r1") / "one.json").exists()
+    assert site.stop(again) == 0
+    assert json.loads((site.run("r1") / "one.json").read_text()) == {"held": 0, "finished": 0, "handed_back": 0}
+
+
+# --- The process ---------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_waits_for_redis(site: Site, stopped_broker: Broker) -> None:
+    worker = site.worker(wait=False)
+    wait_until(lambda: "Cannot connect" in site.output(worker))
+    time.sleep(2)
+    stopped_broker.start()
+    site.gate.touch()
+    sent = site.send()
+    wait_until(lambda: site.lines("END") == [sent], 40)
+    assert worker.poll() is None
+
+
+def test_a_worker_does_without_celerys_command_line(site: Site, broker: Broker) -> None:
+    site.worker()
+    assert site.client.send_task("sample.modules").get(timeout=10) == []
