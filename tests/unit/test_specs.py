@@ -173,6 +173,7 @@ def test_every_file_of_a_role_is_used(role: str) -> None:
     folder = ROOT / "roles" / role
     texts = text_files(folder)
     choices = {f"{choice}.yml" for option in spec(role).values() for choice in option.get("choices", [])}
+    choices |= set(re.findall(r"tasks_from: (\S+)", "".join(path.read_text() for path in ROOT.glob("playbooks/*.yml"))))
     parts = [path for kind in ("templates", "files", "tasks") for path in (folder / kind).rglob("*") if path in texts]
     unused = [
         name_of(path)
