@@ -6,6 +6,7 @@ again    seconds of site.yml with nothing to change
 release  seconds from playbooks/deploy.yml with changed code to that code serving, by step, and against a playbook that
          copies, links, installs and restarts (bench/plain_deploy.yml)
 rollback seconds from playbooks/rollback.yml to the release before it serving
+latency  the 99th percentile of requests during a rollout against that before it
 far      release and again, with 30 ms to the host's SSH port and back
 memory   MiB of memory that all processes of the host use (PSS), idle, and at most during a rollout
 
@@ -32,6 +33,7 @@ from demo import inventory_text
 from machine import ROOT, SetupError, exit_with_instructions, say
 from relay import relay
 from testhost import Host, ca_files, down, up
+from traffic import Traffic, verdict
 
 HOST = Host("bench", ROOT / ".bench")
 ADDRESS = "10.177.0.3"
@@ -263,6 +265,27 @@ def rollback() -> None:
     say(f"rollback {statistics.median(took):.1f} s (at most 5)")
 
 
+def latency() -> None:
+    """Load through a rollout, as `python -m traffic` makes it."""
+    provisioned()
+    ratios = []
+    for _ in range(RUNS):
+        with Traffic(SITE.rstrip("/"), overlay=False) as traffic:
+            before = traffic.pause(20)
+            began = time.time()
+            release_seconds()
+            during = (began, time.time())
+        usual, then = (
+            verdict.percentile(verdict.latencies(traffic.samples, span), 99) * 1000 for span in (before, during)
+        )
+        failed = sum(1 for sample in traffic.samples if sample.failed)
+        ratios.append(then / usual)
+        say(
+            f"{len(traffic.samples)} requests, {failed} failed; p99 {usual:.0f} ms before, {then:.0f} ms during a rollout."
+        )
+    say(f"latency  p99 during a rollout {statistics.median(ratios):.1f} times that before it (at most 2)")
+
+
 def far() -> None:
     provisioned()
     inventory = HOST.folder / "far.yml"
@@ -277,7 +300,15 @@ def far() -> None:
 
 
 def main() -> None:
-    figures = {"fresh": fresh, "again": again, "release": release, "rollback": rollback, "far": far, "memory": memory}
+    figures = {
+        "fresh": fresh,
+        "again": again,
+        "release": release,
+        "rollback": rollback,
+        "latency": latency,
+        "far": far,
+        "memory": memory,
+    }
     chosen = sys.argv[1:] or list(figures)
     if unknown := set(chosen) - set(figures):
         raise SetupError(f"No figure is called {', '.join(unknown)}; there are {', '.join(figures)}.")

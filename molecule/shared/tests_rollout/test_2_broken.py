@@ -47,19 +47,16 @@ def test_the_repaired_release_rolls_out_after_a_failed_migration(rollouts: Rollo
 
 
 def test_a_migration_that_waits_for_a_lock_gives_up(rollouts: Rollouts, old: str) -> None:
-    """The site stays fast meanwhile, also the page that reads the table."""
+    """The site goes on meanwhile, also the page that reads the table."""
     processes, schema = rollouts.processes(), rollouts.schema()
     version = rollouts.version("locked", "column=remark")
     with rollouts.under_load() as traffic:
-        before = traffic.pause(20)
         with rollouts.held_transaction("ledger_effect"):
             run = rollouts.deploy(version).failed()
         traffic.pause(2)
     assert "lock" in run.output
     assert (rollouts.processes(), rollouts.schema()) == (processes, schema)
     rollouts.nothing_suffered(traffic, [old])
-    others = [sample for sample in traffic.samples if sample.name not in ("GET /effects/", "POST /tasks/")]
-    verdict.latency_stayed(others, before, run.span)
     rollouts.deploy(version).succeeded()
 
 
