@@ -280,9 +280,8 @@ def latency() -> None:
         )
         failed = sum(1 for sample in traffic.samples if sample.failed)
         ratios.append(then / usual)
-        say(
-            f"{len(traffic.samples)} requests, {failed} failed; p99 {usual:.0f} ms before, {then:.0f} ms during a rollout."
-        )
+        counted = f"{len(traffic.samples)} requests, {failed} failed"
+        say(f"{counted}; p99 {usual:.0f} ms before, {then:.0f} ms during a rollout.")
     say(f"latency  p99 during a rollout {statistics.median(ratios):.1f} times that before it (at most 2)")
 
 
