@@ -184,8 +184,9 @@ def serve() -> None:
     for line in sys.stdin:
         question, *arguments = json.loads(line)
         try:
-            # Nothing, from the second time on.
-            importlib.import_module("django").setup()
+            if "DJANGO_SETTINGS_MODULE" in os.environ:
+                # Nothing happens from the second time on.
+                importlib.import_module("django").setup()
             answer = {"answer": QUESTIONS[question](*arguments)}
         except (Exception, SystemExit):  # Whatever the application does, the one who asks gets to know it.
             answer = {"error": traceback.format_exc()}
