@@ -33,7 +33,7 @@ STEPS = (
 LONGEST = 400
 SETTLE_SECONDS = 90
 # Seconds between two ticks that a restart of beat may cause on a busy host: its stop, its start, and the tick itself.
-BEAT_STOP = 20
+BEAT_STOP = 30
 
 # Run on the host: wait until a rollout that began after this did is at one of the steps, then kill its process or not.
 # Its arguments: the file, seconds, `kill` or `look`, the steps.
