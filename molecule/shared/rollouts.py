@@ -289,13 +289,15 @@ class Rollouts:
         With `once` no task was begun twice either, as is promised unless a worker dies.
         """
         began, ended = traffic.samples[0].start, max(sample.end for sample in traffic.samples)
-        ledger = verdict.settle(self.ledger, traffic.sent, SETTLE_SECONDS).since(began)
-        verdict.none_lost(traffic.sent, ledger)
-        verdict.each_effect_once(traffic.sent, ledger)
+        # The flow may go on meanwhile: what is sent from now on is not waited for.
+        sent = list(traffic.sent)
+        ledger = verdict.settle(self.ledger, sent, SETTLE_SECONDS).since(began)
+        verdict.none_lost(sent, ledger)
+        verdict.each_effect_once(sent, ledger)
         verdict.no_tick_twice(ledger)
         verdict.ticks_kept_time(ledger, bound, (began, ended))
         if once:
-            verdict.none_ran_twice(ledger, {one.id for one in traffic.sent})
+            verdict.none_ran_twice(ledger, {one.id for one in sent})
         return ledger
 
     def nothing_suffered(self, traffic: Traffic, releases: Sequence[str], **options: Any) -> None:
