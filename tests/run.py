@@ -24,6 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test-results"
 SYSTEMS = ("debian12", "debian13")
 
+# Scenarios of one host, which can run beside another.
+BESIDE = ("rollout-supervisor",)
+
 LINT = [
     ["ansible-lint"],
     ["yamllint", "--strict", "."],
@@ -67,16 +70,21 @@ def scenarios() -> list[str]:
     return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
 
+def scenario(name: str) -> Part:
+    return Part(name, [["molecule", "test", "--scenario-name", name]])
+
+
 def all_parts() -> list[list[Part]]:
-    """Two lanes: scenarios one after another, and beside them what needs little of the machine."""
+    """Two lanes: scenarios one after another, and beside them what needs less of the machine."""
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
     return [
-        [Part(name, [["molecule", "test", "--scenario-name", name]]) for name in scenarios()],
+        [scenario(name) for name in scenarios() if name not in BESIDE],
         [
             Part("lint", LINT, has_tests=False),
             Part("unit", [unit]),
             Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
+            *(scenario(name) for name in scenarios() if name in BESIDE),
         ],
     ]
 
