@@ -209,6 +209,16 @@ def test_pages_that_fail_after_the_switch_bring_the_old_release_back(
     assert record.history(serving.settings)[-1]["outcome"].startswith("failed at watch")
 
 
+def test_what_fails_when_the_old_processes_end_is_taken_up_by_the_next_run(serving: Host, answers: Answers) -> None:
+    answers.say["rescue"] = ReleaseError("no broker")
+    assert roll(serving) == 1
+    assert serving.serving() == NEW
+    assert record.Record(serving.settings).unfinished()["step"] == "drain"
+    answers.say.clear()
+    assert roll(serving) == 0
+    assert not record.Record(serving.settings).unfinished()
+
+
 def test_what_nobody_expected_is_put_back_too(serving: Host, answers: Answers, capsys: Any) -> None:
     answers.say["check"] = OSError("No space left on device")
     assert roll(serving) == 1

@@ -1,7 +1,7 @@
 """What the tests of rollouts share.
 
-`@pytest.mark.os("debian13")`: one host is enough where its version makes no difference. Where there is but one host, the
-test runs on that.
+`@pytest.mark.os("debian13")`: one host is enough where its version makes no difference. Where there is but one host,
+the test runs on that.
 """
 
 from __future__ import annotations

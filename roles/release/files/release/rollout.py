@@ -32,6 +32,8 @@ ROLLBACK = (
     "preflight", "start", "gate", "warm", "compare", "switch", "workers", "handover",
     "probe", "watch", "beat", "drain", "prune",
 )  # fmt: skip
+# From here on the old processes end, and there is no way back to them.
+FINAL = ("beat", "drain", "prune")
 # Where a host of several waits for the others. Until the last of them, whatever fails anywhere is put back everywhere.
 MEETINGS = ("check", "migrate", "gate", "watch")
 MEETING_SECONDS = 600
@@ -459,6 +461,9 @@ class Rollout:
         """Put everything back, say why, and write it down."""
         step = self.record.state["step"]
         say(f"Release {self.release} stops at {step}. {error}")
+        if step in FINAL and self.host.serving() == self.release:
+            say(f"Release {self.release} serves. Run the same again: it takes up what is left of the one before.")
+            return 1
         try:
             self.put_back()
         except Exception as second:  # There may be no room, no database, no broker.
