@@ -24,9 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test-results"
 SYSTEMS = ("debian12", "debian13")
 
-# Scenarios of one host, which can run beside another.
-BESIDE = ("rollout-supervisor",)
-
 LINT = [
     ["ansible-lint"],
     ["yamllint", "--strict", "."],
@@ -75,16 +72,15 @@ def scenario(name: str) -> Part:
 
 
 def all_parts() -> list[list[Part]]:
-    """Two lanes: scenarios one after another, and beside them what needs less of the machine."""
+    """Two lanes: scenarios one after another, and beside them what needs little of the machine."""
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
     return [
-        [scenario(name) for name in scenarios() if name not in BESIDE],
+        [scenario(name) for name in scenarios()],
         [
             Part("lint", LINT, has_tests=False),
             Part("unit", [unit]),
             Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
-            *(scenario(name) for name in scenarios() if name in BESIDE),
         ],
     ]
 

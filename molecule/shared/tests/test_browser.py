@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from installation import Installation, query
@@ -25,6 +26,7 @@ ARGUMENTS = [
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 MILLISECONDS = 20_000
+NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 
 expect.set_options(timeout=MILLISECONDS)
 
@@ -48,13 +50,28 @@ class Person:
         self.pictures: list[tuple[str, bytes]] = []
         self.page = context.new_page()
         self.page.set_default_timeout(MILLISECONDS)
+        self.page.goto = self.patient(self.page.goto)
         self.page.on("console", self.note)
         self.page.on("pageerror", lambda error: self.errors.append(f"error on {self.page.url}: {error}"))
 
     def note(self, message: ConsoleMessage) -> None:
-        expected = self.expects and self.expects in message.text
+        expected = (self.expects and self.expects in message.text) or NETWORK_CHANGED in message.text
         if message.type in ("error", "warning") and not expected:
             self.errors.append(f"{message.text} ({message.location['url']}, on {self.page.url})")
+
+    def patient(self, goto: Callable[..., Any]) -> Callable[..., Any]:
+        """Chromium gives a request up when this machine gets or loses an interface, as it does with every container."""
+
+        def go(*arguments: Any, **options: Any) -> Any:
+            for _ in range(3):
+                try:
+                    return goto(*arguments, **options)
+                except BrowserError as error:
+                    if NETWORK_CHANGED not in str(error):
+                        raise
+            return goto(*arguments, **options)
+
+        return go
 
     def step(self, name: str) -> None:
         """Something has been done: take a picture, and see that nothing sticks out sideways."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from installation import Installation
 from probes import open_ports
@@ -48,10 +51,17 @@ def test_the_services_within_listen_on_loopback(listening: dict[int, set[str]], 
     assert listening.get(port) == {"127.0.0.1"}
 
 
+def listeners(host: Host, sockets: str) -> set[str]:
+    """The programs that listen, by the name of their script where that is Python's."""
+    pids = re.findall(r"pid=(\d+)", host.check_output(f"ss --no-header --listening --processes {sockets}"))
+    lines = [line.split() for line in host.check_output(f"ps -o args= -p {','.join(pids)}").splitlines()]
+    return {Path(words[1] if "python" in words[0] and len(words) > 1 else words[0]).name for words in lines}
+
+
 def test_gunicorn_listens_on_its_socket_only(host: Host, app: Installation, release: str) -> None:
     socket = f"/srv/{app.name}/releases/{release}/run/web.sock"
-    assert "gunicorn" in host.check_output(f"ss --no-header --listening --processes --unix 'src {socket}'")
-    assert "gunicorn" not in host.check_output("ss --no-header --listening --processes --tcp --udp")
+    assert listeners(host, f"--unix 'src {socket}'") == {"gunicorn"}
+    assert "gunicorn" not in listeners(host, "--tcp --udp")
 
 
 @pytest.mark.parametrize(("user", "welcome"), [("www-data", True), ("nobody", False), ("redis", False)])

@@ -73,10 +73,11 @@ def test_only_the_applications_user_runs_it(host: Host, app: Installation, relea
 
 
 def test_beat_runs_exactly_once(host: Host, app: Installation) -> None:
-    assert len(host.check_output("pgrep -f 'bin/celery .* beat '").split()) == 1
-    lock = f"/srv/{app.name}/shared/beat/lock"
-    second = host.run(f"runuser -u {app.name} -- flock --nonblock {lock} true")
-    assert second.rc == 1, "a second beat could start: nobody holds the lock"
+    assert len(host.check_output("pgrep -f 'celery_service.py beat '").split()) == 1
+    lock = f"open('/srv/{app.name}/shared/beat/lock', 'r+')"
+    code = f"import fcntl; fcntl.lockf({lock}, fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    second = host.run(f'runuser -u {app.name} -- python3 -c "{code}"')
+    assert "BlockingIOError" in second.stderr, "a second beat could start: nobody holds the lock"
 
 
 def test_the_applications_units_are_confined(host: Host, app: Installation, release: str) -> None:
