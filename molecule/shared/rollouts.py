@@ -153,7 +153,8 @@ class Rollouts:
         if variables:
             command += ["--extra-vars", json.dumps(variables)]
         log = Path(tempfile.mkstemp(prefix="playbook-", suffix=".log", dir=self.folder)[1])
-        environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+        environment |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
         with log.open("w") as output:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
