@@ -253,6 +253,8 @@ def check_mail(here: Installation) -> Iterator[Problem]:
 def check_numbers(here: Installation) -> Iterator[Problem]:
     if not 1 <= int(here.values["app_https_port"]) <= 65535:
         yield Problem("app_https_port", f"must be a port, from 1 to 65535; it is {here.values['app_https_port']}.")
+    if int(here.values["app_gate_timeout"]) < 1:
+        yield Problem("app_gate_timeout", f"must be at least 1 (seconds); it is {here.values['app_gate_timeout']}.")
     if int(here.values["app_keep_releases"]) < 1:
         keep = here.values["app_keep_releases"]
         yield Problem("app_keep_releases", f"must be at least 1, the one that serves; it is {keep}.")
@@ -380,7 +382,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_environment("app_environment"): ("app_environment",),
     check_environment("app_release_environment"): ("app_release_environment",),
     check_mail: ("app_domain", "app_email_url", "app_email_from", "app_admin_user", "app_admin_email"),
-    check_numbers: ("app_https_port", "app_web", "app_keep_releases"),
+    check_numbers: ("app_https_port", "app_web", "app_keep_releases", "app_gate_timeout"),
     check_memory: (NEEDS_FACTS,),
     check_workers: ("app_workers",),
     check_maintenance: ("app_maintenance_addresses", "app_maintenance_paths"),

@@ -290,9 +290,10 @@ class Rollout:
             return
         names = [self.host.node(unit) for unit in units]
         seconds = self.settings.gate_timeout
-        silent = self.application.ask("ping", self.settings.celery, seconds, *names, seconds=seconds + 30)["silent"]
-        if silent:
-            raise ReleaseError(self.explain(units, f"No answer within {seconds} s from {', '.join(silent)}."))
+        deadline = time.monotonic() + seconds
+        while silent := self.application.ask("ping", self.settings.celery, 3, *names)["silent"]:
+            if self.manager.failed(units) or time.monotonic() > deadline:
+                raise ReleaseError(self.explain(units, f"No answer (within {seconds} s) from {', '.join(silent)}."))
         say(f"Its workers answer: {', '.join(worker.name for worker in self.settings.workers)}.")
 
     # -- from the old to the new
