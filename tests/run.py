@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the parts of the test suite, side by side where they do not disturb each other.
+"""Run the parts of the test suite, two at a time.
 
 Every part runs, also after another has failed. The last line counts the tests
 that ran: `N passed, N failed`; a part that failed without a failing test, or in
@@ -23,6 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test-results"
 SYSTEMS = ("debian12", "debian13")
+# Scenarios mostly wait; more of them at once would make hosts under load late.
+AT_ONCE = 2
+# Of what a failed test says; the rest is in the log.
+FIRST_LINES = 12
 
 LINT = [
     ["ansible-lint"],
@@ -71,28 +75,28 @@ def scenario(name: str) -> Part:
     return Part(name, [["molecule", "test", "--scenario-name", name]])
 
 
-def all_parts() -> list[list[Part]]:
-    """Two lanes: scenarios one after another, and beside them what needs little of the machine."""
+def all_parts() -> list[Part]:
+    """In the order in which they begin. What needs little of the machine goes beside the scenario with a browser."""
+    first, *others = [scenario(name) for name in scenarios()]
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
     return [
-        [scenario(name) for name in scenarios()],
-        [
-            Part("lint", LINT, has_tests=False),
-            Part("unit", [unit]),
-            Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
-        ],
+        first,
+        Part("lint", LINT, has_tests=False),
+        Part("unit", [unit]),
+        Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
+        *others,
     ]
 
 
-def choose(names: Sequence[str]) -> list[list[Part]]:
-    """The lanes with the parts of these names only; all of them when no name is given."""
-    lanes = all_parts()
-    known = [part.name for lane in lanes for part in lane]
+def choose(names: Sequence[str]) -> list[Part]:
+    """The parts of these names only; all of them when no name is given."""
+    parts = all_parts()
+    known = [part.name for part in parts]
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"There is no part called {unknown[0]}. There are: {', '.join(known)}.")
-    return [[part for part in lane if not names or part.name in names] for lane in lanes]
+    return [part for part in parts if not names or part.name in names]
 
 
 # --- Running -----------------------------------------------------------------------------
@@ -143,8 +147,9 @@ def read_results(part: Part) -> None:
     """Count the tests in every JUnit file that the part left behind."""
     for file in sorted(part.folder.glob("*.xml")):
         for case in ET.parse(file).iter("testcase"):
-            if case.find("failure") is not None or case.find("error") is not None:
-                part.failed_tests.append(f"{case.get('classname')}::{case.get('name')}")
+            if (failure := next((one for one in case if one.tag in ("failure", "error")), None)) is not None:
+                said = (failure.get("message") or "").splitlines()[:FIRST_LINES]
+                part.failed_tests.append("\n        ".join([f"{case.get('classname')}::{case.get('name')}", *said]))
             elif case.find("skipped") is None:
                 part.passed += 1
 
@@ -168,18 +173,12 @@ def report(parts: Sequence[Part]) -> str:
     return "\n".join([*lines, "", f"{passed} passed, {failed} failed"])
 
 
-def run_lane(lane: Sequence[Part]) -> None:
-    for part in lane:
-        execute(part)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="*", help="lint, unit, app or a scenario; default: all")
-    lanes = choose(parser.parse_args().part)
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        list(pool.map(run_lane, lanes))
-    parts = [part for lane in lanes for part in lane]
+    parts = choose(parser.parse_args().part)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(execute, parts))
     print(f"\n{report(parts)}")
     return int(any(part.problems for part in parts))
 

@@ -64,10 +64,17 @@ def test_the_report_says_where_to_read_on(results: Path) -> None:
     assert f"{results}/part/output.log" in report([shell("exit 7")])
 
 
+def test_the_report_says_why_a_test_failed() -> None:
+    failure = '<failure message="3 of 90 requests failed:&#10; GET /">a long trace</failure>'
+    junit = f'<testsuite><testcase classname="t" name="bad">{failure}</testcase></testsuite>'
+    text = report([shell(f"echo '{junit}' >$TEST_RESULTS/a.xml; exit 1")])
+    assert "t::bad\n        3 of 90 requests failed:\n         GET /" in text
+
+
 def test_an_unknown_part_is_answered_with_those_there_are() -> None:
     with pytest.raises(SystemExit, match=r"no part called nosuch.*lint"):
         choose(["nosuch"])
 
 
 def test_a_scenario_is_a_part_of_its_own() -> None:
-    assert [part.name for lane in choose(["default"]) for part in lane] == ["default"]
+    assert [part.name for part in choose(["default"])] == ["default"]
