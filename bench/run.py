@@ -225,7 +225,7 @@ def plain_seconds() -> float:
         str(INVENTORY),
         "bench/plain_deploy.yml",
         "--extra-vars",
-        f"plain_archive={archive}",
+        f"plain_archive={archive} plain_stamp={time.time_ns()}",
     ]
     return seconds_until(lambda: mark in shown(), command)
 
