@@ -25,6 +25,8 @@ GROUPS = ("web", "worker", "scheduler", "database", "broker")
 APP, INVENTORY, VAULT = "group_vars/all/app.yml", "hosts.yml", "group_vars/all/vault.yml"
 WORKER = {"name": "io", "queues": ["io"]}
 SECRET = "hunter2-colon"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKMXJ2zGHsrkdF4zIhPEXC/OkkCoL5M7SPKYvbbiIj+f alice@laptop"
+PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Case:
     says: str
     variables: dict[str, Any] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
+
+
+def admin(name: str, keys: list[str] | None = None) -> dict[str, Any]:
+    return {"name": name, "keys": [KEY] if keys is None else keys}
 
 
 # Each key is the host; each message must begin with the file, then the variable, then these words.
@@ -97,6 +103,17 @@ CASES = {
         'app_maintenance_addresses holds "10.0.0.1/8"; the network is 10.0.0.0/8.',
         {"app_maintenance_addresses": ["10.0.0.1/8", "10.0.0.0/8", "192.0.2.7"]},
     ),
+    "admin_name": Case("app_administrators.Alice must be called by", {"app_administrators": [admin("Alice")]}),
+    "admin_root": Case("app_administrators.root is a user of the system", {"app_administrators": [admin("root")]}),
+    "admin_app": Case("app_administrators.shop is a user of", {"app_administrators": [admin("shop")]}),
+    "admin_twice": Case("app_administrators has more than one", {"app_administrators": [admin("al"), admin("al")]}),
+    "admin_no_key": Case("app_administrators.al.keys is empty", {"app_administrators": [admin("al", [])]}),
+    "admin_private": Case("app_administrators.al.keys holds a", {"app_administrators": [admin("al", [PRIVATE])]}),
+    "admin_file": Case("app_administrators.al.keys holds what is", {"app_administrators": [admin("al", ["id.pub"])]}),
+    "admin_cut": Case("app_administrators.al.keys holds a key that", {"app_administrators": [admin("al", [KEY[:60]])]}),
+    "ssh_port": Case("app_ssh_port must not be 443: nginx listens", {"app_ssh_port": 443}),
+    "ssh_port_range": Case("app_ssh_port must be a port", {"app_ssh_port": 0}),
+    "trusted": Case('app_trusted_addresses holds "office"; write', {"app_trusted_addresses": ["office"]}),
     "maintenance_path": Case('app_maintenance_paths holds "up"; write', {"app_maintenance_paths": ["up"]}),
     "port_range": Case("app_https_port must be a port, from 1 to 65535; it is 70000", {"app_https_port": 70000}),
     "keep_none": Case("app_keep_releases must be at least 1", {"app_keep_releases": 0}),

@@ -5,6 +5,7 @@ It runs on the control machine alone: no host is contacted. The first half knows
 
 from __future__ import annotations
 
+import base64
 import difflib
 import ipaddress
 import re
@@ -34,6 +35,8 @@ TAKEN = {
     *("irc", "nobody", "sshd", "messagebus", "polkitd", "postgres", "template0", "template1", "redis", "nginx"),
     *("ssh", "cron", "dbus", "flower", "default"),
 }
+
+SERVICE_PORTS = {80: "nginx", 443: "nginx", 5432: "PostgreSQL", 5555: "Flower", 6379: "Redis", 6380: "Redis"}
 
 # Worked out from the facts of the host, which are not there yet.
 NEEDS_FACTS = "app_memory_mb"
@@ -315,6 +318,62 @@ def address_sentence(address: str) -> str:
     return ""
 
 
+def check_access(here: Installation) -> Iterator[Problem]:
+    administrators = here.values["app_administrators"]
+    names = [each["name"] for each in administrators]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Problem("app_administrators", f"has more than one administrator called {name}.")
+    for each in administrators:
+        name, keys = each["name"], each["keys"]
+        if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", name):
+            yield Problem(
+                "app_administrators",
+                'must be called by at most 32 small letters, digits, "-" and "_", a letter first.',
+                part=f".{name}",
+            )
+        elif name in TAKEN or name in (here.values["app_name"], f"{here.values['app_name']}_owner"):
+            yield Problem("app_administrators", "is a user of the system or of the application.", part=f".{name}")
+        if not keys:
+            yield Problem("app_administrators", "is empty: nobody could log in.", part=f".{name}.keys")
+        for key in keys:
+            if sentence := key_sentence(key):
+                yield Problem("app_administrators", sentence, part=f".{name}.keys")
+
+
+def key_sentence(key: str) -> str:
+    """What is wrong with a public key for SSH; "" when nothing is. It is not repeated: it may be a private one."""
+    if "PRIVATE KEY" in key:
+        return "holds a private key! Give the public one, the file that ends in .pub; make a new pair if others saw it."
+    form = r"(?P<type>(sk-)?(ssh|ecdsa)-[\w@.-]+) (?P<blob>AAAA[A-Za-z0-9+/]+={0,3})( [^\n\r]*)?"
+    shape = re.fullmatch(form, key.strip())
+    if not shape:
+        return "holds what is no public key: write one line, as ssh-keygen put it into a file that ends in .pub."
+    try:
+        blob = base64.b64decode(shape["blob"], validate=True)
+    except ValueError:
+        blob = b""
+    length = int.from_bytes(blob[:4], "big")
+    if blob[4 : 4 + length] != shape["type"].encode() or len(blob) < length + 36:
+        return "holds a key that is not whole: copy all of the line of the file that ends in .pub."
+    if shape["type"] == "ssh-dss":
+        return "holds a key of the type ssh-dss, which sshd refuses; make one by ssh-keygen -t ed25519."
+    return ""
+
+
+def check_ssh_port(here: Installation) -> Iterator[Problem]:
+    port = int(here.values["app_ssh_port"])
+    if not 1 <= port <= 65535:
+        yield Problem("app_ssh_port", f"must be a port, from 1 to 65535; it is {port}.")
+    elif port in SERVICE_PORTS:
+        yield Problem("app_ssh_port", f"must not be {port}: {SERVICE_PORTS[port]} listens there.")
+
+
+def check_trusted(here: Installation) -> Iterator[Problem]:
+    for address in here.values["app_trusted_addresses"]:
+        if sentence := address_sentence(address):
+            yield Problem("app_trusted_addresses", f"holds {quoted(address)}; {sentence}")
+
+
 def check_urls(here: Installation) -> Iterator[Problem]:
     forms = {
         "app_database_url": "postgres(ql)?://",
@@ -386,6 +445,9 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_memory: (NEEDS_FACTS,),
     check_workers: ("app_workers",),
     check_maintenance: ("app_maintenance_addresses", "app_maintenance_paths"),
+    check_access: ("app_administrators", "app_name"),
+    check_ssh_port: ("app_ssh_port",),
+    check_trusted: ("app_trusted_addresses",),
     check_urls: ("app_database_url", "app_database_owner_url", "app_broker_url", "app_cache_url"),
     check_hosts: ("app_database_url", "app_broker_url", "app_cache_url"),
 }
