@@ -48,8 +48,8 @@ OS = os.environ.get("OS", "debian13")
 ROUND_TRIP = 0.030
 FAR_PORT = 2233
 
-# Idle is what a stack uses some time after its last work.
-SETTLE_SECONDS = 60
+# Idle is what a stack uses some time after its last work: connections that nobody uses are closed after a minute.
+SETTLE_SECONDS = 120
 # All processes but the logins by SSH, which are this measurement's own and Ansible's.
 PSS = """
 for p in /proc/[0-9]*; do

@@ -1,12 +1,10 @@
 """The Celery application `core`, and the base class of every task."""
 
-import gc
 import os
 from typing import Any
 
 from celery import Celery
 from celery.contrib.django.task import DjangoTask
-from celery.signals import worker_before_create_process
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 
@@ -40,11 +38,3 @@ class Task(DjangoTask):
 app = Celery("core", task_cls="core.celery:Task")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
-
-
-@worker_before_create_process.connect
-def share_memory(**kwargs: Any) -> None:
-    """Before the first fork, take what is loaded out of the garbage collector's sight: a pool's processes then share it."""
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()

@@ -1,4 +1,4 @@
-"""Run Flower as `celery flower` does, with the same options, but without Celery's command line, which costs it megabytes."""
+"""Run Flower as `celery flower` does, with its options, but without Celery's command line, which costs megabytes."""
 
 from __future__ import annotations
 

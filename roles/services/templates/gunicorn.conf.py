@@ -1,4 +1,5 @@
 # {{ ansible_managed }}
+import contextlib
 import gc
 
 # The socket is the release's own and comes on the command line. Settings: docs.gunicorn.org/en/stable/settings.html
@@ -32,7 +33,13 @@ def when_ready(server):
     from django.urls import get_resolver
 
     get_resolver().url_patterns
-    # Whatever asked the database while it was imported must not share its connection with the processes.
-    connections.close_all()
+    for connection in connections.all():
+        # Without a database the pages say so themselves.
+        with contextlib.suppress(Exception), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        # A connection must not be shared, nor a pool of them.
+        connection.close()
+        if getattr(connection, "pool", None):
+            connection.close_pool()
     gc.collect()
     gc.freeze()
