@@ -150,6 +150,9 @@ def serving(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Ho
     monkeypatch.setattr(build, "make_environment", lambda host, release: None)
     monkeypatch.setattr(build, "check_room", lambda host: None)
     monkeypatch.setattr(rollout, "health_problem", lambda *arguments: "")
+    monkeypatch.setattr(
+        rollout, "answers", lambda settings, path: host.web_units(path.parents[1].name)[0] in manager.running
+    )
     monkeypatch.setattr(rollout, "wait_until_idle", lambda *arguments, **options: None)
     monkeypatch.setattr(rollout, "beat_processes", lambda user: ["1"])
     return host
@@ -270,7 +273,7 @@ def test_the_report_counts_what_became_of_the_tasks(serving: Host, answers: Answ
 def kill_at(host: Host, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Roll NEW out, and end without any clean-up when the step begins."""
 
-    def die(self: Any) -> None:
+    def die(self: Any, *_: Any) -> None:
         raise SystemExit
 
     with monkeypatch.context() as patch:
@@ -299,6 +302,63 @@ def test_another_release_undoes_what_was_killed(
     assert roll(serving, "other-3") == 0
     assert serving.serving() == "other-3"
     assert manager.running == set(serving.units("other-3"))
+
+
+def gave_back(answers: Answers, release: str) -> bool:
+    node = f"default.{release}@{os.uname().nodename}"
+    return ("consumers", "core", "add", "default", node) in answers.asked
+
+
+def test_old_workers_take_tasks_again_where_the_run_that_takes_it_up_fails(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_at(serving, "probe", monkeypatch)
+    answers.say["probe"] = {"silent": ["default"]}
+    assert roll(serving) == 1
+    assert serving.serving() == OLD
+    assert manager.running == set(serving.units(OLD))
+    assert gave_back(answers, OLD)
+
+
+def test_no_way_back_to_a_release_whose_pages_have_ended(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_at(serving, "drain", monkeypatch)
+    manager.stop(serving.web_units(OLD))
+    answers.say["probe"] = {"silent": ["default"]}
+    assert roll(serving) == 1
+    assert serving.serving() == NEW
+    assert set(serving.units(NEW)) <= manager.running
+
+
+def test_back_to_the_release_before_after_a_kill(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its workers still run and were told to take no more tasks."""
+    kill_at(serving, "probe", monkeypatch)
+    assert roll(serving, OLD, "rollback") == 0
+    assert gave_back(answers, OLD)
+    assert manager.running == set(serving.units(OLD))
+
+
+def test_what_serves_stays_where_a_killed_run_of_another_is_undone(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_at(serving, "gate", monkeypatch)
+    answers.say["probe"] = {"silent": ["default"]}
+    assert roll(serving, OLD) == 1
+    assert serving.serving() == OLD
+    assert manager.running == set(serving.units(OLD))
+
+
+def test_what_workers_were_told_outlasts_a_second_kill(
+    serving: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill_at(serving, "switch", monkeypatch)
+    kill_at(serving, "recover", monkeypatch)
+    assert not gave_back(answers, OLD)
+    assert roll(serving, "other-3") == 0
+    assert gave_back(answers, OLD)
 
 
 # --- rolling back

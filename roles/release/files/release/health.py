@@ -26,6 +26,11 @@ def health_problem(settings: Settings, path: Path, release: str, timeout: float 
     return ""
 
 
+def answers(settings: Settings, path: Path, timeout: float = 5) -> bool:
+    """Does anybody answer at a release's socket, whatever it says? `timeout` is in seconds."""
+    return get(settings, path, settings.health_path, timeout)[0] != 0
+
+
 def get(settings: Settings, path: Path, page: str, timeout: float) -> tuple[int, str]:
     """Status and body of a page, asked as nginx would; 0 and the reason when there is no answer."""
     connection = http.client.HTTPConnection(settings.domain, timeout=timeout)

@@ -16,7 +16,7 @@ from typing import Any
 from . import build
 from .application import Application
 from .database import Database
-from .health import health_problem, wait_until_idle, warm_up
+from .health import answers, health_problem, wait_until_idle, warm_up
 from .host import Host
 from .record import Record
 from .settings import ReleaseError, say
@@ -75,13 +75,16 @@ class Rollout:
             say(f"Release {self.release} serves already.")
             return 0
         before = left_behind.get("previous", "") if serves else self.previous
-        self.record.begin(self.order.action, self.release, self.order.by, previous=before, log=self.order.log)
+        # What the old workers and beat were told stays known, however often it is killed.
+        kept = left_behind if serves or left_behind.get("release") != self.previous else {}
+        told = {name: kept[name] for name in ("taken", "beat_stopped") if kept.get(name)}
+        self.record.begin(self.order.action, self.release, self.order.by, previous=before, log=self.order.log, **told)
         self.record.note(log_from=self.log_size(), was_built=self.release in self.host.built())
         try:
             self.recover(left_behind)
             for step in self.steps(serves):
                 # What was told before the switch need not be told again to workers that are on their way out.
-                if step != "handover" or not (serves and left_behind.get("taken")):
+                if step != "handover" or not (serves and self.record.state.get("taken")):
                     self.take(step)
             self.finish()
         except ReleaseError as error:
@@ -128,12 +131,19 @@ class Rollout:
             return
         other = left_behind["release"]
         say(f"The rollout of {other} by {left_behind['by']} was killed at the step {left_behind['step']}.")
-        if other != self.previous and left_behind.get("taken"):
+        taken = left_behind.get("taken", {})
+        if other == self.previous:
+            # It serves, and the workers before it are to end, unless this goes back to their release.
+            mine = {self.host.node(unit) for unit, of in self.manager.alive().items() if of == self.release}
+            taken = {node: queues for node, queues in taken.items() if node in mine}
+        if taken:
             former = Application(self.host, self.previous)
-            self.give_back(left_behind["taken"], former)
+            self.give_back(taken, former)
             former.close()
-        if left_behind.get("beat_stopped") and not self.manager.beat_runs():
-            self.manager.restart_beat()
+        if other != self.previous:
+            if left_behind.get("beat_stopped") and not self.manager.beat_runs():
+                self.manager.restart_beat()
+            self.record.note(taken={}, beat_stopped=False)
         if other not in (self.release, self.previous):
             self.manager.stop([unit for unit, of in self.manager.alive().items() if of == other])
             if not left_behind.get("was_built"):
@@ -235,7 +245,8 @@ class Rollout:
 
     def start(self) -> None:
         """Start the release beside the one that serves; what a killed run left behind stops first."""
-        strays = [unit for unit in self.host.others(self.release) if unit.partition("@")[2] != self.previous]
+        wanted = (self.previous, self.record.state["previous"])
+        strays = [unit for unit in self.host.others(self.release) if unit.partition("@")[2] not in wanted]
         self.manager.stop(strays, wait=False)
         self.manager.prepare(self.release)
         if self.order.action == "rollback" and self.release != self.previous:
@@ -478,8 +489,11 @@ class Rollout:
     def put_back(self) -> None:
         state = self.record.state
         previous = state["previous"]
+        if previous == self.release:
+            # It served before this began, which was only to undo what another left behind.
+            return
         if self.host.serving() == self.release and previous:
-            if not self.host.facts(previous) or not set(self.host.units(previous)) & set(self.manager.alive()):
+            if not self.still_runs(previous):
                 raise ReleaseError(f"Release {previous} no longer runs, so it cannot take over.")
             self.host.switch(previous)
             say(f"Switched back to release {previous}.")
@@ -502,6 +516,12 @@ class Rollout:
             self.application.close()
             self.host.remove(self.release)
         build.forget_archives(self.host)
+
+    def still_runs(self, release: str) -> bool:
+        """Could it take over at once? A process that is ending counts as running, so its pages are asked for."""
+        if not self.host.facts(release) or not set(self.host.units(release)) & set(self.manager.alive()):
+            return False
+        return not self.settings.web or answers(self.settings, self.host.path(release) / "run/web.sock")
 
     def stop_taking(self, units: list[str]) -> None:
         """New workers that must go stop taking tasks first: one taken at the moment of its end could run twice."""
