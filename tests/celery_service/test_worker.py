@@ -154,11 +154,25 @@ def test_a_probe_comes_back(site: Site, broker: Broker, pool: str) -> None:
     site.worker(queues="default,other", pool=pool)
     answers = site.ask(
         ["ping", "sample", 10, f"one.r1@{HOST}"],
-        ["probe", "sample", 10, "r1", "default", "other"],
-        ["probe", "sample", 3, "r2", "default", "ticks"],
+        ["probe", "sample", 10, "r1", {}, "default", "other"],
+        ["probe", "sample", 3, "r2", {}, "default", "ticks"],
     )
-    assert answers == [{"silent": []}, {"silent": [], "other": {}}, {"silent": ["ticks"], "other": {"default": "r1"}}]
+    assert answers == [
+        {"silent": []},
+        {"silent": [], "other": {}, "busy": []},
+        {"silent": ["ticks"], "other": {"default": "r1"}, "busy": []},
+    ]
     assert list(site.results.iterdir()) == []
+
+
+def test_a_probe_behind_a_long_task_finds_the_queue_busy(site: Site, broker: Broker) -> None:
+    site.worker(concurrency=1)
+    sent = site.send()
+    wait_until(lambda: site.lines("START") == [sent])
+    answer = site.ask(["probe", "sample", 20, "r1", {f"one.r1@{HOST}": ["default"]}, "default"])
+    assert answer == {"silent": [], "other": {}, "busy": ["default"]}
+    site.gate.touch()
+    wait_until(lambda: site.lines("END") == [sent])
 
 
 def test_a_worker_gives_up_its_queues_and_takes_them_again(site: Site, broker: Broker) -> None:

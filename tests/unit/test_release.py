@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import importlib.util
 import json
 import os
 import socketserver
@@ -12,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,7 +87,7 @@ class Answers:
             "migrations": {"pending": [], "known": [], "unknown": [], "warnings": [], "idle": []},
             "ping": {"silent": []},
             "consumers": {"silent": []},
-            "probe": {"silent": [], "other": {}},
+            "probe": {"silent": [], "other": {}, "busy": []},
             "rescue": {"restored": 0},
             "depths": {},
             "set_aside": {"tasks": {}},
@@ -259,12 +262,53 @@ def test_a_second_beat_stops_the_rollout(serving: Host, answers: Answers, monkey
     assert "processes 12, 34" in capsys.readouterr().out
 
 
+def test_a_queue_whose_workers_are_busy_is_no_reason_to_go_back(serving: Host, answers: Answers, capsys: Any) -> None:
+    answers.say["probe"] = {"busy": ["default"]}
+    assert roll(serving) == 0
+    [asked] = [asked for asked in answers.asked if asked[0] == "probe"]
+    assert asked[4] == {f"default.{NEW}@{os.uname().nodename}": ["default"]}
+    assert "so that the one sent round waits: default." in capsys.readouterr().out
+
+
 def test_the_report_counts_what_became_of_the_tasks(serving: Host, answers: Answers, capsys: Any) -> None:
     (serving.path(OLD) / "run").mkdir()
     (serving.path(OLD) / "run/default.json").write_text('{"held": 5, "finished": 3, "handed_back": 1}')
     answers.say["rescue"] = {"restored": 2}
     roll(serving)
     assert "3 finished, 3 handed back, 1 lost" in capsys.readouterr().out
+
+
+class Celery:
+    """Stands in for an application whose workers run these tasks and answer nothing else."""
+
+    def __init__(self, active: dict[str, list[str]]) -> None:
+        self.active = {node: [{"name": name} for name in names] for node, names in active.items()}
+        self.control = self
+        self.global_keyprefix = ""
+
+    def send_task(self, name: str, **options: Any) -> None:
+        pass
+
+    def get(self, key: str) -> None:
+        pass
+
+    def inspect(self, destination: list[str], timeout: float) -> Any:
+        return SimpleNamespace(active=lambda: {node: self.active[node] for node in destination if node in self.active})
+
+
+def test_a_queue_is_busy_where_its_worker_runs_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    spec = importlib.util.spec_from_file_location("inspect_release", FILES / "inspect_release.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    celery = Celery({"one": ["shop.long", "probe"], "two": ["probe"], "three": []})
+    monkeypatch.setattr(module, "LOOK_AFTER", 0.05)
+    monkeypatch.setattr(module, "find_celery", lambda name: celery)
+    monkeypatch.setattr(module, "sibling", lambda name: SimpleNamespace(PROBE="probe"))
+    monkeypatch.setattr(module, "broker", lambda application: contextlib.nullcontext((celery, celery)))
+    workers = {"one": ["a", "b"], "two": ["c"], "three": ["d"], "gone": ["e"]}
+    found = module.probe("core", 0.3, "abcd-1", workers, *"abcde")
+    assert found == {"silent": ["c", "d", "e"], "other": {}, "busy": ["a", "b"]}
 
 
 # --- a rollout that was killed

@@ -5,8 +5,9 @@
     ping CELERY SECONDS WORKER...  which of the workers do not answer
     consumers CELERY cancel|add QUEUE,... WORKER...
                                    have workers give up queues or take them again; which do not answer
-    probe CELERY SECONDS RELEASE QUEUE...
-                                   send a task round every queue; from which none came back, or from another release
+    probe CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
+                                   send a task round every queue; from which none came back, or from another release,
+                                   and where the workers are at work on others
     rescue CELERY                  put back what dead workers held, and what was set aside and is known now
     set_aside CELERY               tasks that no worker knew
     periodic CELERY                periodic tasks whose code is not there
@@ -33,6 +34,9 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+# Seconds without an answer from a queue after which its workers are asked what they do.
+LOOK_AFTER = 5
 
 # Django's own manage.py does the same: the project's folder is where its modules are.
 sys.path[0] = str(Path.cwd())
@@ -86,23 +90,40 @@ def consumers(celery: str, action: str, queues: str, *workers: str) -> dict[str,
     return {"silent": sorted(silent)}
 
 
-def probe(celery: str, seconds: float, release: str, *queues: str) -> dict[str, Any]:
-    """Send the task `seedbed.probe` to every queue; name the queues without an answer, or with another release's."""
+def probe(celery: str, seconds: float, release: str, workers: dict[str, list[str]], *queues: str) -> dict[str, Any]:
+    """Send the task `seedbed.probe` to every queue; name the queues without an answer, or with another release's.
+
+    Behind long tasks, or many, it waits for longer than `seconds`. A queue one of whose workers runs other tasks counts
+    as `busy`, not as `silent`: that it takes tasks is seen from these.
+    """
     application = find_celery(celery)
     name = sibling("celery_service").PROBE
     nonces = {queue: uuid.uuid4().hex for queue in queues}
     for queue, nonce in nonces.items():
         application.send_task(name, args=[nonce], queue=queue, ignore_result=True, expires=float(seconds) + 60)
     deadline = time.monotonic() + float(seconds)
+    look = time.monotonic() + min(LOOK_AFTER, float(seconds))
     answers: dict[str, str] = {}
+    busy: set[str] = set()
     with broker(application) as (channel, client):
-        while len(answers) < len(nonces) and time.monotonic() < deadline:
+        while nonces.keys() - answers.keys() - busy and time.monotonic() < deadline:
             for queue in nonces.keys() - answers.keys():
                 if answer := client.get(f"{channel.global_keyprefix}celery-probe-{nonces[queue]}"):
                     answers[queue] = answer.decode()
+            if nonces.keys() - answers.keys() and time.monotonic() > look:
+                busy = busy_queues(application, name, workers)
+                look = time.monotonic() + LOOK_AFTER
             time.sleep(0.05)
     other = {queue: answer for queue, answer in sorted(answers.items()) if answer != release}
-    return {"silent": sorted(nonces.keys() - answers.keys()), "other": other}
+    left = nonces.keys() - answers.keys()
+    return {"silent": sorted(left - busy), "other": other, "busy": sorted(left & busy)}
+
+
+def busy_queues(application: Any, probe: str, workers: dict[str, list[str]]) -> set[str]:
+    """The queues of those workers that run a task other than the probe."""
+    active = application.control.inspect(destination=sorted(workers), timeout=1).active() if workers else None
+    at_work = [node for node, tasks in (active or {}).items() if any(task["name"] != probe for task in tasks)]
+    return {queue for node in at_work for queue in workers.get(node, [])}
 
 
 def rescue(celery: str) -> dict[str, Any]:

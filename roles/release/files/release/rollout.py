@@ -349,14 +349,20 @@ class Rollout:
         queues = sorted({queue for worker in self.settings.workers for queue in worker.queues})
         if queues:
             celery, seconds = self.settings.celery, self.settings.gate_timeout
-            answer = self.application.ask("probe", celery, seconds, self.release, *queues, seconds=seconds + 30)
             units = self.host.worker_units(self.release)
+            nodes = {
+                self.host.node(unit): worker.queues for unit, worker in zip(units, self.settings.workers, strict=True)
+            }
+            answer = self.application.ask("probe", celery, seconds, self.release, nodes, *queues, seconds=seconds + 30)
             if answer["silent"]:
                 reason = f"No task came back within {seconds} s from the queues: {', '.join(answer['silent'])}."
                 raise ReleaseError(self.explain(units, reason))
             for queue, other in answer["other"].items():
                 self.warn(f"A task of the queue {queue} was taken by release {other}.")
-            say(f"A task came back from every queue: {', '.join(queues)}.")
+            if back := [queue for queue in queues if queue not in answer["busy"]]:
+                say(f"A task came back from every queue: {', '.join(back)}.")
+            if answer["busy"]:
+                say(f"At work on tasks of this release, so that the one sent round waits: {', '.join(answer['busy'])}.")
         self.run_hook("after_switch")
 
     def watch(self) -> None:
