@@ -21,7 +21,7 @@ import pytest
 
 FILES = Path(__file__).parents[2] / "roles/release/files"
 sys.path.insert(0, str(FILES))
-from release import build, cli, health, record, rollout  # noqa: E402
+from release import build, cli, health, record, rollout, systemd  # noqa: E402
 from release.host import Host  # noqa: E402
 from release.settings import BusyError, ReleaseError, Settings, Worker, read_environment  # noqa: E402
 
@@ -309,6 +309,23 @@ def test_a_queue_is_busy_where_its_worker_runs_other_tasks(monkeypatch: pytest.M
     workers = {"one": ["a", "b"], "two": ["c"], "three": ["d"], "gone": ["e"]}
     found = module.probe("core", 0.3, "abcd-1", workers, *"abcde")
     assert found == {"silent": ["c", "d", "e"], "other": {}, "busy": ["a", "b"]}
+
+
+def test_a_unit_that_was_started_again_long_ago_has_not_failed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarts = {"shop-web@abcd-1": "2", "shop-worker-default@abcd-1": "0"}
+
+    def systemctl(action: str, *arguments: str) -> str:
+        blocks = [f"Id={unit}.service\nActiveState=active\nNRestarts={number}\n" for unit, number in restarts.items()]
+        return "\n".join(blocks) if action == "show" else ""
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    manager = systemd.Systemd(settings)
+    manager.start(list(restarts))
+    assert manager.failed(list(restarts)) == []
+    restarts["shop-web@abcd-1"] = "3"
+    assert manager.failed(list(restarts)) == ["shop-web@abcd-1"]
 
 
 # --- a rollout that was killed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .settings import ReleaseError, Settings
@@ -17,6 +17,8 @@ class Systemd:
     """Starts, stops and looks at units. They are named without `.service`: APP-web@ID, APP-worker-NAME@ID, APP-beat."""
 
     settings: Settings
+    # How often units that ran already had been started again when they were started here.
+    restarts: dict[str, str] = field(default_factory=dict)
 
     def alive(self) -> dict[str, str]:
         """Every unit of every release that is running, starting or stopping, and its release."""
@@ -29,15 +31,20 @@ class Systemd:
 
     def failed(self, units: list[str]) -> list[str]:
         """Those of the units that have ended or had to be started again."""
+        return [
+            unit
+            for unit, state in self.states(units).items()
+            if state["ActiveState"] not in ("active", "activating")
+            or state["NRestarts"] != self.restarts.get(unit, "0")
+        ]
+
+    def states(self, units: list[str]) -> dict[str, dict[str, str]]:
+        """ActiveState and NRestarts of units."""
         if not units:
-            return []
+            return {}
         output = systemctl("show", "--property=Id,ActiveState,NRestarts", *services(units))
         states = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
-        return [
-            state["Id"].removesuffix(".service")
-            for state in states
-            if state["ActiveState"] not in ("active", "activating") or state["NRestarts"] != "0"
-        ]
+        return {state["Id"].removesuffix(".service"): state for state in states}
 
     def prepare(self, release: str) -> None:
         """Nothing to do: a unit with @ is there for every release."""
@@ -49,6 +56,8 @@ class Systemd:
 
     def start(self, units: list[str], *, wait: bool = True) -> None:
         if units:
+            running = {unit: state for unit, state in self.states(units).items() if state["ActiveState"] == "active"}
+            self.restarts.update({unit: state["NRestarts"] for unit, state in running.items()})
             systemctl("start", *([] if wait else ["--no-block"]), *services(units))
 
     def stop(self, units: list[str], *, wait: bool = True) -> None:
