@@ -458,6 +458,13 @@ def test_the_release_before_is_the_one_rolled_out_before(host: Host) -> None:
         cli.release_before(host)
 
 
+def test_what_was_rolled_back_from_is_not_the_release_before(serving: Host, answers: Answers) -> None:
+    roll(serving, "bad-2")
+    roll(serving, OLD, "rollback")
+    roll(serving, "next-3")
+    assert cli.release_before(serving) == OLD
+
+
 # --- its parts
 
 

@@ -185,8 +185,13 @@ def cancel(settings: Settings) -> int:
 
 
 def release_before(host: Host) -> str:
-    """The release that was rolled out before the current one and is still here."""
+    """The release that served when the current one was rolled out; where it is gone, one rolled out earlier."""
     built, serving = host.built(), host.serving()
+    for entry in reversed(history(host.settings)):
+        if entry["action"] == "deploy" and entry["status"] == 0 and entry["release"] == serving:
+            if entry.get("previous") in built and entry["previous"] != serving:
+                return entry["previous"]
+            break
     older = built[built.index(serving) + 1 :] if serving in built else built
     if not older:
         here = ", ".join(built) or "none"

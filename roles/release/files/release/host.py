@@ -77,10 +77,15 @@ class Host:
             shutil.rmtree(self.path(release))
         self.manager.forget(release)
 
-    def prune(self) -> list[str]:
-        """Remove all but the newest releases, never one that is current or has a process alive; name the removed."""
+    def prune(self, before: str = "") -> list[str]:
+        """Remove all but the newest releases, never one that is current or has a process alive; name the removed.
+
+        `before` is the one to roll back to, which counts as the second.
+        """
+        built = self.built()
+        order = dict.fromkeys([*built[:1], *(release for release in built if release == before), *built])
         used = {self.serving(), *self.manager.alive().values()}
-        keep = used | set(self.built()[: self.settings.keep])
+        keep = used | set(list(order)[: self.settings.keep])
         removed = [path.name for path in self.settings.releases.iterdir() if path.name not in keep]
         for release in removed:
             self.remove(release)

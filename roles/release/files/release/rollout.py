@@ -452,7 +452,7 @@ class Rollout:
             os.utime(self.host.path(self.release) / "release.json")
         build.forget_archives(self.host)
         self.manager.tidy()
-        for release in self.host.prune():
+        for release in self.host.prune(self.record.state["previous"] if self.order.action == "deploy" else ""):
             say(f"Removed release {release}.")
 
     # -- the end
