@@ -45,11 +45,14 @@ class ActionModule(ActionBase):
         self.lines: list[str] = []
         args = self._task.args
         until = args.get("until", "")
+        if args["action"] == "follow" and not args["log"]:
+            # There was nothing to do on this host.
+            return {"changed": False, "log": "", "offset": 0}
         if args["action"] == "follow":
             state = {"log": args["log"], "offset": args["offset"], "running": True}
         else:
             state = self.begin(args)
-        while state["running"] and not (until and state.get("waits_at") == until):
+        while state["running"] and not (until and state.get("reached")):
             options = ["--log", state["log"], "--from", str(state["offset"])]
             state = self.patiently("follow", *options, *(["--until", until] if until else []))
         status = 0 if state["running"] else state.get("status", 1)

@@ -21,7 +21,7 @@ import pytest
 
 FILES = Path(__file__).parents[2] / "roles/release/files"
 sys.path.insert(0, str(FILES))
-from release import build, cli, health, record, rollout, systemd  # noqa: E402
+from release import build, cli, detach, health, record, rollout, systemd  # noqa: E402
 from release.host import Host  # noqa: E402
 from release.settings import BusyError, ReleaseError, Settings, Worker, read_environment  # noqa: E402
 
@@ -420,6 +420,15 @@ def test_what_workers_were_told_outlasts_a_second_kill(
     assert not gave_back(answers, OLD)
     assert roll(serving, "other-3") == 0
     assert gave_back(answers, OLD)
+
+
+@pytest.mark.parametrize(
+    ("waits_at", "meeting", "reached"),
+    [("check", "check", True), ("gate", "check", True), ("check", "gate", False), ("", "check", False),
+     ("watch", "end", False), ("gate", "", False)],
+)  # fmt: skip
+def test_a_host_that_waits_further_on_keeps_nobody_waiting(waits_at: str, meeting: str, reached: bool) -> None:
+    assert detach.has_reached({"waits_at": waits_at}, meeting) is reached
 
 
 # --- rolling back

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .record import Record
+from .rollout import MEETINGS
 from .settings import BusyError, ReleaseError, Settings, say
 
 LOGS = 20
@@ -46,7 +47,8 @@ def launch(settings: Settings, arguments: list[str]) -> Path:
 def follow(settings: Settings, log: Path, offset: int, seconds: float, meeting: str) -> tuple[str, int, dict[str, Any]]:
     """What a rollout has said since `offset`, waiting up to `seconds` for its end or until it waits at `meeting`.
 
-    Returns the text, the new offset, and its state; `running` in it says whether it is at work still.
+    Returns the text, the new offset, and its state; `running` in it says whether it is at work still, `reached` whether
+    it waits there.
     """
     record = Record(settings)
     deadline = time.monotonic() + seconds
@@ -54,7 +56,8 @@ def follow(settings: Settings, log: Path, offset: int, seconds: float, meeting: 
         state, held = record.read(), record.held()
         mine = state.get("log") == str(log)
         ended = (mine and "status" in state) or (not held and not just_begun(settings))
-        if ended or (mine and meeting and state.get("waits_at") == meeting) or time.monotonic() > deadline:
+        reached = mine and has_reached(state, meeting)
+        if ended or reached or time.monotonic() > deadline:
             break
         time.sleep(0.05)
     with log.open("rb") as file:
@@ -63,8 +66,14 @@ def follow(settings: Settings, log: Path, offset: int, seconds: float, meeting: 
     if not ended:
         # Whole lines only, while more may come.
         text = text[: text.rfind(b"\n") + 1]
-    state = (record.read() if mine else {}) | {"running": not ended}
+    state = (record.read() if mine else {}) | {"running": not ended, "reached": reached}
     return text.decode(errors="replace"), offset + len(text), state
+
+
+def has_reached(state: dict[str, Any], meeting: str) -> bool:
+    """Does a rollout wait at a meeting, or at a later one? One that goes back, or is taken up, leaves the first out."""
+    at = state.get("waits_at")
+    return at in MEETINGS and meeting in MEETINGS and MEETINGS.index(at) >= MEETINGS.index(meeting)
 
 
 def just_begun(settings: Settings) -> bool:
