@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.server
 import importlib.util
 import json
@@ -268,6 +269,15 @@ def test_a_queue_whose_workers_are_busy_is_no_reason_to_go_back(serving: Host, a
     [asked] = [asked for asked in answers.asked if asked[0] == "probe"]
     assert asked[4] == {f"default.{NEW}@{os.uname().nodename}": ["default"]}
     assert "so that the one sent round waits: default." in capsys.readouterr().out
+
+
+def test_a_beat_where_none_belongs_stops_the_rollout(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: Any, capsys: Any
+) -> None:
+    serving.settings = dataclasses.replace(serving.settings, beat=False)
+    monkeypatch.setattr(manager, "beat_runs", lambda: False)
+    assert roll(serving) == 1
+    assert "where none belongs" in capsys.readouterr().out
 
 
 def test_the_report_counts_what_became_of_the_tasks(serving: Host, answers: Answers, capsys: Any) -> None:

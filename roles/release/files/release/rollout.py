@@ -163,6 +163,11 @@ class Rollout:
                 f"{len(beats)} beats run on this host, so every tick comes {len(beats)} times: processes "
                 f"{', '.join(beats)}. Only {self.settings.name}-beat may run: end the others with kill, then run again."
             )
+        if beats and not self.settings.beat and not self.manager.beat_runs():
+            raise ReleaseError(
+                f"A beat runs on this host, where none belongs, so every tick comes twice: process {beats[0]}. "
+                "End it with kill, then run again."
+            )
 
     # -- building
 
@@ -427,6 +432,8 @@ class Rollout:
         while left := sorted(set(units) & set(self.manager.alive())):
             if time.monotonic() - spoken > 10:
                 say(f"Finishing what they hold: {', '.join(left)}.")
+                # Told again: Supervisor starts one anew that ended by itself just before it was told.
+                self.manager.stop(left, wait=False)
                 spoken = time.monotonic()
             time.sleep(0.1)
 
