@@ -27,6 +27,7 @@ WORKER = {"name": "io", "queues": ["io"]}
 SECRET = "hunter2-colon"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKMXJ2zGHsrkdF4zIhPEXC/OkkCoL5M7SPKYvbbiIj+f alice@laptop"
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----"
+EMAIL = "ada@example.org"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,28 @@ CASES = {
     "domain_scheme": Case("app_domain must be a plain name", {"app_domain": "https://shop.example.org"}),
     "domain_path": Case("app_domain must be a plain name", {"app_domain": "shop.example.org/shop"}),
     "domain_port": Case("app_domain must be a plain name", {"app_domain": "shop.example.org:8443"}),
+    "more_domains": Case('app_more_domains holds "*.example.org"; write', {"app_more_domains": ["*.example.org"]}),
+    "domain_twice": Case('app_more_domains holds "a.example.org", which', {"app_more_domains": ["a.example.org"] * 2}),
+    "acme_address": Case(
+        'app_domain is "192.0.2.7", for which no CA', {"app_domain": "192.0.2.7", "app_certificate_email": EMAIL}
+    ),
+    "acme_label": Case('app_domain is "shop", for which', {"app_domain": "shop", "app_certificate_email": EMAIL}),
+    "acme_email": Case("app_certificate_email must be empty or a mail", {"app_certificate_email": "ada"}),
+    "acme_no_email": Case(
+        "app_certificate_server names a server to ask, but", {"app_certificate_server": "https://ca.example.org/dir"}
+    ),
+    "acme_server": Case("app_certificate_server must be a URL", {"app_certificate_server": "ca.example.org"}),
+    "acme_and_files": Case(
+        "app_certificate_files is set, and app_certificate_email too",
+        {"app_domain": "a.example.org", "app_certificate_email": EMAIL, "app_certificate_files": {"key": "a"}},
+    ),
+    "files_part": Case("app_certificate_files.key is missing", {"app_certificate_files": {"certificate": "README.md"}}),
+    "files_name": Case("app_certificate_files.cert is not a setting", {"app_certificate_files": {"cert": "a"}}),
+    "files_unreadable": Case(
+        "app_certificate_files.certificate cannot be read from /nowhere.pem",
+        {"app_certificate_files": {"certificate": "/nowhere.pem", "key": "README.md"}},
+    ),
+    "hsts": Case("app_hsts_seconds must be 0 or more", {"app_hsts_seconds": -1}),
     "no_folder": Case(f"app_source names the folder {ROOT}/nowhere, which does not exist", {"app_source": "nowhere"}),
     "no_manage": Case("app_directory must name the folder of manage.py", {"app_directory": "shop"}),
     "outside": Case("app_directory must be a path inside the project", {"app_directory": "../app_src"}),

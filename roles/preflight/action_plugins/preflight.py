@@ -11,6 +11,8 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -42,6 +44,8 @@ SERVICE_PORTS = {80: "nginx", 443: "nginx", 5432: "PostgreSQL", 5555: "Flower", 
 NEEDS_FACTS = "app_memory_mb"
 
 LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+DOMAIN = rf"{LABEL}(\.{LABEL})*"
+LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 KINDS = {
     "str": "text",
@@ -62,6 +66,8 @@ class Installation:
     inventory: str = "the inventory"
     groups: dict[str, list[str]] = field(default_factory=dict)
     hosts: list[str] = field(default_factory=list)
+    # The text of a file on this machine, also of one that ansible-vault has encrypted.
+    read: Callable[[str], str] = lambda path: Path(path).read_text()
 
     def members(self, group: str) -> list[str]:
         """The hosts of this installation in a group."""
@@ -256,6 +262,8 @@ def check_mail(here: Installation) -> Iterator[Problem]:
 def check_numbers(here: Installation) -> Iterator[Problem]:
     if not 1 <= int(here.values["app_https_port"]) <= 65535:
         yield Problem("app_https_port", f"must be a port, from 1 to 65535; it is {here.values['app_https_port']}.")
+    if int(here.values["app_hsts_seconds"]) < 0:
+        yield Problem("app_hsts_seconds", f"must be 0 or more (seconds); it is {here.values['app_hsts_seconds']}.")
     if int(here.values["app_gate_timeout"]) < 1:
         yield Problem("app_gate_timeout", f"must be at least 1 (seconds); it is {here.values['app_gate_timeout']}.")
     if int(here.values["app_keep_releases"]) < 1:
@@ -421,11 +429,157 @@ def check_hosts(here: Installation) -> Iterator[Problem]:
             )
 
 
+def is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def check_more_domains(here: Installation) -> Iterator[Problem]:
+    names = here.values["app_more_domains"]
+    for name in names:
+        if not re.fullmatch(DOMAIN, name):
+            yield Problem("app_more_domains", f"holds {quoted(name)}; write a plain name such as www.example.org.")
+    for name in sorted({name for name in names if [here.values["app_domain"], *names].count(name) > 1}):
+        yield Problem("app_more_domains", f"holds {quoted(name)}, which is named already.")
+
+
+def check_acme(here: Installation) -> Iterator[Problem]:
+    email, server = here.values["app_certificate_email"], here.values["app_certificate_server"]
+    if not re.fullmatch(r"https://[^\s/]+/\S*", server):
+        yield Problem("app_certificate_server", f"must be a URL that begins with https://; it is {quoted(server)}.")
+    elif not email and server != LETS_ENCRYPT:
+        yield Problem(
+            "app_certificate_server", "names a server to ask, but app_certificate_email is empty. Set it too."
+        )
+    if not email:
+        return
+    if not re.fullmatch(r"[^\s@,]+@[^\s@,]+\.[^\s@,]+", email):
+        yield Problem("app_certificate_email", f"must be empty or a mail address; it is {quoted(email)}.")
+    for name, part in named_domains(here):
+        if is_address(name) or "." not in name:
+            yield Problem(
+                part,
+                f"is {quoted(name)}, for which no CA gives a certificate: write a name of the DNS such as "
+                "shop.example.org, or empty app_certificate_email.",
+            )
+    if len(here.members("web")) > 1:
+        yield Problem(
+            "app_certificate_email",
+            "is set, but a CA asks only one of several web servers. Empty it, and give a certificate of your own "
+            "in app_certificate_files.",
+        )
+
+
+def named_domains(here: Installation) -> Iterator[tuple[str, str]]:
+    """Every name of the site, and the setting that has it."""
+    yield here.values["app_domain"], "app_domain"
+    for name in here.values["app_more_domains"]:
+        yield name, "app_more_domains"
+
+
+def check_certificate_files(here: Installation) -> Iterator[Problem]:
+    """The operator's own certificate: a server must never meet one that browsers refuse."""
+    given = here.values["app_certificate_files"]
+    if not given:
+        return
+    if here.values["app_certificate_email"]:
+        yield Problem("app_certificate_files", "is set, and app_certificate_email too; empty one of them.")
+        return
+    texts = {}
+    for part in ("certificate", "key"):
+        if not given.get(part):
+            yield Problem("app_certificate_files", "is missing: name the file.", part=f".{part}")
+            continue
+        try:
+            texts[part] = here.read(given[part])
+        except (AnsibleError, OSError, UnicodeError) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            yield Problem("app_certificate_files", f"cannot be read from {given[part]}: {reason}.", part=f".{part}")
+    if len(texts) == 2:
+        domains = [name for name, _ in named_domains(here)]
+        for part, sentence in pem_problems(texts["certificate"], texts["key"], domains, datetime.now(UTC)):
+            yield Problem("app_certificate_files", f"({given[part]}) {sentence}", part=f".{part}")
+
+
+def pem_problems(chain: str, key: str, domains: list[str], now: datetime) -> Iterator[tuple[str, str]]:
+    """What is wrong with a certificate and its chain, or with its key, for a site of these names."""
+    # Not needed by most, and slow to load.
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        certificates = x509.load_pem_x509_certificates(chain.encode())
+    except ValueError:
+        yield "certificate", "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)."
+        return
+    site = certificates[0]
+    try:
+        private = load_pem_private_key(key.encode(), None)
+    except TypeError:
+        yield (
+            "key",
+            "is encrypted by a passphrase, which nobody types when the server starts: remove it by `openssl pkey`.",
+        )
+    except (ValueError, UnsupportedAlgorithm):
+        yield "key", "holds no private key in PEM form (-----BEGIN PRIVATE KEY-----)."
+    else:
+        if private.public_key() != site.public_key():
+            order = any(private.public_key() == other.public_key() for other in certificates[1:])
+            reason = (
+                "has the site's certificate after its chain; put it first."
+                if order
+                else "is not the certificate of the key."
+            )
+            yield "certificate", reason
+            if order:
+                return
+    for certificate in certificates:
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        whose = "" if certificate is site else f", in its chain {certificate.subject.rfc4514_string()},"
+        if ends <= now:
+            yield "certificate", f"has expired{whose} on {ends:%Y-%m-%d %H:%M} UTC. Get a new one."
+        if begins > now:
+            yield (
+                "certificate",
+                f"is not valid yet{whose} before {begins:%Y-%m-%d %H:%M} UTC. Wait, or set the clock right.",
+            )
+    names = certificate_names(site)
+    missing = [name for name in domains if not {name.lower(), "*." + name.lower().partition(".")[2]} & names]
+    if missing:
+        yield "certificate", f"is for {', '.join(sorted(names)) or 'no name'}, and not for {', '.join(missing)}."
+    for issued, issuer in pairwise(certificates):
+        try:
+            issued.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature):
+            yield (
+                "certificate",
+                f"has its chain in the wrong order: {issuer.subject.rfc4514_string()} did not issue "
+                f"{issued.subject.rfc4514_string()}. Each is followed by the one that issued it.",
+            )
+
+
+def certificate_names(certificate: Any) -> set[str]:
+    """The names and addresses that a certificate is for."""
+    from cryptography import x509
+
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    return {name.lower() for name in found.get_values_for_type(x509.DNSName)} | {
+        str(address) for address in found.get_values_for_type(x509.IPAddress)
+    }
+
+
 CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_name: ("app_name",),
     like(
         "app_domain",
-        rf"{LABEL}(\.{LABEL})*",
+        DOMAIN,
         "a plain name such as shop.example.org, or an address, without https://, port and path",
     ): ("app_domain",),
     check_source: ("app_source", "app_version", "app_directory", "app_requirements"),
@@ -441,13 +595,16 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_environment("app_environment"): ("app_environment",),
     check_environment("app_release_environment"): ("app_release_environment",),
     check_mail: ("app_domain", "app_email_url", "app_email_from", "app_admin_user", "app_admin_email"),
-    check_numbers: ("app_https_port", "app_web", "app_keep_releases", "app_gate_timeout"),
+    check_numbers: ("app_https_port", "app_web", "app_keep_releases", "app_gate_timeout", "app_hsts_seconds"),
     check_memory: (NEEDS_FACTS,),
     check_workers: ("app_workers",),
     check_maintenance: ("app_maintenance_addresses", "app_maintenance_paths"),
     check_access: ("app_administrators", "app_name"),
     check_ssh_port: ("app_ssh_port",),
     check_trusted: ("app_trusted_addresses",),
+    check_more_domains: ("app_domain", "app_more_domains"),
+    check_acme: ("app_domain", "app_more_domains", "app_certificate_email", "app_certificate_server"),
+    check_certificate_files: ("app_domain", "app_more_domains", "app_certificate_email", "app_certificate_files"),
     check_urls: ("app_database_url", "app_database_owner_url", "app_broker_url", "app_cache_url"),
     check_hosts: ("app_database_url", "app_broker_url", "app_cache_url"),
 }
@@ -546,6 +703,7 @@ class ActionModule(ActionBase):
                 inventory=self.shown(self.variables.get("inventory_file") or "the inventory"),
                 groups=self.variables["groups"],
                 hosts=hosts if isinstance(hosts, list) else self.variables["groups"]["all"],
+                read=self.read,
             )
         )
         secrets: dict[str, Any] = {}
@@ -574,6 +732,9 @@ class ActionModule(ActionBase):
         specs = self.project.glob("roles/*/meta/argument_specs.yml")
         found = {path.parent.parent.name: self.load(path)["argument_specs"]["main"]["options"] for path in specs}
         return {role: list(options) for role, options in found.items() if options}
+
+    def read(self, path: str) -> str:
+        return self._loader.get_text_file_contents(str(self.project / Path(path).expanduser()))
 
     def load(self, path: Path | str) -> Any:
         return yaml_load((self.project / path).read_text())
