@@ -375,6 +375,14 @@ def test_another_release_undoes_what_was_killed(
     assert manager.running == set(serving.units("other-3"))
 
 
+def test_the_history_names_what_was_killed(serving: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_at(serving, "gate", monkeypatch)
+    roll(serving)
+    entries = record.history(serving.settings)
+    assert [entry["outcome"] for entry in entries] == ["broke off at gate", "serves"]
+    assert "broke off at gate" in cli.table(entries)
+
+
 def gave_back(answers: Answers, release: str) -> bool:
     node = f"default.{release}@{os.uname().nodename}"
     return ("consumers", "core", "add", "default", node) in answers.asked

@@ -107,10 +107,14 @@ class Record:
     def end(self, status: int, outcome: str) -> None:
         """Close the state and add a line to the history."""
         self.state |= {"status": status, "outcome": outcome, "seconds": self.seconds()}
+        self.remember(self.state)
+        self.write()
+
+    def remember(self, state: dict[str, Any]) -> None:
+        """Add a line to the history."""
         kept = ("action", "release", "previous", "by", "since", "seconds", "status", "outcome", "step", "tasks", "log")
         with history_file(self.settings).open("a") as file:
-            file.write(json.dumps({name: self.state[name] for name in kept if name in self.state}) + "\n")
-        self.write()
+            file.write(json.dumps({name: state[name] for name in kept if name in state}) + "\n")
 
     def write(self) -> None:
         new = self.file.with_suffix(".new")

@@ -75,6 +75,9 @@ class Rollout:
             say(f"Release {self.release} serves already.")
             return 0
         before = left_behind.get("previous", "") if serves else self.previous
+        if left_behind:
+            broke_off = {"status": 1, "seconds": "", "outcome": f"broke off at {left_behind['step']}"}
+            self.record.remember(left_behind | broke_off)
         # What the old workers and beat were told stays known, however often it is killed.
         kept = left_behind if serves or left_behind.get("release") != self.previous else {}
         told = {name: kept[name] for name in ("taken", "beat_stopped") if kept.get(name)}
