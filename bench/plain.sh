@@ -6,8 +6,19 @@ export DEBIAN_FRONTEND=noninteractive UV_SYSTEM_CERTS=true PIP_CERT=/etc/ssl/cer
 ADDRESS=$1
 
 apt-get -qq update
-apt-get -qq install --no-install-recommends ca-certificates python3 python3-venv unattended-upgrades tzdata postgresql \
-  redis-server nginx openssl >/dev/null
+apt-get -qq install --no-install-recommends ca-certificates python3 python3-venv unattended-upgrades needrestart tzdata \
+  postgresql redis-server nginx openssl ufw fail2ban nftables python3-systemd >/dev/null
+
+# Who comes in
+printf '%s\n' 'PasswordAuthentication no' 'PermitRootLogin prohibit-password' 'X11Forwarding no' >/etc/ssh/sshd_config.d/00-plain.conf
+sshd -t
+systemctl reload ssh
+ufw allow 22/tcp >/dev/null
+ufw allow 80,443/tcp >/dev/null
+ufw --force enable >/dev/null
+printf '%s\n' '[DEFAULT]' 'banaction = nftables[type=multiport]' '[sshd]' 'enabled = true' 'backend = systemd' >/etc/fail2ban/jail.d/plain.conf
+systemctl -q enable fail2ban
+systemctl restart fail2ban
 
 # Python
 python3 -m venv /opt/uv

@@ -163,7 +163,7 @@ class ActionModule(ActionBase):
             return tried
         hints = (
             "Is the server up, and ansible_host in the inventory its address? Is your key loaded (ssh-add -l)?\n"
-            "If the server knows you by another name, say so: -e ansible_user=NAME; a password for SSH: -k.\n"
-            "If sshd listens elsewhere, for instance where app_ssh_port said before, say so once: -e ansible_port=PORT."
+            "If the server knows you by another name, say so: -e contact_user=NAME; a password for SSH: -k.\n"
+            "If sshd listens elsewhere, for instance where app_ssh_port said before, say so once: -e contact_port=PORT."
         )
         return f"No way into {self.host}:\n{tried}\n{hints}"

@@ -1,0 +1,69 @@
+"""Who is tried, in which order, on the way into a server."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "plugins/action/contact.py"
+SPEC = importlib.util.spec_from_file_location("contact_action", PATH)
+contact = importlib.util.module_from_spec(SPEC)
+sys.modules["contact_action"] = contact
+SPEC.loader.exec_module(contact)
+
+ALICE, BOB, CAROL = (
+    {"name": name, "keys": [f"ssh-ed25519 AAAA{name} {name}@laptop"]} for name in ("alice", "bob", "carol")
+)
+
+
+@pytest.mark.parametrize(
+    ("configured", "local", "keys", "expected"),
+    [
+        ("root", "somebody", set(), ["alice"]),
+        ("root", "somebody", {"AAAAbob"}, ["bob"]),
+        ("root", "carol", set(), ["carol"]),
+        ("carol", "somebody", {"AAAAbob"}, ["carol", "bob"]),
+        ("carol", "alice", {"AAAAbob"}, ["carol", "bob"]),
+        ("bob", "bob", {"AAAAbob"}, ["bob"]),
+    ],
+)
+def test_who_this_machine_is_likely_to_be(configured: str, local: str, keys: set[str], expected: list[str]) -> None:
+    assert contact.likely([ALICE, BOB, CAROL], configured, local, keys) == expected
+
+
+def test_without_administrators_nobody_is_guessed() -> None:
+    assert contact.likely([], "root", "root", {"AAAAbob"}) == []
+
+
+def test_administrators_come_first_and_never_use_a_password() -> None:
+    found = list(contact.ways(["alice"], ["root"], [2222, None], password=True))
+    assert [str(way) for way in found] == [
+        "as alice on port 2222",
+        "as root on port 2222",
+        "as root on port 2222, by password",
+        "as alice on port 22",
+        "as root on port 22",
+        "as root on port 22, by password",
+    ]
+    assert [way.administrator for way in found] == [True, False, False] * 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ssh-ed25519 AAAAkey alice@laptop", "ssh-ed25519 AAAAkey", 'from="192.0.2.0/24" ssh-rsa AAAAkey a comment'],
+)
+def test_a_key_is_known_by_itself(line: str) -> None:
+    assert contact.key_of(line) == "AAAAkey"
+
+
+def test_own_keys_are_those_beside_the_private_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/id_ed25519.pub").write_text("ssh-ed25519 AAAAone me\n")
+    (tmp_path / "server.pub").write_text("ssh-ed25519 AAAAtwo me\n")
+    assert contact.own_keys(str(tmp_path / "server")) == {"AAAAone", "AAAAtwo"}
+    assert contact.own_keys(None) == {"AAAAone"}
