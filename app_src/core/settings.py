@@ -26,6 +26,8 @@ def required(name: str) -> str:
 
 DEBUG = config("DEBUG", default=False, cast=bool)
 SECRET_KEY = required("SECRET_KEY")
+# The key before this one: who was logged in stays so when it changes.
+SECRET_KEY_FALLBACKS = [key for key in [config("SECRET_KEY_FALLBACK", default="")] if key]
 ALLOWED_HOSTS = config("ALLOWED_HOSTS", default="", cast=Csv())
 CSRF_TRUSTED_ORIGINS = config("CSRF_TRUSTED_ORIGINS", default="", cast=Csv())
 

@@ -144,12 +144,12 @@ class Rollouts:
 
     # -- a user's doors
 
-    def playbook(self, name: str, *, tags: str = "", **variables: Any) -> Run:
+    def playbook(self, name: str, *options: str, tags: str = "", **variables: Any) -> Run:
         """Start a playbook for this host alone, from the scenario's folder, as molecule does."""
         backend = self.host.backend
         inventory = Path(backend.ansible_inventory).resolve()
         command = [str(Path(sys.executable).parent / "ansible-playbook"), f"--inventory={inventory}"]
-        command += [f"--limit={backend.host}", str(ROOT / name)]
+        command += [f"--limit={backend.host}", str(ROOT / name), *options]
         if tags:
             command += [f"--tags={tags}"]
         if variables:

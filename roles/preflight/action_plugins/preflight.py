@@ -35,7 +35,7 @@ SECRETS = "group_vars/all/secrets.yml"
 TAKEN = {
     *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "backup", "list"),
     *("irc", "nobody", "sshd", "messagebus", "polkitd", "postgres", "template0", "template1", "redis", "nginx"),
-    *("ssh", "cron", "dbus", "flower", "default"),
+    *("ssh", "cron", "dbus", "flower", "operator", "default"),
 }
 
 SERVICE_PORTS = {80: "nginx", 443: "nginx", 5432: "PostgreSQL", 5555: "Flower", 6379: "Redis", 6380: "Redis"}

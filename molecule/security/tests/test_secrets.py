@@ -1,0 +1,261 @@
+"""Secrets of any characters arrive, are nowhere to be seen, and change while the site serves and tasks run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import signal
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+from installation import Installation, query, run_python
+from probes import Visitor
+from rollouts import ROOT, Rollouts, Run
+from testinfra.host import Host
+
+# Every generated secret, but for the first administrator's password, which the application itself keeps.
+ROTATED = (
+    "django_key",
+    "database_password",
+    "database_owner_password",
+    "redis_password",
+    "redis_monitor_password",
+    "redis_admin_password",
+    "flower_password",
+)
+# In every one of them. (Flower's own form of a user and password forbids a colon and a comma.)
+ODD = "'it\"s' $HOME ${x} 100% %h #1 \\ \\n `id` & ; * {{ x }} <é✓>"
+ODDER = ODD + " a:b,c@d/e?f=%2F"
+
+# Whoever reads it: a process of nobody looks at what anybody may see, root at the journal.
+HUNT = """
+import glob, json, os, pwd, subprocess
+canaries = [word.encode() for word in json.loads('CANARIES')]
+seen = []
+journal = subprocess.run(['journalctl', '--no-pager', '--output=cat', '--all'], stdout=subprocess.PIPE).stdout
+seen += [word.decode() + ' in the journal' for word in canaries if word in journal]
+for path in glob.glob('/proc/[0-9]*/cmdline'):
+    try:
+        arguments = open(path, 'rb').read()
+    except OSError:
+        continue
+    seen += [word.decode() + ' in ' + path for word in canaries if word in arguments]
+nobody = pwd.getpwnam('nobody')
+os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)
+looked = 0
+for place in ('/etc', '/srv', '/opt', '/root', '/home', '/tmp', '/run', '/usr/local', '/var', '/dev/shm', '/proc/1'):
+    for folder, _, files in os.walk(place):
+        for path in (os.path.join(folder, name) for name in files):
+            if not os.path.isfile(path) or path.startswith('/var/lib/apt'):
+                continue
+            try:
+                content = open(path, 'rb').read(8_000_000)
+            except OSError:
+                continue
+            looked += 1
+            seen += [word.decode() + ' in ' + path for word in canaries if word in content]
+print(json.dumps({'seen': seen, 'looked': looked}))
+"""
+
+
+@pytest.fixture(scope="module")
+def secrets(app: Installation) -> Path:
+    return Path(app.secrets)
+
+
+@pytest.fixture(scope="module")
+def canaries(secrets: Path) -> dict[str, str]:
+    """A word for every secret that is in no other text."""
+    assert {file.name for file in secrets.iterdir()} >= {*ROTATED, "admin_password"}
+    return {name: f"canary{uuid.uuid4().hex}" for name in (*ROTATED, "admin_password")}
+
+
+@pytest.fixture(scope="module")
+def talkative_run(host: Host, rollouts: Rollouts, secrets: Path, canaries: dict[str, str]) -> str:
+    """What site.yml says with -vvv --diff when every secret is another, all of them with odd characters."""
+    for name, word in canaries.items():
+        if name != "admin_password":
+            (secrets / name).write_text(f"{word}{ODD if name == 'flower_password' else ODDER}\n")
+    return rollouts.playbook("site.yml", "-vvv", "--diff").wait().succeeded().output
+
+
+def test_no_output_of_a_run_shows_a_secret(talkative_run: str, canaries: dict[str, str]) -> None:
+    assert talkative_run.count("+++ after") > 1, "this test sees nothing: the run shows no differences"
+    assert [name for name, word in canaries.items() if word in talkative_run] == []
+
+
+def test_no_secret_is_to_be_seen_on_the_host(host: Host, talkative_run: str, canaries: dict[str, str]) -> None:
+    found = json.loads(run_python(host, HUNT.replace("CANARIES", json.dumps([*canaries.values()]))))
+    assert found["looked"] > 1000, "this test sees nothing"
+    assert found["seen"] == []
+
+
+def test_no_secret_is_in_git(talkative_run: str, secrets: Path, canaries: dict[str, str]) -> None:
+    """Neither in what git holds, nor in what the next `git add` would take."""
+    for name, word in canaries.items():
+        search = ["git", "-C", str(ROOT), "grep", "--quiet", "--untracked", "--fixed-strings", word]
+        assert subprocess.run(search).returncode == 1, name
+        ignored = ["git", "-C", str(ROOT), "check-ignore", "--quiet", str(secrets / name)]
+        assert subprocess.run(ignored).returncode == 0, f"git would take {secrets / name}"
+
+
+@pytest.mark.parametrize(
+    ("file", "rights"),
+    {
+        "/etc/APP/app.env": "640 root APP",
+        "/etc/APP/release.env": "600 root root",
+        "/etc/APP/flower.env": "600 root root",
+        "/etc/redis/users-broker.acl": "640 root redis",
+        "/etc/redis/users-cache.acl": "640 root redis",
+    }.items(),
+)
+def test_who_may_read_a_file_with_secrets(host: Host, app: Installation, file: str, rights: str) -> None:
+    """The process's own user, or systemd alone."""
+    found = host.check_output(f"stat --format='%a %U %G' {file.replace('APP', app.name)}")
+    assert found == rights.replace("APP", app.name)
+
+
+def test_every_odd_character_arrives(
+    host: Host, app: Installation, talkative_run: str, secrets: Path, visitor: Visitor
+) -> None:
+    """By way of the environment to Django, PostgreSQL and Redis, and to Flower by a browser."""
+    assert visitor.get("/readyz/").status == 200
+    assert visitor.finished_order(visitor.order(), 60)
+    script = "import os; print(os.environ['SECRET_KEY'], end='')"
+    assert (
+        run_python(host, script, environment=[f"/etc/{app.name}/app.env"])
+        == (secrets / "django_key").read_text().rstrip()
+    )
+    assert flower_opens(app, visitor, (secrets / "flower_password").read_text().rstrip())
+    # The owner's, by a connection of its own.
+    script = (
+        "import os, psycopg; print(psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT user').fetchone()[0])"
+    )
+    environment = [f"/etc/{app.name}/app.env", f"/etc/{app.name}/release.env"]
+    python = f"/srv/{app.name}/current/.venv/bin/python"
+    assert run_python(host, script, environment=environment, python=python).strip() == f"{app.name}_owner"
+    # The administrator's of Redis, which no process has.
+    answer = redis_says(host, app, "operator", (secrets / "redis_admin_password").read_text().rstrip())
+    assert "NOPERM" in answer
+
+
+# --- A change of all of them ---------------------------------------------------------------------------------------
+
+
+def flower_opens(app: Installation, visitor: Visitor, password: str) -> bool:
+    word = base64.b64encode(f"{app.flower_user}:{password}".encode()).decode()
+    return visitor.get("/flower/", headers={"Authorization": f"Basic {word}"}).status == 200
+
+
+def redis_says(host: Host, app: Installation, user: str, password: str, port: int = 6379) -> str:
+    """What PING is answered to a user."""
+    words = f"AUTH {user} {json.dumps(password, ensure_ascii=False)}\nPING\n"
+    result = host.run(f"printf %s {shlex.quote(words)} | redis-cli -p {port}")
+    return result.stdout + result.stderr
+
+
+def database_opens(host: Host, app: Installation, user: str, password: str) -> bool:
+    psql = f"psql --no-password -h 127.0.0.1 -U {user} -d {app.name} -tAc 'SELECT 1'"
+    return host.run(f"PGPASSWORD={shlex.quote(password)} {psql}").succeeded
+
+
+def values(secrets: Path) -> dict[str, str]:
+    return {name: (secrets / name).read_text().rstrip("\n") for name in ROTATED}
+
+
+@pytest.fixture
+def customer(visitor: Visitor) -> Visitor:
+    """Somebody who is signed in."""
+    word = uuid.uuid4().hex
+    fields = {"username": f"u{word[:12]}", "email": f"{word}@example.org", "password1": word, "password2": word}
+    visitor.post("/register/", fields)
+    assert is_signed_in(visitor)
+    return visitor
+
+
+def is_signed_in(visitor: Visitor) -> bool:
+    return "Sign out" in visitor.get("/").body
+
+
+def login(host: Host, app: Installation) -> str:
+    """The name by which the running application logs in to the database."""
+    address = host.check_output(f"grep ^DATABASE_URL= /etc/{app.name}/app.env")
+    match = re.search(r"postgresql://(\w+):", address)
+    assert match, "no DATABASE_URL"
+    return match[1]
+
+
+def test_secrets_change_under_load(
+    host: Host, app: Installation, rollouts: Rollouts, secrets: Path, customer: Visitor
+) -> None:
+    """By a run that is killed when the new processes start, and by the next one."""
+    source = rollouts.version("rotated")
+    rollouts.deploy(source).succeeded()
+    before, old_login = values(secrets), login(host, app)
+    with rollouts.under_load() as traffic:
+        traffic.pause(3)
+        watch = rollouts.watch("gate")
+        killed = rotate(rollouts, source)
+        watch.seen(120)
+        killed.signal(signal.SIGKILL)
+        killed.wait()
+        between = values(secrets)
+        rollouts.wait_until_idle()
+        rotate(rollouts, source).wait().succeeded()
+        traffic.pause(3)
+    rollouts.nothing_suffered(traffic, sorted({sample.release for sample in traffic.samples if sample.release}))
+
+    after, new_login = values(secrets), login(host, app)
+    assert all(between[name] != before[name] for name in ROTATED)
+    assert after == between, "the second run completes the first, and makes no further secrets"
+    assert new_login != old_login
+    assert is_signed_in(customer), "a session outlives the key that it was signed with"
+    for port in (6379, 6380):
+        for user, name in {
+            app.name: "redis_password",
+            "flower": "redis_monitor_password",
+            "operator": "redis_admin_password",
+        }.items():
+            assert "WRONGPASS" in redis_says(host, app, user, before[name], port), (user, port)
+            assert "WRONGPASS" not in redis_says(host, app, user, after[name], port), (user, port)
+    assert not database_opens(host, app, old_login, before["database_password"])
+    assert database_opens(host, app, new_login, after["database_password"])
+    assert not database_opens(host, app, f"{app.name}_owner", before["database_owner_password"])
+    assert database_opens(host, app, f"{app.name}_owner", after["database_owner_password"])
+    assert not flower_opens(app, customer, before["flower_password"])
+    assert flower_opens(app, customer, after["flower_password"])
+    left = {file.name for file in secrets.iterdir()} - {*ROTATED, "admin_password"}
+    assert left == {"database_login", "django_key.previous"}
+
+
+def test_the_second_name_may_do_no_more_than_the_first(host: Host, app: Installation) -> None:
+    settings = (
+        "SELECT array_agg(entry ORDER BY entry) FROM pg_db_role_setting, unnest(setconfig) AS entry "
+        "WHERE setrole = '{}'::regrole"
+    )
+    names = [app.name, f"{app.name}_2"]
+    assert query(host, app, settings.format(names[0])) == query(host, app, settings.format(names[1])) != ""
+    attributes = (
+        "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls FROM pg_roles WHERE rolname = '{}'"
+    )
+    assert {query(host, app, attributes.format(name)) for name in names} == {"f|f|f|f|f"}
+    assert (
+        query(host, app, f"SELECT count(*) FROM pg_roles WHERE rolcanlogin AND rolname IN ('{names[0]}', '{names[1]}')")
+        == "1"
+    )
+
+
+def test_another_run_changes_nothing(rollouts: Rollouts, host: Host, app: Installation) -> None:
+    """What a change of secrets leaves is what the settings ask for."""
+    source = host.check_output(f"readlink --canonicalize /srv/{app.name}/current")
+    run = rollouts.playbook("playbooks/provision.yml").wait().succeeded()
+    assert run.changed == 0, run.output
+    assert host.check_output(f"readlink --canonicalize /srv/{app.name}/current") == source
+
+
+def rotate(rollouts: Rollouts, source: Path) -> Run:
+    return rollouts.playbook("playbooks/rotate-secrets.yml", app_source=str(source))
