@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import re
 import shlex
 import signal
 import subprocess
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,8 @@ ODDER = ODD + " a:b,c@d/e?f=%2F"
 # Whoever reads it: a process of nobody looks at what anybody may see, root at the journal.
 HUNT = """
 import glob, json, os, pwd, subprocess
-canaries = [word.encode() for word in json.loads('CANARIES')]
+# They come backwards, or this program would find itself.
+canaries = [word[::-1].encode() for word in json.loads('CANARIES')]
 seen = []
 journal = subprocess.run(['journalctl', '--no-pager', '--output=cat', '--all'], stdout=subprocess.PIPE).stdout
 seen += [word.decode() + ' in the journal' for word in canaries if word in journal]
@@ -75,21 +78,41 @@ def canaries(secrets: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def talkative_run(host: Host, rollouts: Rollouts, secrets: Path, canaries: dict[str, str]) -> str:
-    """What site.yml says with -vvv --diff when every secret is another, all of them with odd characters."""
-    for name, word in canaries.items():
-        if name != "admin_password":
-            (secrets / name).write_text(f"{word}{ODD if name == 'flower_password' else ODDER}\n")
-    return rollouts.playbook("site.yml", "-vvv", "--diff").wait().succeeded().output
+def talkative_run(app: Installation, rollouts: Rollouts, secrets: Path, canaries: dict[str, str]) -> Iterator[str]:
+    """What site.yml says with -vvv --diff when every secret is another, all of them with odd characters.
+
+    The former ones lie beside them, as when a change is under way, so that what runs need not fail meanwhile.
+    """
+    for name in ROTATED:
+        (secrets / f"{name}.previous").write_text((secrets / name).read_text())
+        (secrets / name).write_text(f"{canaries[name]}{ODD if name == 'flower_password' else ODDER}\n")
+    login = secrets / "database_login"
+    second = not login.exists() or login.read_text().strip() == app.name
+    login.write_text(f"{app.name}{'_2' if second else ''}\n")
+    (secrets / "rotation").touch()
+    # A setting that is shown when it changes.
+    timeout = random.randrange(61, 10_000)
+    yield (
+        f"timeout {timeout}\n"
+        + rollouts.playbook("site.yml", "-vvv", "--diff", app_gate_timeout=timeout).wait().succeeded().output
+    )
+    (secrets / "rotation").unlink()
+    for name in ROTATED:
+        if name != "django_key":
+            (secrets / f"{name}.previous").unlink()
 
 
 def test_no_output_of_a_run_shows_a_secret(talkative_run: str, canaries: dict[str, str]) -> None:
-    assert talkative_run.count("+++ after") > 1, "this test sees nothing: the run shows no differences"
+    timeout = talkative_run.split()[1]
+    assert re.search(rf'^\+ +"gate_timeout": {timeout},$', talkative_run, re.MULTILINE), "no difference is shown"
+    assert "invocation" in talkative_run, "no arguments are shown"
     assert [name for name, word in canaries.items() if word in talkative_run] == []
 
 
 def test_no_secret_is_to_be_seen_on_the_host(host: Host, talkative_run: str, canaries: dict[str, str]) -> None:
-    found = json.loads(run_python(host, HUNT.replace("CANARIES", json.dumps([*canaries.values()]))))
+    found = json.loads(
+        run_python(host, HUNT.replace("CANARIES", json.dumps([word[::-1] for word in canaries.values()])))
+    )
     assert found["looked"] > 1000, "this test sees nothing"
     assert found["seen"] == []
 
