@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 GROUPS = ("web", "worker", "scheduler", "database", "broker")
 APP, INVENTORY, VAULT = "group_vars/all/app.yml", "hosts.yml", "group_vars/all/vault.yml"
 WORKER = {"name": "io", "queues": ["io"]}
+SANDBOX = {"write_paths": [], "jit": False, "outgoing": []}
+LIMITS = {"requests_per_second": 50, "burst": 200, "connections": 100}
 SECRET = "hunter2-colon"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKMXJ2zGHsrkdF4zIhPEXC/OkkCoL5M7SPKYvbbiIj+f alice@laptop"
 PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----"
@@ -105,6 +107,14 @@ CASES = {
     "variable_name": Case("app_environment.MY-KEY cannot name", {"app_environment": {"MY-KEY": "x"}}),
     "variable_lines": Case("app_environment.KEY must be one line", {"app_environment": {"KEY": "a\nb"}}),
     "variable_bool": Case("app_environment.DEBUG must be in quotes", {"app_environment": {"DEBUG": False}}),
+    "sandbox_name": Case("app_sandbox.paths is not a setting", {"app_sandbox": SANDBOX | {"paths": []}}),
+    "sandbox_path": Case("app_sandbox.write_paths holds", {"app_sandbox": SANDBOX | {"write_paths": ["exports"]}}),
+    "sandbox_address": Case("app_sandbox.outgoing holds", {"app_sandbox": SANDBOX | {"outgoing": ["example.org"]}}),
+    "web_memory": Case("app_web.memory_mb must be at least 64", {"app_web": {"processes": 2, "threads": 4, "memory_mb": 1}}),
+    "worker_memory": Case("app_workers.io.memory_mb must be at least 64", {"app_workers": [WORKER | {"memory_mb": 1}]}),
+    "upload": Case("app_max_upload must be megabytes", {"app_max_upload": "10 MB"}),
+    "limits": Case("app_visitor_limits.burst must be at least 0", {"app_visitor_limits": LIMITS | {"burst": -1}}),
+    "secret_blank": Case("secret_redis_admin_password is empty", {"secret_redis_admin_password": "  "}),
     "release_variable": Case("app_release_environment.KEY must", {"app_release_environment": {"KEY": ["a"]}}),
     "email_url": Case("app_email_url must be empty or a URL", {"app_email_url": "mail.example.org"}),
     "email_from": Case("app_email_from must be a mail address", {"app_email_from": "shop"}),

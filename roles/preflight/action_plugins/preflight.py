@@ -270,8 +270,9 @@ def check_numbers(here: Installation) -> Iterator[Problem]:
         keep = here.values["app_keep_releases"]
         yield Problem("app_keep_releases", f"must be at least 1, the one that serves; it is {keep}.")
     for name, value in here.values["app_web"].items():
-        if int(value) < 1:
-            yield Problem("app_web", f"must be at least 1; it is {value}.", part=f".{name}")
+        least = 64 if name == "memory_mb" else 1
+        if int(value) < least:
+            yield Problem("app_web", f"must be at least {least}; it is {value}.", part=f".{name}")
 
 
 def check_memory(here: Installation) -> Iterator[Problem]:
@@ -299,9 +300,24 @@ def worker_problems(worker: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for queue in worker["queues"]:
         if not re.fullmatch(r"[\w.-]+", queue, re.ASCII):
             yield ".queues", f'holds {quoted(queue)}; a queue is called by letters, digits, ".", "-" and "_".'
-    for number, least in {"concurrency": 1, "stop_timeout": 0}.items():
+    for number, least in {"concurrency": 1, "stop_timeout": 0, "memory_mb": 64}.items():
         if int(worker.get(number, least)) < least:
             yield f".{number}", f"must be at least {least}; it is {worker[number]}."
+
+
+def check_sandbox(here: Installation) -> Iterator[Problem]:
+    for path in here.values["app_sandbox"]["write_paths"]:
+        if not re.fullmatch(r"/[\w./-]+", path, re.ASCII) or ".." in path.split("/"):
+            yield Problem("app_sandbox", f"holds {quoted(path)}; write a folder's whole path.", part=".write_paths")
+    for address in here.values["app_sandbox"]["outgoing"]:
+        if sentence := address_sentence(address):
+            yield Problem("app_sandbox", f"holds {quoted(address)}; {sentence}", part=".outgoing")
+
+
+def check_visitor_limits(here: Installation) -> Iterator[Problem]:
+    for name, value in here.values["app_visitor_limits"].items():
+        if int(value) < 0:
+            yield Problem("app_visitor_limits", f"must be at least 0, which is no limit; it is {value}.", part=f".{name}")
 
 
 def check_maintenance(here: Installation) -> Iterator[Problem]:
@@ -598,6 +614,9 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_numbers: ("app_https_port", "app_web", "app_keep_releases", "app_gate_timeout", "app_hsts_seconds"),
     check_memory: (NEEDS_FACTS,),
     check_workers: ("app_workers",),
+    check_sandbox: ("app_sandbox",),
+    like("app_max_upload", r"[1-9]\d*[mg]", 'megabytes or gigabytes, such as "10m" or "2g"'): ("app_max_upload",),
+    check_visitor_limits: ("app_visitor_limits",),
     check_maintenance: ("app_maintenance_addresses", "app_maintenance_paths"),
     check_access: ("app_administrators", "app_name"),
     check_ssh_port: ("app_ssh_port",),
