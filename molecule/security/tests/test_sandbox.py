@@ -1,0 +1,120 @@
+"""Every service can do little more than its work, and none can take the host's memory with it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from installation import Installation, run_python
+from testinfra.host import Host
+
+# systemd's own measure of what a unit could do: 10 is everything, 0 nothing.
+BOUNDS = {
+    "nginx.service": 2.6,
+    "redis-server@broker.service": 1.2,
+    "redis-server@cache.service": 1.2,
+    "postgresql@*": 1.2,
+}
+APPLICATION = 1.5
+
+
+def exposure(host: Host, unit: str) -> float:
+    report = host.check_output(f"systemd-analyze security --no-pager '{unit}' | tail -1")
+    match = re.search(r"level for .*: ([\d.]+)", report)
+    assert match, report
+    return float(match[1])
+
+
+def unit_called(host: Host, pattern: str) -> str:
+    return host.check_output(f"systemctl list-units --plain --no-legend '{pattern}' | cut -d' ' -f1")
+
+
+@pytest.mark.parametrize("pattern", BOUNDS)
+def test_a_service_is_confined(host: Host, pattern: str) -> None:
+    assert exposure(host, unit_called(host, pattern)) <= BOUNDS[pattern]
+
+
+def test_the_applications_processes_are_confined(host: Host, app: Installation, release: str) -> None:
+    units = [*app.units(release), f"{app.name}-beat.service", f"{app.name}-flower.service"]
+    exposures = {unit: exposure(host, unit) for unit in units}
+    assert {unit: level for unit, level in exposures.items() if level > APPLICATION} == {}
+
+
+# What each of these does is refused to the process that does it.
+FORBIDDEN = """
+import ctypes, mmap, socket
+def attempt(name, what):
+    try:
+        what()
+        print(name, 'done')
+    except (OSError, PermissionError) as error:
+        print(name, 'refused')
+def machine_code():
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+attempt('code', machine_code)
+attempt('write', lambda: open('/srv/APP/shared/of_a_test', 'w'))
+attempt('own', lambda: open('/srv/APP/shared/media/of_a_test', 'w'))
+attempt('packets', lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+attempt('other', lambda: open('/proc/1/environ'))
+"""
+
+
+def test_what_the_sandbox_promises_is_so(host: Host, app: Installation, release: str) -> None:
+    """In a process of its own with the sandbox of a worker."""
+    unit = f"{app.name}-worker-{app.workers[0]['name']}@{release}.service"
+    names = (
+        *("User", "NoNewPrivileges", "ProtectSystem", "ReadWritePaths", "PrivateDevices", "ProtectProc", "ProcSubset"),
+        *("RestrictAddressFamilies", "MemoryDenyWriteExecute", "CapabilityBoundingSet"),
+    )
+    shown = host.check_output(f"systemctl show {unit} {' '.join(f'-p {name}' for name in names)}")
+    options = " ".join(f"-p '{line}'" for line in shown.splitlines())
+    script = FORBIDDEN.replace("APP", app.name)
+    command = f"systemd-run --quiet --wait --pipe {options} /usr/bin/python3 - <<'SCRIPT'\n{script}\nSCRIPT"
+    answers = dict(line.split() for line in host.check_output(command).splitlines())
+    host.run(f"rm -f /srv/{app.name}/shared/media/of_a_test")
+    expected = {"code": "refused", "write": "refused", "own": "done", "packets": "refused", "other": "refused"}
+    assert answers == expected
+
+
+def test_nobody_may_take_all_of_the_memory(host: Host, app: Installation, release: str) -> None:
+    """The limits are there; whether the kernel keeps them is its own affair."""
+    for unit in [*app.units(release), f"{app.name}-beat.service", f"{app.name}-flower.service"]:
+        names = ("MemoryHigh", "MemoryMax", "MemorySwapMax", "OOMScoreAdjust")
+        shown = host.check_output(f"systemctl show {unit} {' '.join(f'-p {name}' for name in names)}")
+        limits = {name: int(value) for name, value in (line.split("=") for line in shown.splitlines())}
+        assert 150 * 2**20 < limits["MemoryHigh"] < limits["MemoryMax"] <= 512 * 2**20, unit
+        assert limits["MemorySwapMax"] <= 256 * 2**20, unit
+        assert limits["OOMScoreAdjust"] == 500, unit
+
+
+def test_the_data_outlives_the_application_when_memory_runs_out(host: Host, app: Installation) -> None:
+    """The kernel's order: whoever has the highest score goes first."""
+    script = """
+import subprocess
+scores = {}
+for line in subprocess.run(['ps', '-e', '-o', 'pid=,unit='], stdout=subprocess.PIPE, text=True).stdout.splitlines():
+    pid, unit = line.split()
+    try:
+        scores.setdefault(unit, []).append(int(open('/proc/%s/oom_score_adj' % pid).read()))
+    except FileNotFoundError:
+        pass
+for unit, found in scores.items():
+    print(unit, min(found), max(found))
+"""
+    scores = {unit: (int(low), int(high)) for unit, low, high in map(str.split, run_python(host, script).splitlines())}
+    application = [unit for unit in scores if unit.startswith((f"{app.name}-web@", f"{app.name}-worker-"))]
+    assert application
+    assert {unit: scores[unit] for unit in application} == dict.fromkeys(application, (500, 500))
+    for unit in ("redis-server@broker.service", "redis-server@cache.service", unit_called(host, "postgresql@*")):
+        # A container may not let a score become less than 0.
+        assert scores[unit][0] <= 0
+        assert int(host.check_output(f"systemctl show -p OOMScoreAdjust --value {unit}")) <= -500
+
+
+# --- The application, as its own checks see it ---------------------------------------------------------------------
+
+
+def test_the_application_passes_djangos_checks_for_production(host: Host, app: Installation) -> None:
+    result = host.run(f"{app.name}-manage check --deploy --fail-level WARNING")
+    assert result.succeeded, result.stdout + result.stderr
+    assert "no issues" in result.stdout
