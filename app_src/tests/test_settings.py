@@ -58,6 +58,12 @@ def test_without_a_required_variable_nothing_starts_and_the_error_names_it(
     assert name in result.stderr.strip().splitlines()[-1]
 
 
+def test_the_former_key_is_a_fallback(project: Path) -> None:
+    """Whoever is signed in stays so when the key changes; any character may be in it."""
+    assert setting(project, "SECRET_KEY_FALLBACKS") == []
+    assert setting(project, "SECRET_KEY_FALLBACKS", SECRET_KEY_FALLBACK="for, mer") == ["for, mer"]
+
+
 def test_production_passes_djangos_deployment_checks(project: Path) -> None:
     result = run(project, "manage.py", "check", "--deploy", "--fail-level", "WARNING", **PRODUCTION)
     assert result.returncode == 0, result.stderr

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 GROUPS = ("web", "worker", "scheduler", "database", "broker")
 APP, INVENTORY, VAULT = "group_vars/all/app.yml", "hosts.yml", "group_vars/all/vault.yml"
 WORKER = {"name": "io", "queues": ["io"]}
+WEB = {"processes": 2, "threads": 4}
 SANDBOX = {"write_paths": [], "jit": False, "outgoing": []}
 LIMITS = {"requests_per_second": 50, "burst": 200, "connections": 100}
 SECRET = "hunter2-colon"
@@ -110,7 +111,7 @@ CASES = {
     "sandbox_name": Case("app_sandbox.paths is not a setting", {"app_sandbox": SANDBOX | {"paths": []}}),
     "sandbox_path": Case("app_sandbox.write_paths holds", {"app_sandbox": SANDBOX | {"write_paths": ["exports"]}}),
     "sandbox_address": Case("app_sandbox.outgoing holds", {"app_sandbox": SANDBOX | {"outgoing": ["example.org"]}}),
-    "web_memory": Case("app_web.memory_mb must be at least 64", {"app_web": {"processes": 2, "threads": 4, "memory_mb": 1}}),
+    "web_memory": Case("app_web.memory_mb must be at least 64", {"app_web": WEB | {"memory_mb": 1}}),
     "worker_memory": Case("app_workers.io.memory_mb must be at least 64", {"app_workers": [WORKER | {"memory_mb": 1}]}),
     "upload": Case("app_max_upload must be megabytes", {"app_max_upload": "10 MB"}),
     "limits": Case("app_visitor_limits.burst must be at least 0", {"app_visitor_limits": LIMITS | {"burst": -1}}),
