@@ -69,6 +69,7 @@ CASES = {
     "secret_lines": Case("secret_redis_password must be one line", {"secret_redis_password": "one\ntwo"}),
     "secret_number": Case("secret_admin_password must be text", {"secret_admin_password": 123456}),
     "secret_flower": Case("secret_flower_password must hold no colon", {"secret_flower_password": f"{SECRET}:x"}),
+    "secret_flower_ascii": Case("secret_flower_password must hold ASCII", {"secret_flower_password": f"{SECRET}é"}),
     "domain_scheme": Case("app_domain must be a plain name", {"app_domain": "https://shop.example.org"}),
     "domain_path": Case("app_domain must be a plain name", {"app_domain": "shop.example.org/shop"}),
     "domain_port": Case("app_domain must be a plain name", {"app_domain": "shop.example.org:8443"}),

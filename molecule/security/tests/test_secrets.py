@@ -29,9 +29,9 @@ ROTATED = (
     "redis_admin_password",
     "flower_password",
 )
-# In every one of them. (Flower's own form of a user and password forbids a colon and a comma.)
-ODD = "'it\"s' $HOME ${x} 100% %h #1 \\ \\n `id` & ; * {{ x }} <é✓>"
-ODDER = ODD + " a:b,c@d/e?f=%2F"
+# In every one of them. (Flower forbids a colon, a comma and what is not ASCII.)
+ODD = "'it\"s' $HOME ${x} 100% %h #1 \\ \\n `id` & ; * {{ x }} <>"
+ODDER = ODD + " é✓ a:b,c@d/e?f=%2F"
 
 # Whoever reads it: a process of nobody looks at what anybody may see, root at the journal.
 HUNT = """

@@ -682,6 +682,8 @@ def secret_problems(secrets: Mapping[str, Any]) -> Iterator[Problem]:
             yield Problem(name, "must be one line. (In YAML, write it in quotes, not after | or >.)", VAULT)
         elif name == "secret_flower_password" and re.search("[:,]", value):
             yield Problem(name, "must hold no colon and no comma: Flower separates by them.", VAULT)
+        elif name == "secret_flower_password" and not value.isascii():
+            yield Problem(name, "must hold ASCII characters only: Flower cannot compare others.", VAULT)
 
 
 # --- Ansible -------------------------------------------------------------------------------------------
