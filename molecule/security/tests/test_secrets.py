@@ -193,8 +193,8 @@ def values(secrets: Path) -> dict[str, str]:
 @pytest.fixture
 def customer(visitor: Visitor) -> Visitor:
     """Somebody who is signed in."""
-    word = uuid.uuid4().hex
-    fields = {"username": f"u{word[:12]}", "email": f"{word}@example.org", "password1": word, "password2": word}
+    user, word = f"u{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
+    fields = {"username": user, "email": f"{user}@example.org", "password1": word, "password2": word}
     visitor.post("/register/", fields)
     assert is_signed_in(visitor)
     return visitor
