@@ -409,6 +409,8 @@ def render(name: str, **more: Any) -> str:
         "services_wsgi": "core.wsgi:application", "services_web": {"processes": 2, "threads": 4},
         "services_workers": [{"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}],
         "__services_programs": ["web", "worker-io"],
+        "services_memory_mb": 400, "services_write_paths": ["/srv/exports"], "services_jit": False,
+        "services_outgoing": ["10.0.0.0/8"],
     }  # fmt: skip
     return environment.get_template(name).render(**variables | more)
 

@@ -317,7 +317,7 @@ def check_sandbox(here: Installation) -> Iterator[Problem]:
 def check_visitor_limits(here: Installation) -> Iterator[Problem]:
     for name, value in here.values["app_visitor_limits"].items():
         if int(value) < 0:
-            yield Problem("app_visitor_limits", f"must be at least 0, which is no limit; it is {value}.", part=f".{name}")
+            yield Problem("app_visitor_limits", f"must be at least 0 (no limit); it is {value}.", part=f".{name}")
 
 
 def check_maintenance(here: Installation) -> Iterator[Problem]:
