@@ -100,7 +100,7 @@ class ActionModule(ActionBase):
         self.host = (task_vars or {}).get("inventory_hostname", "")
         args = self._task.args
         if self._connection.transport != "ssh":
-            return result | self.look(Way("", None))
+            return result | {"configured": {"user": "", "port": None}} | self.look(Way("", None))
         self.before = {name: self._connection.get_option(name) for name in ("remote_user", "port", "password")}
         configured = self.before["remote_user"] or ""
         self.password = self.before["password"] or self._play_context.password
