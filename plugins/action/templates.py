@@ -21,8 +21,8 @@ class ActionModule(ActionBase):
         common = {name: value for name, value in self._task.args.items() if name != "files"}
         files = [common | file for file in self._task.args["files"]]
         for file in files:
-            if ("src" in file) == ("content" in file):
-                raise AnsibleActionFail(f"templates: {file.get('dest')} needs either src or content")
+            if [word in file for word in ("src", "content", "link", "absent")].count(True) != 1:
+                raise AnsibleActionFail(f"templates: {file.get('dest')} needs one of src, content, link and absent")
             if "src" in file:
                 file["content"] = self.render(file.pop("src"), file.pop("vars", {}), task_vars or {})
         return self._execute_module(module_args={"files": files}, task_vars=task_vars)

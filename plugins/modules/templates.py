@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -24,6 +25,8 @@ options:
     suboptions:
       src: {type: str, description: A template of the role.}
       content: {type: str, description: "The text itself, instead of a template."}
+      link: {type: str, description: "Not a file, but a link that leads there."}
+      absent: {type: bool, default: false, description: "Not a file: what is there goes."}
       vars: {type: dict, description: Variables of this template alone.}
       dest: {type: path, required: true, description: The file.}
       owner: {type: str, description: Its owner.}
@@ -73,8 +76,27 @@ def replace(module: AnsibleModule, file: dict[str, str]) -> None:
     module.atomic_move(new, file["dest"])
 
 
+def place_link(module: AnsibleModule, file: dict[str, str]) -> tuple[bool, dict[str, str]]:
+    """Have a link, or nothing, in the file's place. Returns whether anything was different, and the difference."""
+    place, wanted = Path(file["dest"]), file["link"]
+    before = str(place.readlink()) if place.is_symlink() else "a file" if place.exists() else None
+    if before != wanted and not module.check_mode:
+        if wanted is None:
+            place.unlink()
+        else:
+            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            new = place.with_name(f"{place.name}.new")
+            new.unlink(missing_ok=True)
+            new.symlink_to(wanted)
+            new.replace(place)
+    names = {"before_header": str(place), "after_header": str(place)}
+    return before != wanted, {"before": f"{before or 'nothing'}\n", "after": f"{wanted or 'nothing'}\n", **names}
+
+
 def write(module: AnsibleModule, file: dict[str, str]) -> tuple[bool, dict[str, str]]:
     """Bring one file to its text, owner and mode. Returns whether anything was different, and the difference."""
+    if file["link"] is not None or file["absent"]:
+        return place_link(module, file)
     before = read(file["dest"])
     changed = before != file["content"]
     if changed and not module.check_mode:
@@ -87,7 +109,8 @@ def write(module: AnsibleModule, file: dict[str, str]) -> tuple[bool, dict[str, 
 
 
 def main() -> None:
-    file = {name: {"type": "str"} for name in ("content", "owner", "group", "validate")}
+    file = {name: {"type": "str"} for name in ("content", "link", "owner", "group", "validate")}
+    file |= {"absent": {"type": "bool", "default": False}}
     file |= {"dest": {"type": "path", "required": True}, "mode": {"type": "raw"}}
     module = AnsibleModule(
         argument_spec={"files": {"type": "list", "elements": "dict", "required": True, "options": file}},

@@ -77,4 +77,22 @@ def test_what_is_not_valid_replaces_nothing(folder: Path) -> None:
 
 
 def test_a_file_needs_a_text(folder: Path) -> None:
-    assert "needs either src or content" in play(folder, {"files": [{"dest": str(folder / "old")}]})["msg"]
+    assert (
+        "needs one of src, content, link and absent" in play(folder, {"files": [{"dest": str(folder / "old")}]})["msg"]
+    )
+
+
+def test_links_are_made_and_what_should_not_be_there_goes(folder: Path) -> None:
+    (folder / "in the way").write_text("a file\n")
+    (folder / "left over").symlink_to("nowhere")
+    files = [
+        {"link": "../there", "dest": str(folder / "new/link")},
+        {"link": "there", "dest": str(folder / "in the way")},
+        {"absent": True, "dest": str(folder / "left over")},
+    ]
+    assert len(play(folder, {"files": files}, "--check")["written"]) == 3
+    assert (folder / "in the way").read_text() == "a file\n"
+    assert len(play(folder, {"files": files})["written"]) == 3
+    assert [str((folder / name).readlink()) for name in ("new/link", "in the way")] == ["../there", "there"]
+    assert not (folder / "left over").is_symlink()
+    assert play(folder, {"files": files})["changed"] is False
