@@ -34,9 +34,12 @@ started:
 
 
 def main() -> None:
+    units = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
-            **{name: {"type": "list", "elements": "str", "default": []} for name in ("services", "stopped", "restarted")},
+            "services": units,
+            "stopped": units,
+            "restarted": units,
             "daemon_reload": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
