@@ -1,0 +1,68 @@
+"""What another machine gets from this one: the ports that the groups name, and a ban where it fails to log in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import testinfra
+from installation import Installation
+from probes import wait_for
+from testinfra.host import Host
+
+PUBLIC = {22, 80, 443}
+# An address of its own, beside the one that `outsider` does everything else from.
+ATTACKER = "10.178.0.53"
+
+
+@pytest.fixture(scope="module")
+def outsider(host: Host) -> Host:
+    return testinfra.get_host("ansible://outsider", ansible_inventory=host.backend.ansible_inventory)
+
+
+@pytest.fixture(scope="module")
+def attacker(host: Host, outsider: Host) -> Iterator[str]:
+    """An address that this host answers to, so that a ban concerns nobody else; free again in the end."""
+    outsider.check_output(f"ip address replace {ATTACKER}/32 dev eth0")
+    host.check_output(f"ip route replace {ATTACKER} via {outsider.check_output('hostname -i').split()[0]}")
+    host.check_output(f"fail2ban-client unban {ATTACKER}")
+    yield ATTACKER
+    host.check_output(f"fail2ban-client unban {ATTACKER}")
+    host.check_output(f"ip route delete {ATTACKER}")
+
+
+def test_only_what_the_groups_name_answers(app: Installation, outsider: Host) -> None:
+    """All TCP ports, by nmap; the others do not even refuse."""
+    scan = f"nmap -Pn -n -sS -p- --min-rate 8000 --max-retries 2 -oG - {app.address}"
+    report = outsider.check_output(scan)
+    assert {int(port) for port in re.findall(r"(\d+)/open/tcp", report)} == PUBLIC
+    assert re.search(r"Ignored State: filtered \(65532\)", report), report
+
+
+def banned(host: Host, jail: str) -> list[str]:
+    return host.check_output(f"fail2ban-client get {jail} banip").split()
+
+
+def test_failed_logins_lead_to_a_ban(host: Host, app: Installation, outsider: Host, attacker: str) -> None:
+    def ssh(source: str) -> str:
+        options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=3"
+        return outsider.run(f"ssh -b {source} {options} intruder@{app.address} true").stderr
+
+    assert "Permission denied" in ssh(attacker)
+    wait_for(lambda: ssh(attacker) and attacker in banned(host, "sshd"), 90, "the address is banned")
+    wait_for(lambda: "Connection refused" in ssh(attacker), 10, "the address is refused")
+    # It alone: neither the address beside it nor the machine that this runs on.
+    assert banned(host, "sshd") == [attacker]
+    host.check_output(f"fail2ban-client unban {attacker}")
+    wait_for(lambda: "Permission denied" in ssh(attacker), 60, "the address is let back in")
+
+
+def test_failed_logins_of_flower_lead_to_a_ban(host: Host, app: Installation, outsider: Host, attacker: str) -> None:
+    visit = f"curl -sk -o /dev/null -w '%{{http_code}}' -m 5 --interface {attacker} -u admin:wrong {app.url}/flower/"
+    assert outsider.run(visit).stdout == "401"
+    wait_for(lambda: outsider.run(visit).rc == 7, 60, "the address is refused")
+    assert banned(host, "seedbed-web") == [attacker]
+    assert outsider.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' {app.url}/healthz/") == "200"
+    host.check_output(f"fail2ban-client unban {attacker}")
+    assert outsider.run(visit).stdout == "401"
