@@ -1,0 +1,117 @@
+"""What scanners that others wrote say of the host; their figures are printed, and are those of README.md."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from installation import Installation
+from testinfra.host import Host
+
+LYNIS_INDEX = 80
+# Not asked: kernel settings, USB and the mount of /proc, which belong to the machine below a container; and the settings
+# of Debian's own Redis, which is off (ours have users, and passwords as hashes).
+LYNIS_PROFILE = "".join(
+    f"skip-test={test}\n" for test in ("KRNL-6000", "USB-3000", "FILE-6344", "DBS-1884", "DBS-1886")
+)
+
+# What a test host cannot have: a certificate that somebody else signed, and records in the DNS.
+TRUST = {
+    *(
+        "cert_chain_of_trust",
+        "cert_trust",
+        "cert_revocation",
+        "cert_ocspRevoked",
+        "DNS_CAArecord",
+        "cert_crlDistributionPoints",
+    ),
+    *("overall_grade", "grade_cap_reason_1", "grade_cap_reason_2", "engine_problem", "scanProblem"),
+}
+# HSTS starts small on purpose, so that a mistake can be waited out. BREACH needs a page with a secret and with what the
+# attacker sent: Django masks its CSRF token anew in every answer.
+EXPECTED = {"HSTS_time", "BREACH"}
+BAD = {"MEDIUM", "HIGH", "CRITICAL"}
+
+
+@pytest.fixture(scope="module")
+def outsider(request: pytest.FixtureRequest, host: Host) -> Host:
+    """The host that looks from outside."""
+    return Host.get_host("ansible://outsider", ansible_inventory=host.backend.ansible_inventory)
+
+
+@pytest.fixture(scope="module")
+def figures(host: Host, capfd_disabled: Any) -> Iterator[dict[str, Any]]:
+    """What is found, printed when all have looked."""
+    found: dict[str, Any] = {}
+    yield found
+    with capfd_disabled():
+        print(f"\n{host.backend.hostname}: " + ", ".join(f"{name} {value}" for name, value in found.items()))
+
+
+@pytest.fixture(scope="module")
+def capfd_disabled(request: pytest.FixtureRequest) -> Any:
+    """Printing that a passed test does not swallow."""
+    return request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled
+
+
+def test_ssh_audit_fails_nothing(outsider: Host, app: Installation, figures: dict[str, Any]) -> None:
+    result = outsider.run(f"ssh-audit --skip-rate-test -j {app.address}")
+    report = json.loads(result.stdout)
+    notes = {
+        f"{kind} {entry['algorithm']}": entry.get("notes", {})
+        for kind in ("kex", "key", "enc", "mac")
+        for entry in report[kind]
+    }
+    assert len(notes) > 5, "this test sees nothing"
+    failing = {name: note["fail"] for name, note in notes.items() if note.get("fail")}
+    figures["ssh-audit"] = f"{len(failing)} failures, {sum(bool(note.get('warn')) for note in notes.values())} warnings"
+    assert failing == {}
+    assert report["cves"] == []
+
+
+def test_testssl_finds_no_weakness(outsider: Host, app: Installation, figures: dict[str, Any]) -> None:
+    file = f"/tmp/testssl-{app.hostname}.json"
+    checks = "--protocols --server-defaults --server-preference --headers --vulnerable"
+    options = f"--quiet --color 0 --fast --warnings off --overwrite --jsonfile {file}"
+    outsider.run(f"rm -f {file}; testssl {options} {checks} {app.address}")
+    report = json.loads(outsider.check_output(f"cat {file}"))
+    found = {entry["id"]: f"{entry['severity']}: {entry['finding']}" for entry in report}
+    assert {"TLS1_3", "heartbleed", "ROBOT"} <= set(found), "this test sees nothing"
+    assert found["TLS1_2"].startswith("OK")
+    assert found["TLS1"].startswith(("OK", "INFO"))
+    weak = {name: said for name, said in found.items() if said.partition(":")[0] in BAD}
+    unexpected = {name: said for name, said in weak.items() if name.split(" ")[0] not in TRUST | EXPECTED}
+    figures["testssl.sh"] = f"{len(unexpected)} weaknesses of medium or above"
+    assert unexpected == {}
+
+
+def test_lynis_index(host: Host, figures: dict[str, Any]) -> None:
+    install = "DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends lynis"
+    host.check_output(f"(command -v lynis || {install}) >/dev/null 2>&1")
+    host.check_output(f"printf %s {shlex.quote(LYNIS_PROFILE)} > /etc/lynis/custom.prf")
+    host.run("lynis audit system --quick --no-colors --quiet")
+    index = int(host.check_output("sed -n 's/^hardening_index=//p' /var/log/lynis-report.dat"))
+    figures["lynis"] = index
+    missing = host.check_output("grep -E '^(warning|suggestion)' /var/log/lynis-report.dat")
+    assert index >= LYNIS_INDEX, missing
+    assert "warning[]=" not in missing
+
+
+def test_systemd_analyze(host: Host, app: Installation, release: str, figures: dict[str, Any]) -> None:
+    """The bounds are in test_sandbox.py; here are the figures."""
+    units = {
+        "web": f"{app.name}-web@{release}",
+        "workers": f"{app.name}-worker-{app.workers[0]['name']}@{release}",
+        "beat": f"{app.name}-beat",
+        "Flower": f"{app.name}-flower",
+        "nginx": "nginx",
+        "Redis": "redis-server@broker",
+        "PostgreSQL": host.check_output("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1"),
+    }
+    show = "systemd-analyze security --no-pager '{}' | sed -n 's/.*level for .*: \\([0-9.]*\\) .*/\\1/p'"
+    levels = {name: host.check_output(show.format(unit)) for name, unit in units.items()}
+    figures["systemd-analyze"] = ", ".join(f"{name} {level}" for name, level in levels.items())
+    assert all(levels.values())
