@@ -189,7 +189,7 @@ def slow_clients(host: Host, app: Installation) -> Iterator[None]:
                 connection.sendall((upload if number % 2 else begin).encode())
                 while not over.wait(1 + number % 3):
                     connection.sendall(b"x" if number % 2 else b"X-A: b\r\n")
-            over.wait(0.2)
+            over.wait(3)
 
     threads = [threading.Thread(target=dawdle, args=[number], daemon=True) for number in range(SLOW_CLIENTS)]
     for thread in threads:
