@@ -257,10 +257,16 @@ class Certificate:
         if code == 0:
             self.did.append(f"a certificate for {', '.join(ready)} from {params['server']}")
             return problems
-        lines = [line for line in (errors + output).splitlines() if line.strip() and "debug log" not in line]
-        return problems | {
-            "": "\n".join([f"{params['server']} gave no certificate. certbot says:", *(f"  {line}" for line in lines)])
-        }
+        noise = (
+            "Saving debug log",
+            "Requesting a certificate",
+            "Ask for help",
+            "Some challenges have failed",
+            "Renewing",
+        )
+        lines = [line for line in (output + errors).splitlines() if line.strip() and not line.startswith(noise)]
+        said = "\n".join([f"{params['server']} gave no certificate. certbot says:", *(f"  {line}" for line in lines)])
+        return problems | {"": said}
 
     def elsewhere(self) -> dict[str, str]:
         """The names at which this host does not see itself, each with a sentence.
