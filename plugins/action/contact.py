@@ -104,8 +104,7 @@ class ActionModule(ActionBase):
         self.before = {name: self._connection.get_option(name) for name in ("remote_user", "port", "password")}
         configured = self.before["remote_user"] or ""
         self.password = self.before["password"] or self._play_context.password
-        if args.get("fresh"):
-            self._connection.set_option("ssh_args", f"{FRESH} {self._connection.get_option('ssh_args') or ''}")
+        self.ssh_args = self._connection.get_option("ssh_args") or ""
         self._connection.set_option("reconnection_retries", 0)
         administrators = args.get("administrators") or []
         keys = own_keys(self._connection.get_option("private_key_file")) if administrators else set()
@@ -142,6 +141,9 @@ class ActionModule(ActionBase):
     def look(self, way: Way) -> dict[str, Any]:
         """Go in and see who one is there. Raises AnsibleConnectionFailure where that way is shut."""
         if self._connection.transport == "ssh":
+            # Where there is a password, an open connection says nothing of keys: it may have begun with that password.
+            fresh = self._task.args.get("fresh") or (self.password and not way.password)
+            self._connection.set_option("ssh_args", f"{FRESH} {self.ssh_args}" if fresh else self.ssh_args)
             self._connection.set_option("remote_user", way.user or None)
             self._connection.set_option("port", way.port)
             self._connection.set_option("password", self.password if way.password else None)

@@ -129,13 +129,16 @@ def test_the_unchanged_inventory_works_for_the_administrator(
     assert again.changed == 0, again.output
 
 
+DENIED = "insert 1 deny from {operator}"
+
+
 @pytest.mark.parametrize(
     ("fault", "seconds"),
     [
         # A rule that denies the operator's machine.
-        ({"access_firewall": ["insert 1 deny from {operator}", "allow 80,443/tcp"]}, 10),
+        ({"access_firewall": [DENIED, "allow 80,443/tcp"]}, 10),
         # A port that something on the way does not let through; with the time that operators get.
-        ({"app_ssh_port": 2223, "access_firewall": ["insert 1 deny 2223/tcp", "allow 80,443/tcp"]}, None),
+        ({"app_ssh_port": 2223, "access_firewall": [f"{DENIED} to any port 2223 proto tcp", "allow 80,443/tcp"]}, None),
     ],
     ids=["firewall", "port"],
 )
