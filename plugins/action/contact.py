@@ -27,7 +27,8 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 # Ahead of what is configured, since SSH takes the first value of an option.
-FRESH = "-o ControlMaster=no -o ControlPath=none"
+FRESH = "-o ControlMaster=no -o ControlPath=none "
+KEY_ONLY = "-o PasswordAuthentication=no -o KbdInteractiveAuthentication=no "
 PAUSE = 1
 
 
@@ -143,7 +144,8 @@ class ActionModule(ActionBase):
         if self._connection.transport == "ssh":
             # Where there is a password, an open connection says nothing of keys: it may have begun with that password.
             fresh = self._task.args.get("fresh") or (self.password and not way.password)
-            self._connection.set_option("ssh_args", f"{FRESH} {self.ssh_args}" if fresh else self.ssh_args)
+            ahead = (FRESH if fresh else "") + ("" if way.password else KEY_ONLY)
+            self._connection.set_option("ssh_args", ahead + self.ssh_args)
             self._connection.set_option("remote_user", way.user or None)
             self._connection.set_option("port", way.port)
             self._connection.set_option("password", self.password if way.password else None)
