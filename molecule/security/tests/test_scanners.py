@@ -13,8 +13,8 @@ from probes import wait_for
 from testinfra.host import Host
 
 LYNIS_INDEX = 80
-# Not asked: kernel settings, USB and the mount of /proc, which belong to the machine below a container; and the files
-# of Debian's own Redis, which is off (ours have users, and passwords as hashes).
+# Left out: kernel settings and USB, which belong to the machine below a container; the mount of /proc, since services
+# have their own (ProtectProc); and the files of Debian's own Redis, which is off (ours have users with hashes).
 LYNIS_PROFILE = "".join(
     f"skip-test={test}\n" for test in ("KRNL-6000", "USB-3000", "FILE-6344", "DBS-1884", "DBS-1886")
 )
