@@ -23,8 +23,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test-results"
 SYSTEMS = ("debian12", "debian13")
-# Scenarios mostly wait; more of them at once would make hosts under load late.
-AT_ONCE = 2
 # Of what a failed test says; the rest is in the log.
 FIRST_LINES = 12
 
@@ -75,28 +73,31 @@ def scenario(name: str) -> Part:
     return Part(name, [["molecule", "test", "--scenario-name", name]])
 
 
-def all_parts() -> list[Part]:
-    """In the order in which they begin. What needs little of the machine goes beside the scenario with a browser."""
-    first, *others = [scenario(name) for name in scenarios()]
+def all_parts() -> list[list[Part]]:
+    """Two lanes, so that no two scenarios put hosts under load at a time: they would make each other late."""
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
+    under_load = [name for name in scenarios() if name.startswith("rollout")]
+    others = [name for name in scenarios() if name not in ("default", *under_load)]
     return [
-        first,
-        Part("lint", LINT, has_tests=False),
-        Part("unit", [unit]),
-        Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
-        *others,
+        [scenario(name) for name in ("default", *under_load)],
+        [
+            Part("lint", LINT, has_tests=False),
+            Part("unit", [unit]),
+            Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
+            *(scenario(name) for name in others),
+        ],
     ]
 
 
-def choose(names: Sequence[str]) -> list[Part]:
-    """The parts of these names only; all of them when no name is given."""
-    parts = all_parts()
-    known = [part.name for part in parts]
+def choose(names: Sequence[str]) -> list[list[Part]]:
+    """The lanes with the parts of these names only; all of them when no name is given."""
+    lanes = all_parts()
+    known = [part.name for lane in lanes for part in lane]
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"There is no part called {unknown[0]}. There are: {', '.join(known)}.")
-    return [part for part in parts if not names or part.name in names]
+    return [[part for part in lane if not names or part.name in names] for lane in lanes]
 
 
 # --- Running -----------------------------------------------------------------------------
@@ -173,12 +174,18 @@ def report(parts: Sequence[Part]) -> str:
     return "\n".join([*lines, "", f"{passed} passed, {failed} failed"])
 
 
+def run_lane(lane: Sequence[Part]) -> None:
+    for part in lane:
+        execute(part)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", nargs="*", help="lint, unit, app or a scenario; default: all")
-    parts = choose(parser.parse_args().part)
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(execute, parts))
+    lanes = choose(parser.parse_args().part)
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        list(pool.map(run_lane, lanes))
+    parts = [part for lane in lanes for part in lane]
     print(f"\n{report(parts)}")
     return int(any(part.problems for part in parts))
 
