@@ -13,6 +13,7 @@ from traffic import verdict
 MIGRATING = ("snapshot", "migrate")
 # One of each kind: the program on the host does not notice who looks on.
 LEFT_ALONE_AT = ("build", "migrate", "gate", "handover", "watch", "drain")
+HOW = (signal.SIGINT, signal.SIGKILL)
 
 
 @pytest.mark.os("debian13")
@@ -35,9 +36,7 @@ def test_a_killed_rollout_is_made_good_by_the_next(rollouts: Rollouts, old: str,
 
 
 @pytest.mark.os("debian12")
-@pytest.mark.parametrize(
-    ("step", "number"), list(zip(LEFT_ALONE_AT, cycle([signal.SIGINT, signal.SIGKILL]), strict=False))
-)
+@pytest.mark.parametrize(("step", "number"), zip(LEFT_ALONE_AT, cycle(HOW), strict=False))
 def test_a_rollout_outlives_who_began_it(rollouts: Rollouts, old: str, step: str, number: int) -> None:
     """Ctrl-C, or a lost connection, and then the same again."""
     version = rollouts.version(f"left-{step}", *([f"column=left_at_{step}"] if step in MIGRATING else []))
