@@ -47,8 +47,8 @@ def banned(host: Host, jail: str) -> list[str]:
 def test_failed_logins_lead_to_a_ban(host: Host, app: Installation, outsider: Host, attacker: str) -> None:
     def ssh(source: str) -> str:
         options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=3"
-        # testinfra takes ssh's own 255 for a failure of its connection.
-        return outsider.run(f"ssh -b {source} {options} intruder@{app.address} true || true").stderr
+        # A ban in the middle of a connection leaves it waiting, and testinfra takes ssh's own 255 for a failure of its own.
+        return outsider.run(f"timeout 10 ssh -b {source} {options} intruder@{app.address} true || true").stderr
 
     assert "Permission denied" in ssh(attacker)
     wait_for(lambda: ssh(attacker) and attacker in banned(host, "sshd"), 90, "the address is banned")
