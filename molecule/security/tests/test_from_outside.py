@@ -47,7 +47,7 @@ def banned(host: Host, jail: str) -> list[str]:
 def test_failed_logins_lead_to_a_ban(host: Host, app: Installation, outsider: Host, attacker: str) -> None:
     def ssh(source: str) -> str:
         options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=3"
-        # A ban in the middle of a connection leaves it waiting, and testinfra takes ssh's own 255 for a failure of its own.
+        # A ban in the middle of a connection leaves it waiting, and testinfra takes ssh's 255 for a failure of its own.
         return outsider.run(f"timeout 10 ssh -b {source} {options} intruder@{app.address} true || true").stderr
 
     assert "Permission denied" in ssh(attacker)
