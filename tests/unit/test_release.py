@@ -487,6 +487,17 @@ def test_the_release_before_is_the_one_rolled_out_before(host: Host) -> None:
         cli.release_before(host)
 
 
+def test_one_host_can_be_asked_for_the_release_before(host: Host, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(cli.Settings, "load", lambda path: host.settings)
+    assert cli.main(["before"]) == 1
+    for age, release in enumerate(("second-2", "first-1")):
+        built(host, release, age=60 * age)
+    host.switch("second-2")
+    capsys.readouterr()
+    assert cli.main(["before"]) == 0
+    assert capsys.readouterr().out == "first-1\n"
+
+
 def test_what_was_rolled_back_from_is_not_the_release_before(serving: Host, answers: Answers) -> None:
     roll(serving, "bad-2")
     roll(serving, OLD, "rollback")

@@ -5,6 +5,7 @@ outlives the connection which began it: whatever fails puts back what served bef
 
     deploy ID ARCHIVE    build, check, migrate, start beside the old, switch, watch, let the old finish
     rollback [ID]        the release before the current one, or another that is still here
+    before               the release that a rollback without ID goes back to
     status [--json]      what is here, what runs, what a rollout is at
     follow               what the rollout at work, or the last one, says
     history              who rolled out what, when, for how long, with which outcome
@@ -63,6 +64,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for action in (deploy, rollback, follow):
         action.add_argument("--seconds", type=float, help="look on for so long; default: to the end")
         action.add_argument("--json", action="store_true")
+    actions.add_parser("before")
     actions.add_parser("cancel")
     actions.add_parser("boot")
     actions.add_parser("halt")
@@ -83,6 +85,9 @@ def main(arguments: list[str]) -> int:
             return carry_out(host, chosen) if chosen.here else begin(host, chosen, arguments)
         if chosen.action == "follow":
             return follow(host, chosen)
+        if chosen.action == "before":
+            say(release_before(host))
+            return 0
     except BusyError as error:
         return refuse(chosen, 3, str(error))
     except ReleaseError as error:
