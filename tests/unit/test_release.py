@@ -558,6 +558,19 @@ def test_the_same_call_again_looks_on(
     assert len(launched) == 1
 
 
+def test_a_refused_archive_does_not_stay(
+    host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = record.Record(host.settings)
+    book.hold()
+    with pytest.raises(BusyError):
+        send(host, monkeypatch, "deploy", NEW, "-")
+    os.close(book.handle)
+    assert list((host.settings.home / "incoming").iterdir()) == []
+    send(host, monkeypatch, "deploy", NEW, "-")
+    assert len(list((host.settings.home / "incoming").iterdir())) == 1
+
+
 def test_an_archive_that_was_cut_off_begins_nothing(
     host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

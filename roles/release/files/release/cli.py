@@ -134,7 +134,12 @@ def begin(host: Host, chosen: argparse.Namespace, arguments: list[str]) -> int:
     if host.settings.in_step:
         until_file(host).write_text("")
     arguments = [*without(arguments, "--json", "--seconds", "--by", "--call", "--bytes"), "--by", chosen.by]
-    log = detach.launch(host.settings, arguments, chosen.call)
+    try:
+        log = detach.launch(host.settings, arguments, chosen.call)
+    except (BusyError, ReleaseError):
+        if data is not None:
+            path.unlink()
+        raise
     return detach.show(host.settings, log, 0, chosen.seconds, chosen.json)
 
 
