@@ -21,6 +21,7 @@ import socket
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
@@ -61,34 +62,31 @@ class ActionModule(ActionBase):
         return {"changed": True, "log": state.get("log", ""), "offset": state.get("offset", 0)}
 
     def begin(self, args: dict[str, Any]) -> dict[str, Any]:
-        """Start the rollout; the archive travels with the command."""
+        """Start the rollout; the archive travels with the command.
+
+        Sent again, by ssh or from here, the host knows the call and only shows what it has begun.
+        """
         words = [args["action"], *([args["release"]] if args.get("release") else [])]
         archive = None
         if args.get("archive"):
             words.append("-")
             archive = Path(args["archive"]).read_bytes()
-        words += ["--by", f"{getpass.getuser()}@{socket.gethostname()}"]
+            words += ["--bytes", str(len(archive))]
+        words += ["--by", f"{getpass.getuser()}@{socket.gethostname()}", "--call", uuid4().hex]
         words += ["--force"] if args.get("force") else []
-        try:
-            return self.call(words, archive)
-        except AnsibleConnectionFailure:
-            # Whether it has begun is for the host to say.
-            state = self.patiently("follow")
-            if state.get("release") == args.get("release"):
-                return state
-            raise
+        return self.patiently(*words, data=archive)
 
-    def patiently(self, *words: str) -> dict[str, Any]:
+    def patiently(self, *words: str, data: bytes | None = None) -> dict[str, Any]:
         """Ask the host, and when the connection is lost, ask again for a while: the rollout goes on without it."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                return self.call(list(words))
+                return self.call(list(words), data)
             except AnsibleConnectionFailure as error:
                 if time.monotonic() > deadline:
                     raise
                 lost = f"{self.host}: the connection is lost ({error.message})."
-                display.warning(f"{lost} The rollout goes on; trying again.")
+                display.warning(f"{lost} What has begun goes on; trying again.")
                 time.sleep(2)
 
     def call(self, words: list[str], data: bytes | None = None) -> dict[str, Any]:

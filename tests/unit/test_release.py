@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import http.server
 import importlib.util
+import io
 import json
 import os
 import socketserver
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -485,11 +487,99 @@ def test_the_release_before_is_the_one_rolled_out_before(host: Host) -> None:
         cli.release_before(host)
 
 
+def test_one_host_can_be_asked_for_the_release_before(host: Host, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(cli.Settings, "load", lambda path: host.settings)
+    assert cli.main(["before"]) == 1
+    for age, release in enumerate(("second-2", "first-1")):
+        built(host, release, age=60 * age)
+    host.switch("second-2")
+    capsys.readouterr()
+    assert cli.main(["before"]) == 0
+    assert capsys.readouterr().out == "first-1\n"
+
+
 def test_what_was_rolled_back_from_is_not_the_release_before(serving: Host, answers: Answers) -> None:
     roll(serving, "bad-2")
     roll(serving, OLD, "rollback")
     roll(serving, "next-3")
     assert cli.release_before(serving) == OLD
+
+
+# --- a call, which a lost connection may send again
+
+
+@pytest.fixture
+def launched(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that would start a rollout; nothing runs."""
+    commands = []
+
+    def run(command: list[str], **options: Any) -> SimpleNamespace:
+        commands.extend([command] if command[0] == "systemd-run" else [])
+        return SimpleNamespace(returncode=0 if command[0] == "systemd-run" else 3, stderr="")
+
+    monkeypatch.setattr(detach.subprocess, "run", run)
+    monkeypatch.setattr(cli.shutil, "chown", lambda *arguments: None)
+    return commands
+
+
+def send(host: Host, monkeypatch: pytest.MonkeyPatch, *words: str, data: bytes = b"archive") -> int:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    arguments = [*words, "--json", "--seconds", "0"]
+    return cli.begin(host, cli.parse(arguments), arguments)
+
+
+@pytest.mark.parametrize("words", [["deploy", NEW, "-"], ["rollback"]])
+def test_the_same_call_again_looks_on(
+    host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str]
+) -> None:
+    """While it is at work, and after it has ended."""
+    for age, release in enumerate(("third-3", "second-2", "first-1")):
+        built(host, release, age=60 * age)
+    host.switch("third-3")
+    call = ["--call", uuid.uuid4().hex]
+    send(host, monkeypatch, *words, *call)
+    [log] = (host.settings.home / "rollouts").glob("*.log")
+    log.write_text("It is built.\n")
+    book = record.Record(host.settings)
+    book.hold()
+    book.begin(words[0], "second-2", "anna", log=str(log))
+    capsys.readouterr()
+    for running in (True, False):
+        assert send(host, monkeypatch, *words, *call) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["text"], said["log"], said["running"]) == ("It is built.\n", str(log), running)
+        host.switch("second-2")
+        if running:
+            with pytest.raises(BusyError):
+                send(host, monkeypatch, *words, "--call", uuid.uuid4().hex)
+            book.end(1, "failed")
+            os.close(book.handle)
+    assert said["status"] == 1
+    assert len(launched) == 1
+
+
+def test_a_refused_archive_does_not_stay(
+    host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = record.Record(host.settings)
+    book.hold()
+    with pytest.raises(BusyError):
+        send(host, monkeypatch, "deploy", NEW, "-")
+    os.close(book.handle)
+    assert list((host.settings.home / "incoming").iterdir()) == []
+    send(host, monkeypatch, "deploy", NEW, "-")
+    assert len(list((host.settings.home / "incoming").iterdir())) == 1
+
+
+def test_an_archive_that_was_cut_off_begins_nothing(
+    host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["deploy", NEW, "-", "--bytes", "7", "--call", uuid.uuid4().hex]
+    with pytest.raises(ReleaseError, match="3 of 7 bytes"):
+        send(host, monkeypatch, *words, data=b"arc")
+    assert not launched
+    send(host, monkeypatch, *words)
+    assert len(launched) == 1
 
 
 # --- its parts

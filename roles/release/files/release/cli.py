@@ -5,6 +5,7 @@ outlives the connection which began it: whatever fails puts back what served bef
 
     deploy ID ARCHIVE    build, check, migrate, start beside the old, switch, watch, let the old finish
     rollback [ID]        the release before the current one, or another that is still here
+    before               the release that a rollback without ID goes back to
     status [--json]      what is here, what runs, what a rollout is at
     follow               what the rollout at work, or the last one, says
     history              who rolled out what, when, for how long, with which outcome
@@ -28,6 +29,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from uuid import UUID, uuid4
 
 from . import detach
 from .host import Host
@@ -46,11 +48,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     deploy = actions.add_parser("deploy")
     deploy.add_argument("release", metavar="ID")
     deploy.add_argument("archive", type=Path, metavar="ARCHIVE", help="a .tar.gz of the project; - reads it from stdin")
+    deploy.add_argument("--bytes", type=int, help="the length of the archive on stdin")
     rollback = actions.add_parser("rollback")
     rollback.add_argument("release", metavar="ID", nargs="?", default="")
     for action in (deploy, rollback):
         action.add_argument("--by", default=who(), help="who asks for it")
         action.add_argument("--force", action="store_true", help="also where the database is ahead of the release")
+        action.add_argument("--call", type=UUID, default=uuid4(), help="the same again looks on, and begins nothing")
         action.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
         action.add_argument("--log", default="", help=argparse.SUPPRESS)
     follow = actions.add_parser("follow")
@@ -60,6 +64,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for action in (deploy, rollback, follow):
         action.add_argument("--seconds", type=float, help="look on for so long; default: to the end")
         action.add_argument("--json", action="store_true")
+    actions.add_parser("before")
     actions.add_parser("cancel")
     actions.add_parser("boot")
     actions.add_parser("halt")
@@ -80,6 +85,9 @@ def main(arguments: list[str]) -> int:
             return carry_out(host, chosen) if chosen.here else begin(host, chosen, arguments)
         if chosen.action == "follow":
             return follow(host, chosen)
+        if chosen.action == "before":
+            say(release_before(host))
+            return 0
     except BusyError as error:
         return refuse(chosen, 3, str(error))
     except ReleaseError as error:
@@ -108,27 +116,39 @@ def refuse(chosen: argparse.Namespace, status: int, text: str) -> int:
 
 
 def begin(host: Host, chosen: argparse.Namespace, arguments: list[str]) -> int:
-    """Start the rollout in a unit of its own, and look on."""
+    """Start the rollout in a unit of its own, and look on; where this very call has started it before, only look on."""
+    # Read even where it is not needed: whoever sends it must not find the line closed.
+    data = sys.stdin.buffer.read() if chosen.action == "deploy" and str(chosen.archive) == "-" else None
+    if log := detach.begun(host.settings, chosen.call):
+        return detach.show(host.settings, log, 0, chosen.seconds, chosen.json)
+    if data is not None and chosen.bytes not in (None, len(data)):
+        raise ReleaseError(f"The archive came in part: {len(data)} of {chosen.bytes} bytes. Run the same again.")
     if chosen.action == "rollback" and not chosen.release:
         chosen.release = release_before(host)
         arguments = [*arguments, chosen.release]
     if chosen.release == host.serving() and not Record(host.settings).unfinished():
         return refuse(chosen, 0, f"Release {chosen.release} serves already.")
-    if chosen.action == "deploy" and str(chosen.archive) == "-":
-        path = take_in(host, chosen.release)
+    if data is not None:
+        path = take_in(host, chosen.release, data)
         arguments = [str(path) if argument == "-" else argument for argument in arguments]
     if host.settings.in_step:
         until_file(host).write_text("")
-    log = detach.launch(host.settings, [*without(arguments, "--json", "--seconds", "--by"), "--by", chosen.by])
+    arguments = [*without(arguments, "--json", "--seconds", "--by", "--call", "--bytes"), "--by", chosen.by]
+    try:
+        log = detach.launch(host.settings, arguments, chosen.call)
+    except (BusyError, ReleaseError):
+        if data is not None:
+            path.unlink()
+        raise
     return detach.show(host.settings, log, 0, chosen.seconds, chosen.json)
 
 
-def take_in(host: Host, release: str) -> Path:
-    """Keep the archive that comes on stdin where the release's builder can read it."""
+def take_in(host: Host, release: str, data: bytes) -> Path:
+    """Keep the archive that came on stdin where the release's builder can read it."""
     path = host.settings.home / "incoming" / f"{release}.{os.getpid()}.tar.gz"
     path.touch(0o640)
     shutil.chown(path, "root", host.settings.name)
-    path.write_bytes(sys.stdin.buffer.read())
+    path.write_bytes(data)
     return path
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from .record import Record
 from .rollout import MEETINGS
@@ -16,8 +17,13 @@ from .settings import BusyError, ReleaseError, Settings, say
 LOGS = 20
 
 
-def launch(settings: Settings, arguments: list[str]) -> Path:
-    """Run this program with `arguments` in a unit of its own; returns its log.
+def begun(settings: Settings, call: UUID) -> Path | None:
+    """The log of the rollout that a call has started, or None."""
+    return next((settings.home / "rollouts").glob(f"*-{call.hex}.log"), None)
+
+
+def launch(settings: Settings, arguments: list[str], call: UUID) -> Path:
+    """Run this program with `arguments` in a unit of its own; returns its log, which is named after the call.
 
     Raises BusyError when a rollout is at work and ReleaseError when the unit cannot be started.
     """
@@ -28,7 +34,7 @@ def launch(settings: Settings, arguments: list[str]) -> Path:
     folder.mkdir(mode=0o750, exist_ok=True)
     for old in sorted(folder.glob("*.log"))[: -LOGS + 1]:
         old.unlink()
-    log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**6:06d}.log"
+    log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{call.hex}.log"
     log.touch(0o640)
     unit = f"{settings.name}-rollout"
     properties = ["Type=exec", "KillMode=mixed", "TimeoutStopSec=120"]
