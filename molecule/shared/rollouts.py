@@ -142,14 +142,29 @@ class Rollouts:
     app: Installation
     folder: Path
 
+    # -- where to look, for who has several hosts
+
+    @property
+    def limit(self) -> str:
+        """The hosts that playbooks are for."""
+        return self.host.backend.host
+
+    @property
+    def worker(self) -> Host:
+        """The host that does the tasks."""
+        return self.host
+
+    @property
+    def database(self) -> Host:
+        return self.host
+
     # -- a user's doors
 
     def playbook(self, name: str, *options: str, tags: str = "", **variables: Any) -> Run:
-        """Start a playbook for this host alone, from the scenario's folder, as molecule does."""
-        backend = self.host.backend
-        inventory = Path(backend.ansible_inventory).resolve()
+        """Start a playbook for this installation alone, from the scenario's folder, as molecule does."""
+        inventory = Path(self.host.backend.ansible_inventory).resolve()
         command = [str(Path(sys.executable).parent / "ansible-playbook"), f"--inventory={inventory}"]
-        command += [f"--limit={backend.host}", str(ROOT / name), *options]
+        command += [f"--limit={self.limit}", str(ROOT / name), *options]
         if tags:
             command += [f"--tags={tags}"]
         if variables:
@@ -207,17 +222,17 @@ class Rollouts:
         }
 
     def ledger(self) -> Ledger:
-        return Ledger.parse(self.host.run(f"cat /srv/{self.app.name}/shared/media/ledger/ledger.jsonl").stdout)
+        return Ledger.parse(self.worker.run(f"cat /srv/{self.app.name}/shared/media/ledger/ledger.jsonl").stdout)
 
     def columns(self) -> list[str]:
         """The columns that migrations of earlier versions have added, in order."""
         sql = "SELECT name FROM django_migrations WHERE app = 'ledger' AND name > '0002' ORDER BY name"
-        return [name.partition("_")[2] for name in query(self.host, self.app, sql).split()]
+        return [name.partition("_")[2] for name in query(self.database, self.app, sql).split()]
 
     def schema(self) -> str:
         """Every table and column, as text to compare."""
         return query(
-            self.host,
+            self.database,
             self.app,
             "SELECT table_name, column_name, data_type FROM information_schema.columns "
             "WHERE table_schema = 'public' ORDER BY 1, 2",
@@ -270,10 +285,10 @@ class Rollouts:
         with subprocess.Popen(self.ssh(psql), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
             try:
                 holds = f"SELECT count(*) {sleeping}"
-                wait_for(lambda: query(self.host, self.app, holds) == "1", 10, f"a transaction holds {table}")
+                wait_for(lambda: query(self.database, self.app, holds) == "1", 10, f"a transaction holds {table}")
                 yield
             finally:
-                query(self.host, self.app, f"SELECT pg_terminate_backend(pid) {sleeping}")
+                query(self.database, self.app, f"SELECT pg_terminate_backend(pid) {sleeping}")
                 process.terminate()
 
     # -- load, and its verdict

@@ -1,0 +1,66 @@
+"""Rollouts on several hosts: none goes further than the others, and nobody notices."""
+
+from __future__ import annotations
+
+import pytest
+from cluster import Cluster
+from rollouts import between
+from traffic import verdict
+
+
+def test_rollouts_and_a_rollback(cluster: Cluster, old: str) -> None:
+    """One with a migration, one without, and back from that."""
+    column, text = cluster.version("column", "column=note"), cluster.version("text")
+    with cluster.under_load() as traffic:
+        runs, releases = [], [old]
+        for roll in (lambda: cluster.deploy(column), lambda: cluster.deploy(text), cluster.rollback):
+            runs.append(roll().succeeded())
+            releases.append(cluster.current)
+            traffic.pause(2)
+
+    assert len(set(releases)) == 3
+    assert releases[3] == releases[1]
+    assert {name: status["current"] for name, (status, _) in cluster.everywhere().items()} == dict.fromkeys(
+        ("front", "work"), releases[3]
+    )
+    cluster.nothing_suffered(traffic, releases)
+    began = 0.0
+    for number, run in enumerate(runs):
+        verdict.releases_took_turns(between(traffic.samples, began, run.ended), releases[number : number + 2])
+        began = run.ended
+
+
+# What is broken, which of the hosts sees it, and what the run says about it.
+BROKEN = {"import-error-in-worker": "a_module_that_is_not_there", "health-500": "status 500"}
+
+
+@pytest.mark.parametrize("change", BROKEN)
+def test_what_fails_on_one_host_is_put_back_on_all(cluster: Cluster, old: str, change: str) -> None:
+    before = cluster.everywhere()
+    with cluster.under_load() as traffic:
+        run = cluster.deploy(cluster.version(change, change)).failed()
+        for name in ("front", "work"):
+            cluster.at(name).wait_until_idle(60)
+    assert BROKEN[change] in run.output
+    assert cluster.everywhere() == before
+    cluster.nothing_suffered(traffic, [old])
+
+
+def test_secrets_change_on_all_hosts(cluster: Cluster, old: str) -> None:
+    source = cluster.version("rotated")
+    cluster.deploy(source).succeeded()
+    before = cluster.app.secret("redis_password")
+    with cluster.under_load() as traffic:
+        cluster.playbook("playbooks/rotate-secrets.yml", app_source=str(source)).wait().succeeded()
+        traffic.pause(3)
+    assert cluster.app.secret("redis_password") != before
+    cluster.nothing_suffered(traffic, sorted({one.release for one in traffic.samples if one.release}))
+
+
+def test_the_same_again_changes_nothing(cluster: Cluster, old: str) -> None:
+    source = cluster.version("same")
+    cluster.deploy(source).succeeded()
+    before = cluster.everywhere()
+    again = cluster.deploy(source).succeeded()
+    assert again.changed == 0, again.output
+    assert cluster.everywhere() == before
