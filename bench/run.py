@@ -199,6 +199,8 @@ def changed_project(mark: str) -> Path:
     folder = HOST.folder / "project"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "app_src", folder, ignore=shutil.ignore_patterns("__pycache__", "var", ".env", ".venv"))
+    # Git ignores the folder above it, and would leave nothing to pack.
+    subprocess.run(["git", "init", "--quiet", folder], check=True)
     page = folder / "shop/templates/shop/base.html"
     page.write_text(page.read_text().replace("</body>", f"<!-- {mark} --></body>"))
     return folder

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "roles/release/library/release_archive.py"
+SCRIPT = Path(__file__).parents[2] / "roles/release/action_plugins/release_archive.py"
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +129,19 @@ def test_an_unknown_version_is_named(archive: ModuleType, project: Path, tmp_pat
     commit(project)
     with pytest.raises(archive.SourceError, match=r"'v9'.*app_version"):
         archive.pack(f"file://{project}", "v9", tmp_path, tmp_path / "cache", "0123456789")
+
+
+def test_a_folder_that_git_ignores_is_not_an_empty_release(archive: ModuleType, project: Path, tmp_path: Path) -> None:
+    commit(tmp_path)
+    (tmp_path / ".gitignore").write_text("/project/\n")
+    subprocess.run(["git", "rm", "-r", "--quiet", "--cached", "project"], cwd=tmp_path, check=True)
+    with pytest.raises(archive.SourceError, match="holds no file that git does not ignore"):
+        archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
+
+
+def test_where_git_cannot_say_what_it_ignores_nothing_is_packed(
+    archive: ModuleType, project: Path, tmp_path: Path
+) -> None:
+    (project / ".git").write_text("gitdir: /nowhere\n")
+    with pytest.raises(archive.SourceError, match="git ls-files"):
+        archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")

@@ -1,5 +1,16 @@
-#!/usr/bin/python
-"""Pack a release of the application into one archive on the control machine."""
+"""Pack a release of the application into one archive, on the control machine, and name it after its content.
+
+    - release_archive:
+        source: app_src
+        base: /home/me/seedbed
+        cache: /home/me/seedbed/.releases
+        configuration: "{{ app_environment | to_json | hash('sha256') }}"
+
+`source` is a folder (a relative one starts from `base`) or the URL of a git repository, of which `version` names a
+branch, tag or commit; `cache` is a folder for archives and clones; `configuration` is a hash of what the processes are
+started with. Returns `path`, the archive, and `id`, the name of the release: of its content's hash or its commit, and
+of the configuration's hash. The same content and configuration give the same name, on every machine and at any time.
+"""
 
 from __future__ import annotations
 
@@ -10,55 +21,10 @@ import os
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
-DOCUMENTATION = r"""
-module: release_archive
-short_description: Pack a release of the application into one archive
-description:
-  - Runs on the control machine, packs a folder or a version of a git repository, names the release after its content.
-  - The same content and configuration give the same name, on every machine and at any time.
-options:
-  source:
-    description: A folder, or the URL of a git repository.
-    type: str
-    required: true
-  version:
-    description: The branch, tag or commit of a git repository.
-    type: str
-    default: ""
-  base:
-    description: The folder that a relative O(source) starts from.
-    type: path
-    required: true
-  cache:
-    description: A folder for the archives and for clones of git repositories.
-    type: path
-    required: true
-  configuration:
-    description: A hash of what the processes are started with. Its beginning is part of the name.
-    type: str
-    required: true
-author: Seedbed
-"""
-
-EXAMPLES = r"""
-- release_archive:
-    source: app_src
-    base: /home/me/seedbed
-    cache: /home/me/seedbed/.releases
-    configuration: "{{ app_environment | to_json | hash('sha256') }}"
-"""
-
-RETURN = r"""
-id:
-  description: The name of the release, of its content's hash or its commit, and of its configuration's hash.
-  type: str
-path:
-  description: The archive.
-  type: str
-"""
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
 
 # What no release needs, and what must not leave the control machine, wherever it lies in the project.
 LEFT_OUT = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache"}
@@ -101,11 +67,13 @@ def fetch(url: str, version: str, cache: Path) -> tuple[Path, str]:
 
 
 def project_files(folder: Path) -> list[Path]:
-    """Every file of the project, relative to its folder and sorted: in a git work tree without what git ignores."""
-    try:
-        listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", folder=folder).split("\0")
-    except SourceError:
+    """Every file of the project, relative to its folder and sorted: in a git work tree without what git ignores.
+
+    Raises SourceError where git cannot say, since what it ignores may be a secret.
+    """
+    if not any((place / ".git").exists() for place in (folder, *folder.parents)):
         return files_below(folder)
+    listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", folder=folder).split("\0")
     wanted = [Path(name) for name in listed if name and not LEFT_OUT & set(Path(name).parts)]
     return sorted(file for file in wanted if (folder / file).is_symlink() or (folder / file).is_file())
 
@@ -154,7 +122,10 @@ def pack(source: str, version: str, base: Path, cache: Path, configuration: str)
             raise SourceError(
                 f"app_source is a folder, which has no versions: empty app_version ({version!r}) in {FILE}"
             )
-        content = archive_folder(folder, project_files(folder))
+        files = project_files(folder)
+        if not files:
+            raise SourceError(f"{folder} holds no file that git does not ignore: set app_source in {FILE}")
+        content = archive_folder(folder, files)
         name = hashlib.sha256(content).hexdigest()[:12]
     path = cache / f"{name}.tar.gz"
     if not path.exists():
@@ -168,24 +139,16 @@ def pack(source: str, version: str, base: Path, cache: Path, configuration: str)
     return f"{name}-{configuration[:6]}", path
 
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "source": {"type": "str", "required": True},
-            "version": {"type": "str", "default": ""},
-            "base": {"type": "path", "required": True},
-            "cache": {"type": "path", "required": True},
-            "configuration": {"type": "str", "required": True},
-        },
-        supports_check_mode=True,
-    )
-    source, version, configuration = (module.params[name] for name in ("source", "version", "configuration"))
-    try:
-        name, path = pack(source, version, Path(module.params["base"]), Path(module.params["cache"]), configuration)
-    except SourceError as error:
-        module.fail_json(msg=f"The application's source cannot be packed: {error}")
-    module.exit_json(changed=False, id=name, path=str(path))
+class ActionModule(ActionBase):
+    _supports_check_mode = True
+    _supports_async = False
 
-
-if __name__ == "__main__":
-    main()
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        super().run(tmp, task_vars)
+        given = self._task.args
+        base, cache = Path(given["base"]), Path(given["cache"]).expanduser()
+        try:
+            name, path = pack(given["source"], given.get("version", ""), base, cache, given["configuration"])
+        except SourceError as error:
+            raise AnsibleActionFail(f"The application's source cannot be packed: {error}") from None
+        return {"changed": False, "id": name, "path": str(path)}
