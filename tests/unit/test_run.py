@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,13 @@ def test_an_unknown_part_is_answered_with_those_there_are() -> None:
 
 def test_a_scenario_is_a_part_of_its_own() -> None:
     assert [part.name for lane in choose(["default"]) for part in lane] == ["default"]
+
+
+def test_whoever_is_done_with_the_first_lane_helps_with_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(run, "execute", lambda part: done.append(part.name))
+    first, second = deque([Part("rollout", [])]), deque([Part("lint", []), Part("unit", [])])
+    run.run_lane(first, second)
+    assert done == ["rollout", "lint", "unit"]
+    assert not first
+    assert not second

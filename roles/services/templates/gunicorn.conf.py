@@ -30,9 +30,11 @@ def when_ready(server):
     The processes share what is there by now.
     """
     from django.db import connections
+    from django.template import engines
     from django.urls import get_resolver
 
     get_resolver().url_patterns
+    engines.all()
     for connection in connections.all():
         # Without a database the pages say so themselves.
         with contextlib.suppress(Exception), connection.cursor() as cursor:
