@@ -208,6 +208,15 @@ def test_every_playbook_can_be_read() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=name_of)
+def test_a_playbook_finds_its_way_in_before_it_meets_a_host(path: Path) -> None:
+    """The inventory may name root and port 22 where only an administrator gets in, and elsewhere."""
+    plays = load(path)
+    roles = [role for role in plays[0]["roles"] if role != "preflight"]
+    assert roles == ["contact"]
+    assert [play["name"] for play in plays if play["gather_facts"] is not False] == [], "this would come first"
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
 def test_an_example_inventory_has_every_group_and_the_settings(path: Path, tmp_path: Path) -> None:
     """From a folder that has no group_vars of its own: the inventory brings them."""
