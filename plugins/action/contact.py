@@ -90,6 +90,19 @@ def ways(
                     yield Way(user, port, password=True)
 
 
+def understood(way: Way, status: int, output: str, error: str) -> dict[str, Any]:
+    """What is known of a way that leads in. Raises AnsibleConnectionFailure where it leads to nobody who can be root.
+
+    An image of a provider may let root's key in only to say, as output, that one should come as somebody else.
+    """
+    number, server_port = [*output.split(), "", ""][:2]
+    if status != 0 or not number.isdecimal():
+        said = " ".join((error.strip() or output).split()) or "it says nothing"
+        raise AnsibleConnectionFailure(f"gets in, but is denied what root may: {said}")
+    found = {"user": way.user or None, "port": way.port, "become": number != "0", "server_port": server_port}
+    return found | {"administrator": way.administrator, "password": way.password}
+
+
 class ActionModule(ActionBase):
     """Tries one way after the other."""
 
@@ -154,18 +167,20 @@ class ActionModule(ActionBase):
         if way.administrator:
             script += "; [ $(id -u) = 0 ] || sudo -n true"
         status, output, error = self._connection.exec_command(f"/bin/sh -c {shlex.quote(script)}", sudoable=False)
-        number, server_port = [*output.decode(errors="replace").split(), ""][:2]
-        if status != 0:
-            said = error.decode(errors="replace").strip()
-            raise AnsibleConnectionFailure(f"gets in, but is denied what root may: {said}")
-        found = {"user": way.user or None, "port": way.port, "become": number != "0", "server_port": server_port}
-        return found | {"administrator": way.administrator, "password": way.password}
+        return understood(way, status, output.decode(errors="replace"), error.decode(errors="replace"))
 
     def advice(self, refused: dict[str, str]) -> str:
         tried = "\n".join(f"  {way}: {reason}" for way, reason in refused.items())
         if not self._task.args.get("advice", True):
             return tried
-        hints = (
+        hints = ""
+        if "Host key verification failed" in tried:
+            hints = (
+                "The server shows another key than before, or one that this machine has not seen.\n"
+                "If it was installed anew, forget the former one: ssh-keygen -R ADDRESS (at another port than 22: -R '[ADDRESS]:PORT').\n"
+                "Then log in once by ssh, compare the key with the provider's console, and say yes.\n"
+            )
+        hints += (
             "Is the server up, and ansible_host in the inventory its address? Is your key loaded (ssh-add -l)?\n"
             "If the server knows you by another name, say so: -e contact_user=NAME; a password for SSH: -k.\n"
             "If sshd listens elsewhere, for instance where app_ssh_port said before, say so once: -e contact_port=PORT."

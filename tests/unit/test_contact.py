@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,3 +68,47 @@ def test_own_keys_are_those_beside_the_private_ones(tmp_path: Path, monkeypatch:
     (tmp_path / "server.pub").write_text("ssh-ed25519 AAAAtwo me\n")
     assert contact.own_keys(str(tmp_path / "server")) == {"AAAAone", "AAAAtwo"}
     assert contact.own_keys(None) == {"AAAAone"}
+
+
+ROOT_WAY, ADMINISTRATOR = contact.Way("root", None), contact.Way("alice", 2222, administrator=True)
+
+
+def test_what_is_known_of_a_way_that_leads_in() -> None:
+    found = contact.understood(ADMINISTRATOR, 0, "1000\n2222\n", "")
+    expected = {"user": "alice", "port": 2222, "become": True, "server_port": "2222"}
+    assert found == expected | {"administrator": True, "password": False}
+    assert contact.understood(ROOT_WAY, 0, "0\n\n", "")["become"] is False
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "error", "says"),
+    [
+        # As the images of many providers have it.
+        (
+            142,
+            'Please login as the user "debian" rather than the user "root".\n\n',
+            "",
+            'Please login as the user "debian"',
+        ),
+        (0, "Welcome. Bye.\n", "", "Welcome. Bye."),
+        (1, "1000\n22\n", "sudo: a password is required\n", "sudo: a password is required"),
+        (1, "", "", "it says nothing"),
+    ],
+    ids=["another_user", "no_shell", "no_sudo", "silence"],
+)
+def test_a_way_that_leads_nowhere_says_what_was_met(status: int, output: str, error: str, says: str) -> None:
+    with pytest.raises(contact.AnsibleConnectionFailure, match="is denied what root may: ") as failure:
+        contact.understood(ROOT_WAY, status, output, error)
+    assert says in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("reason", "keygen"), [("Host key verification failed.", True), ("Permission denied (publickey).", False)]
+)
+def test_what_may_be_tried_when_nothing_gets_in(reason: str, keygen: bool) -> None:
+    action = object.__new__(contact.ActionModule)
+    action.host, action._task = "production", SimpleNamespace(args={})
+    said = action.advice({"as root on port 22": reason})
+    assert f"as root on port 22: {reason}" in said
+    assert "contact_user=NAME" in said
+    assert ("ssh-keygen -R" in said) is keygen
