@@ -176,8 +176,8 @@ class ActionModule(ActionBase):
         hints = ""
         if "Host key verification failed" in tried:
             hints = (
-                "The server shows another key than before, or one that this machine has not seen.\n"
-                "If it was installed anew, forget the former one: ssh-keygen -R ADDRESS (at another port than 22: -R '[ADDRESS]:PORT').\n"
+                "The server shows another key than before, or one that this machine has not seen. If it was installed\n"
+                "anew, forget the former key: ssh-keygen -R ADDRESS (at another port than 22: -R '[ADDRESS]:PORT').\n"
                 "Then log in once by ssh, compare the key with the provider's console, and say yes.\n"
             )
         hints += (
