@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import ipaddress
 import os
@@ -43,7 +44,12 @@ author: Seedbed
 
 RETURN = r"""
 did: {description: What was changed, type: list, elements: str}
-message: {description: What a person should do, type: str}
+message: {description: What a person should know, type: str}
+advice:
+  description: >-
+    What should follow the message: V(dns) how to lead the names here, and how to run this again; V(again) only the
+    latter, when what the message names has been put right; empty where the message says all.
+  type: str
 """
 
 DAY = 24 * 3600
@@ -52,6 +58,8 @@ SELF_SIGNED_DAYS = 397
 RENEW_SECONDS, WARN_SECONDS = 30 * DAY, 14 * DAY
 LETSENCRYPT = Path("/etc/letsencrypt")
 CHALLENGES = ".well-known/acme-challenge"
+# What a host that has no IPv6 meets at such an address, whichever way it has none.
+NO_IPV6 = {errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 def canonical(name: str) -> str:
@@ -71,6 +79,11 @@ def covers(names: Iterable[str], wanted: str) -> bool:
     return bool({wanted, "*." + wanted.partition(".")[2]} & set(names))
 
 
+def resolvers(text: str) -> list[str]:
+    """The IPv4 addresses of the name servers in a resolv.conf."""
+    return re.findall(r"^nameserver\s+([\d.]+)(?=\s|$)", text, re.M)
+
+
 def fetch(address: str, name: str, path: str) -> str:
     """What is at http://NAME/PATH at one of its addresses, or why that cannot be said. Raises OSError."""
     connection = http.client.HTTPConnection(address, 80, timeout=5)
@@ -87,7 +100,7 @@ def fetch(address: str, name: str, path: str) -> str:
 class Certificate:
     """The certificate in the folder.
 
-    `did` is what was changed, or in check mode would be; `message` is for a person.
+    `did` is what was changed, or in check mode would be; `message` is for a person, and `advice` is what to add to it.
     """
 
     def __init__(self, module: AnsibleModule) -> None:
@@ -99,7 +112,7 @@ class Certificate:
         self.live = LETSENCRYPT / "live" / module.params["lineage"]
         self.renewal = LETSENCRYPT / "renewal" / f"{module.params['lineage']}.conf"
         self.did: list[str] = []
-        self.message = ""
+        self.message = self.advice = ""
 
     # -- looking
 
@@ -225,7 +238,9 @@ class Certificate:
         if self.wanted[0] in have:
             self.use()
         if problems:
-            self.message = "\n".join([*problems.values(), self.served(have)])
+            self.message = "\n".join(filter(None, [*problems.values(), self.served(have), self.message]))
+            # What is not a name's is the authority's, or certbot's: the DNS may be right.
+            self.advice = "dns" if set(problems) & wanted else "again"
 
     def request(self, have: set[str]) -> dict[str, str]:
         """Ask for what can be had, unless it is there. Returns what is wrong, by name."""
@@ -238,9 +253,7 @@ class Certificate:
         if self.wanted[0] not in ready or not worth:
             return problems
         if not shutil.which("certbot"):
-            return problems | {
-                "": "certbot is not installed on this host: run site.yml without --tags, which installs it."
-            }
+            return problems | {"": "certbot is not installed on this host: a run with --tags base installs it."}
         command = [
             "certbot",
             "certonly",
@@ -292,17 +305,17 @@ class Certificate:
             found = sorted({info[4][0] for info in socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)})
         except OSError:
             return f"{name} has no address in the DNS yet."
-        answers = {}
+        seen, unseen = {}, {}
         for address in found:
             try:
-                answers[address] = fetch(address, name, f"/{CHALLENGES}/{token}")
+                seen[address] = fetch(address, name, f"/{CHALLENGES}/{token}")
             except OSError as error:
-                answers[address] = error.strerror or str(error)
-        # A host without IPv6 cannot look at such an address; the CA will.
-        seen = {address: text for address, text in answers.items() if ":" not in address or "unreachable" not in text}
+                # A host without IPv6 cannot look at such an address; the CA will.
+                blind = ":" in address and error.errno in NO_IPV6
+                (unseen if blind else seen)[address] = error.strerror or str(error)
         if seen and all(text == token for text in seen.values()):
             return ""
-        wrong = [f"{address} ({text[:60]!r})" for address, text in (seen or answers).items() if text != token]
+        wrong = [f"{address} ({text[:60]!r})" for address, text in (seen or unseen).items() if text != token]
         return f"{name} does not lead to this server: at http://{name}/ another answers, or none: {', '.join(wrong)}."
 
     def served(self, have: set[str]) -> str:
@@ -353,11 +366,11 @@ class Certificate:
     def staple(self) -> None:
         """Tell nginx of stapling only where the certificate names a responder; elsewhere it would warn."""
         path = self.folder / "stapling.conf"
-        resolvers = re.findall(r"^nameserver\s+([\d.]+)", Path("/etc/resolv.conf").read_text(), re.M)
-        if self.openssl("x509", "-in", self.chain, "-noout", "-ocsp_uri") and resolvers:
-            text = f"ssl_stapling on;\nresolver {' '.join(resolvers)} ipv6=off;\n"
-        else:
-            text = ""
+        text = ""
+        if self.openssl("x509", "-in", self.chain, "-noout", "-ocsp_uri"):
+            addresses = resolvers(Path("/etc/resolv.conf").read_text())
+            if addresses:
+                text = f"ssl_stapling on;\nresolver {' '.join(addresses)} ipv6=off;\n"
         if (path.read_text() if path.exists() else "") == text:
             return
         self.did.append("OCSP stapling is " + ("on" if text else "off"))
@@ -400,7 +413,8 @@ def main() -> None:
     )
     certificate = Certificate(module)
     certificate.keep()
-    module.exit_json(changed=bool(certificate.did), did=certificate.did, message=certificate.message)
+    said = {"message": certificate.message, "advice": certificate.advice}
+    module.exit_json(changed=bool(certificate.did), did=certificate.did, **said)
 
 
 if __name__ == "__main__":
