@@ -15,6 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -305,13 +306,34 @@ def test_an_old_ansible_is_told_how_to_get_the_right_one(runs: dict[str, Run]) -
     assert "make .venv" in runs["old"].messages()["old"]
 
 
-def test_no_value_is_too_odd_for_a_sentence() -> None:
-    """The checks themselves never fail, whatever a setting holds."""
+def load_preflight() -> ModuleType:
     loader = importlib.util.spec_from_file_location("preflight", ROOT / "roles/preflight/action_plugins/preflight.py")
     assert loader
     assert loader.loader
     sys.modules["preflight"] = preflight = importlib.util.module_from_spec(loader)
     loader.loader.exec_module(preflight)
+    return preflight
+
+
+@pytest.mark.parametrize(
+    ("hosts", "address", "wrong"),
+    [
+        (["front", "data"], "10.0.0.12", False),
+        (["front", "data"], "data.example.org", True),
+        # In a URL it would need brackets.
+        (["front", "data"], "2001:db8::12", True),
+        (["front"], "front.example.org", False),
+    ],
+)
+def test_hosts_reach_each_other_at_addresses(hosts: list[str], address: str, wrong: bool) -> None:
+    preflight = load_preflight()
+    here = preflight.Installation({"app_private_address": address}, {}, ROOT, "hosts.yml", {}, hosts)
+    assert [problem.name for problem in preflight.check_private_address(here)] == ["app_private_address"] * wrong
+
+
+def test_no_value_is_too_odd_for_a_sentence() -> None:
+    """The checks themselves never fail, whatever a setting holds."""
+    preflight = load_preflight()
     spec = yaml.safe_load((ROOT / "roles/preflight/meta/argument_specs.yml").read_text())
     options = spec["argument_specs"]["settings"]["options"]
     right = yaml.safe_load((ROOT / APP).read_text()) | {"app_domain": "shop.example.org", "app_memory_mb": 1024}

@@ -445,6 +445,22 @@ def check_hosts(here: Installation) -> Iterator[Problem]:
             )
 
 
+def check_private_address(here: Installation) -> Iterator[Problem]:
+    """Firewall, PostgreSQL and Redis take no name, and URLs no bare address of IPv6."""
+    address = here.values.get("app_private_address")
+    if address is None or len(here.hosts) < 2:
+        return
+    try:
+        ipaddress.IPv4Address(str(address))
+    except ValueError:
+        yield Problem(
+            "app_private_address",
+            f"must be the IPv4 address at which the other hosts reach this one, such as 10.0.0.11; it is "
+            f"{quoted(address)}. Set it for each host in {here.inventory}.",
+            here.inventory,
+        )
+
+
 def is_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
@@ -626,6 +642,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_certificate_files: ("app_domain", "app_more_domains", "app_certificate_email", "app_certificate_files"),
     check_urls: ("app_database_url", "app_database_owner_url", "app_broker_url", "app_cache_url"),
     check_hosts: ("app_database_url", "app_broker_url", "app_cache_url"),
+    check_private_address: (),
 }
 
 
@@ -715,6 +732,7 @@ class ActionModule(ActionBase):
         values: dict[str, Any] = {}
         for name, option in spec.items():
             yield from self.resolve(name, values, option.get("required", False))
+        yield from self.resolve("app_private_address", values, required=False, file="the inventory")
         hosts = values.get("app_hosts")
         yield from setting_problems(
             Installation(
