@@ -95,7 +95,8 @@ def understood(way: Way, status: int, output: str, error: str) -> dict[str, Any]
 
     An image of a provider may let root's key in only to say, as output, that one should come as somebody else.
     """
-    number, server_port = [*output.split(), "", ""][:2]
+    # The last two lines: a shell may have greeted before.
+    number, server_port = (line.strip() for line in ["", "", *output.splitlines()][-2:])
     if status != 0 or not number.isdecimal():
         said = " ".join((error.strip() or output).split()) or "it says nothing"
         raise AnsibleConnectionFailure(f"gets in, but is denied what root may: {said}")
@@ -179,6 +180,11 @@ class ActionModule(ActionBase):
                 "The server shows another key than before, or one that this machine has not seen. If it was installed\n"
                 "anew, forget the former key: ssh-keygen -R ADDRESS (at another port than 22: -R '[ADDRESS]:PORT').\n"
                 "Then log in once by ssh, compare the key with the provider's console, and say yes.\n"
+            )
+        if "Connection refused" in tried:
+            hints += (
+                "Who failed to log in too often is refused, for an hour at first. From another address, or on the\n"
+                "provider's console: fail2ban-client unban --all. Who is in app_trusted_addresses is never banned.\n"
             )
         hints += (
             "Is the server up, and ansible_host in the inventory its address? Is your key loaded (ssh-add -l)?\n"

@@ -78,6 +78,8 @@ def test_what_is_known_of_a_way_that_leads_in() -> None:
     expected = {"user": "alice", "port": 2222, "become": True, "server_port": "2222"}
     assert found == expected | {"administrator": True, "password": False}
     assert contact.understood(ROOT_WAY, 0, "0\n\n", "")["become"] is False
+    greeted = contact.understood(ROOT_WAY, 0, "Welcome to 12 servers\n0\n22\n", "")
+    assert (greeted["become"], greeted["server_port"]) == (False, "22")
 
 
 @pytest.mark.parametrize(
@@ -103,12 +105,17 @@ def test_a_way_that_leads_nowhere_says_what_was_met(status: int, output: str, er
 
 
 @pytest.mark.parametrize(
-    ("reason", "keygen"), [("Host key verification failed.", True), ("Permission denied (publickey).", False)]
+    ("reason", "advice"),
+    [
+        ("Host key verification failed.", "ssh-keygen -R"),
+        ("ssh: connect to host 203.0.113.10 port 22: Connection refused", "fail2ban-client unban"),
+        ("Permission denied (publickey).", ""),
+    ],
 )
-def test_what_may_be_tried_when_nothing_gets_in(reason: str, keygen: bool) -> None:
+def test_what_may_be_tried_when_nothing_gets_in(reason: str, advice: str) -> None:
     action = object.__new__(contact.ActionModule)
     action.host, action._task = "production", SimpleNamespace(args={})
     said = action.advice({"as root on port 22": reason})
     assert f"as root on port 22: {reason}" in said
     assert "contact_user=NAME" in said
-    assert ("ssh-keygen -R" in said) is keygen
+    assert [word for word in ("ssh-keygen -R", "fail2ban-client unban") if word in said] == [advice] * bool(advice)
