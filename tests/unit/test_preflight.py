@@ -112,6 +112,10 @@ CASES = {
     "variable_bool": Case("app_environment.DEBUG must be in quotes", {"app_environment": {"DEBUG": False}}),
     "sandbox_name": Case("app_sandbox.paths is not a setting", {"app_sandbox": SANDBOX | {"paths": []}}),
     "sandbox_path": Case("app_sandbox.write_paths holds", {"app_sandbox": SANDBOX | {"write_paths": ["exports"]}}),
+    "sandbox_manager": Case(
+        "app_sandbox.outgoing is for systemd",
+        {"app_sandbox": SANDBOX | {"outgoing": ["192.0.2.7"]}, "app_process_manager": "supervisor"},
+    ),
     "sandbox_address": Case("app_sandbox.outgoing holds", {"app_sandbox": SANDBOX | {"outgoing": ["example.org"]}}),
     "web_memory": Case("app_web.memory_mb must be at least 64", {"app_web": WEB | {"memory_mb": 1}}),
     "worker_memory": Case("app_workers.io.memory_mb must be at least 64", {"app_workers": [WORKER | {"memory_mb": 1}]}),

@@ -312,6 +312,9 @@ def check_sandbox(here: Installation) -> Iterator[Problem]:
     for address in here.values["app_sandbox"]["outgoing"]:
         if sentence := address_sentence(address):
             yield Problem("app_sandbox", f"holds {quoted(address)}; {sentence}", part=".outgoing")
+    if here.values["app_sandbox"]["outgoing"] and here.values["app_process_manager"] != "systemd":
+        sentence = "is for systemd, which alone confines processes: empty it, or set app_process_manager to systemd."
+        yield Problem("app_sandbox", sentence, part=".outgoing")
 
 
 def check_visitor_limits(here: Installation) -> Iterator[Problem]:
@@ -630,7 +633,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_numbers: ("app_https_port", "app_web", "app_keep_releases", "app_gate_timeout", "app_hsts_seconds"),
     check_memory: (NEEDS_FACTS,),
     check_workers: ("app_workers",),
-    check_sandbox: ("app_sandbox",),
+    check_sandbox: ("app_sandbox", "app_process_manager"),
     like("app_max_upload", r"[1-9]\d*[mg]", 'megabytes or gigabytes, such as "10m" or "2g"'): ("app_max_upload",),
     check_visitor_limits: ("app_visitor_limits",),
     check_maintenance: ("app_maintenance_addresses", "app_maintenance_paths"),
