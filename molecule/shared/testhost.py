@@ -348,9 +348,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     engine = commands.add_parser("engine", help="install and start a container engine where none answers")
     engine.set_defaults(run=lambda _: ensure_engine())
 
-    image = commands.add_parser("image", help="build a host's image unless there is a fresh one; print its tag")
+    image = commands.add_parser("image", help="build a host's image unless there is a fresh one")
     image.add_argument("os", choices=RELEASES)
-    image.set_defaults(run=lambda given: say(ensure_image(ensure_engine(), Image(given.os, "test-host"))))
+    image.set_defaults(run=lambda given: ensure_image(ensure_engine(), Image(given.os, "test-host")))
 
     tests = commands.add_parser("application-tests", help="run the application's own tests in a container")
     tests.add_argument("os", choices=RELEASES)
