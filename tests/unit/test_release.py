@@ -588,6 +588,26 @@ def test_the_same_call_again_looks_on(
     assert len(launched) == 1
 
 
+@pytest.mark.parametrize(("in_step", "release"), [(True, NEW), (True, "other-3"), (False, NEW)])
+def test_of_several_hosts_a_rollout_without_its_control_machine_is_led_on_by_the_same_again(
+    host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: Any, in_step: bool, release: str
+) -> None:
+    host.settings = dataclasses.replace(host.settings, in_step=in_step)
+    log = host.settings.home / "log"
+    log.write_text("It is built.\n")
+    book = record.Record(host.settings)
+    book.hold()
+    book.begin("deploy", NEW, "anna", log=str(log))
+    words = ["deploy", release, "-", "--call", uuid.uuid4().hex]
+    if in_step and release == NEW:
+        assert send(host, monkeypatch, *words) == 0
+        assert json.loads(capsys.readouterr().out)["text"] == "It is built.\n"
+    else:
+        with pytest.raises(BusyError):
+            send(host, monkeypatch, *words)
+    assert not launched
+
+
 def test_a_refused_archive_does_not_stay(
     host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from cluster import Cluster
 from rollouts import between
@@ -49,6 +51,34 @@ def test_what_fails_on_one_host_is_put_back_on_all(cluster: Cluster, old: str, c
     assert BROKEN[change] in run.output
     assert cluster.everywhere() == before
     cluster.nothing_suffered(traffic, [old])
+
+
+def test_the_next_run_leads_on_what_lost_its_control_machine(cluster: Cluster, old: str) -> None:
+    source = cluster.version("left")
+    with cluster.under_load() as traffic:
+        watch = cluster.watch("start")
+        run = cluster.begin(source)
+        watch.seen(60)
+        run.signal(signal.SIGKILL)
+        run.wait()
+        cluster.deploy(source).succeeded()
+        traffic.pause(2)
+    new = cluster.current
+    assert new != old
+    assert cluster.at("work").current == new
+    cluster.nothing_suffered(traffic, [old, new])
+
+
+def test_a_second_rollout_is_refused_and_does_not_disturb_the_first(cluster: Cluster, old: str) -> None:
+    first, second = cluster.version("first-of-two"), cluster.version("second-of-two")
+    watch = cluster.watch("build")
+    run = cluster.begin(first)
+    watch.seen(60)
+    refused = cluster.deploy(second).failed()
+    assert "Another rollout is at work" in refused.output
+    run.wait().succeeded()
+    assert old != cluster.current == cluster.at("work").current
+    assert cluster.deploy(first).succeeded().changed == 0
 
 
 def test_secrets_change_on_all_hosts(cluster: Cluster, old: str) -> None:

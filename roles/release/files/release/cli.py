@@ -128,6 +128,8 @@ def begin(host: Host, chosen: argparse.Namespace, arguments: list[str]) -> int:
         arguments = [*arguments, chosen.release]
     if chosen.release == host.serving() and not Record(host.settings).unfinished():
         return refuse(chosen, 0, f"Release {chosen.release} serves already.")
+    if log := waiting_for_the_same(host.settings, chosen):
+        return detach.show(host.settings, log, 0, chosen.seconds, chosen.json)
     if data is not None:
         path = take_in(host, chosen.release, data)
         arguments = [str(path) if argument == "-" else argument for argument in arguments]
@@ -139,6 +141,17 @@ def begin(host: Host, chosen: argparse.Namespace, arguments: list[str]) -> int:
             path.unlink()
         raise
     return detach.show(host.settings, log, 0, chosen.seconds, chosen.json)
+
+
+def waiting_for_the_same(settings: Settings, chosen: argparse.Namespace) -> Path | None:
+    """With several hosts: the log of a rollout at work that is asked for again, since its control machine was killed.
+
+    It would wait for that machine at the next meeting; whoever asks again leads it on from there.
+    """
+    record = Record(settings)
+    state = record.unfinished()
+    same = state and (state["action"], state["release"]) == (chosen.action, chosen.release)
+    return Path(state["log"]) if settings.in_step and same and record.held() else None
 
 
 def take_in(host: Host, release: str, data: bytes) -> Path:
