@@ -53,6 +53,24 @@ def test_what_fails_on_one_host_is_put_back_on_all(cluster: Cluster, old: str, c
     cluster.nothing_suffered(traffic, [old])
 
 
+def test_what_fails_after_the_switch_is_switched_back_on_all(cluster: Cluster, old: str) -> None:
+    before = cluster.everywhere()
+    with cluster.under_load() as traffic:
+        watch = cluster.watch("watch")
+        run = cluster.begin(cluster.version("called-off"))
+        watch.seen(90)
+        cluster.at("work").host.check_output(f"{cluster.app.name}-release cancel")
+        run.wait().failed()
+        # The run has waited for it.
+        assert cluster.everywhere() == before
+        traffic.pause(2)
+    assert f"front: Switched back to release {old}." in run.output
+    assert "work: Release" in run.output.rpartition("It was cancelled.")[0]
+    releases = list(dict.fromkeys(one.release for one in traffic.samples if one.release))
+    assert len(releases) == 2
+    cluster.nothing_suffered(traffic, releases)
+
+
 def test_the_next_run_leads_on_what_lost_its_control_machine(cluster: Cluster, old: str) -> None:
     source = cluster.version("left")
     with cluster.under_load() as traffic:
