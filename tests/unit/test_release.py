@@ -451,6 +451,36 @@ def test_a_host_that_waits_further_on_keeps_nobody_waiting(waits_at: str, meetin
     assert detach.has_reached({"waits_at": waits_at}, meeting) is reached
 
 
+@pytest.mark.parametrize(
+    ("step", "log", "stopped"),
+    [("gate", "mine", True), ("gate", "", True), ("gate", "of another", False), ("drain", "mine", False)],
+)
+def test_another_host_that_fails_stops_only_what_the_same_run_began(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str, log: str, stopped: bool
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(cli.os, "kill", lambda pid, number: told.append(pid))
+    book = record.Record(settings)
+    book.hold()
+    book.begin("deploy", NEW, "anna", log="mine")
+    book.step(step)
+    assert cli.cancel(settings, log) == 0
+    assert bool(told) is stopped
+
+
+@pytest.mark.parametrize(("log", "passed"), [("mine", "check migrate"), ("of another", "")])
+def test_whoever_looks_at_another_rollout_does_not_let_this_one_go_on(host: Host, log: str, passed: str) -> None:
+    for name in ("mine", "of another"):
+        (host.settings.home / name).touch()
+    book = record.Record(host.settings)
+    book.begin("deploy", NEW, "anna", log=str(host.settings.home / "mine"))
+    until = rollout.until_file(host)
+    until.write_text("")
+    words = ["follow", "--log", str(host.settings.home / log), "--until", "gate", "--seconds", "0", "--json"]
+    cli.follow(host, cli.parse(words))
+    assert until.read_text() == passed
+
+
 # --- rolling back
 
 
@@ -556,6 +586,26 @@ def test_the_same_call_again_looks_on(
             os.close(book.handle)
     assert said["status"] == 1
     assert len(launched) == 1
+
+
+@pytest.mark.parametrize(("in_step", "release"), [(True, NEW), (True, "other-3"), (False, NEW)])
+def test_of_several_hosts_a_rollout_without_its_control_machine_is_led_on_by_the_same_again(
+    host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: Any, in_step: bool, release: str
+) -> None:
+    host.settings = dataclasses.replace(host.settings, in_step=in_step)
+    log = host.settings.home / "log"
+    log.write_text("It is built.\n")
+    book = record.Record(host.settings)
+    book.hold()
+    book.begin("deploy", NEW, "anna", log=str(log))
+    words = ["deploy", release, "-", "--call", uuid.uuid4().hex]
+    if in_step and release == NEW:
+        assert send(host, monkeypatch, *words) == 0
+        assert json.loads(capsys.readouterr().out)["text"] == "It is built.\n"
+    else:
+        with pytest.raises(BusyError):
+            send(host, monkeypatch, *words)
+    assert not launched
 
 
 def test_a_refused_archive_does_not_stay(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from cluster import Cluster
 from rollouts import between
@@ -10,10 +12,15 @@ from traffic import verdict
 
 def test_rollouts_and_a_rollback(cluster: Cluster, old: str) -> None:
     """One with a migration, one without, and back from that."""
-    column, text = cluster.version("column", "column=note"), cluster.version("text")
+    column = cluster.version("column", "column=note")
     with cluster.under_load() as traffic:
         runs, releases = [], [old]
-        for roll in (lambda: cluster.deploy(column), lambda: cluster.deploy(text), cluster.rollback):
+        # The second version is made when the database has the first one's column.
+        for roll in (
+            lambda: cluster.deploy(column),
+            lambda: cluster.deploy(cluster.version("text")),
+            cluster.rollback,
+        ):
             runs.append(roll().succeeded())
             releases.append(cluster.current)
             traffic.pause(2)
@@ -44,6 +51,52 @@ def test_what_fails_on_one_host_is_put_back_on_all(cluster: Cluster, old: str, c
     assert BROKEN[change] in run.output
     assert cluster.everywhere() == before
     cluster.nothing_suffered(traffic, [old])
+
+
+def test_what_fails_after_the_switch_is_switched_back_on_all(cluster: Cluster, old: str) -> None:
+    before = cluster.everywhere()
+    with cluster.under_load() as traffic:
+        watch = cluster.watch("watch")
+        run = cluster.begin(cluster.version("called-off"))
+        watch.seen(90)
+        cluster.at("work").host.check_output(f"{cluster.app.name}-release cancel")
+        run.wait().failed()
+        # The run has waited for it.
+        assert cluster.everywhere() == before
+        traffic.pause(2)
+    assert f"front: Switched back to release {old}." in run.output
+    assert "work: Release" in run.output.rpartition("It was cancelled.")[0]
+    releases = list(dict.fromkeys(one.release for one in traffic.samples if one.release))
+    assert len(releases) == 2
+    cluster.nothing_suffered(traffic, releases)
+
+
+def test_the_next_run_leads_on_what_lost_its_control_machine(cluster: Cluster, old: str) -> None:
+    source = cluster.version("left")
+    with cluster.under_load() as traffic:
+        watch = cluster.watch("start")
+        run = cluster.begin(source)
+        watch.seen(60)
+        run.signal(signal.SIGKILL)
+        run.wait()
+        cluster.deploy(source).succeeded()
+        traffic.pause(2)
+    new = cluster.current
+    assert new != old
+    assert cluster.at("work").current == new
+    cluster.nothing_suffered(traffic, [old, new])
+
+
+def test_a_second_rollout_is_refused_and_does_not_disturb_the_first(cluster: Cluster, old: str) -> None:
+    first, second = cluster.version("first-of-two"), cluster.version("second-of-two")
+    watch = cluster.watch("build")
+    run = cluster.begin(first)
+    watch.seen(60)
+    refused = cluster.deploy(second).failed()
+    assert "Another rollout is at work" in refused.output
+    run.wait().succeeded()
+    assert old != cluster.current == cluster.at("work").current
+    assert cluster.deploy(first).succeeded().changed == 0
 
 
 def test_secrets_change_on_all_hosts(cluster: Cluster, old: str) -> None:

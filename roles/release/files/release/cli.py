@@ -34,7 +34,7 @@ from uuid import UUID, uuid4
 from . import detach
 from .host import Host
 from .record import Record, history, who
-from .rollout import MEETINGS, Order, Rollout, until_file
+from .rollout import FINAL, MEETINGS, Order, Rollout, until_file
 from .settings import BusyError, ReleaseError, Settings, say
 
 ID_FORM = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{3,63}")
@@ -65,7 +65,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         action.add_argument("--seconds", type=float, help="look on for so long; default: to the end")
         action.add_argument("--json", action="store_true")
     actions.add_parser("before")
-    actions.add_parser("cancel")
+    actions.add_parser("cancel").add_argument("--log", default="", help="only the rollout that writes this log")
     actions.add_parser("boot")
     actions.add_parser("halt")
     actions.add_parser("status").add_argument("--json", action="store_true")
@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
         entries = history(settings)
         say(json.dumps(entries) if chosen.json else table(entries))
     elif chosen.action == "cancel":
-        return cancel(settings)
+        return cancel(settings, chosen.log)
     elif chosen.action == "halt":
         host.halt()
     else:
@@ -128,11 +128,11 @@ def begin(host: Host, chosen: argparse.Namespace, arguments: list[str]) -> int:
         arguments = [*arguments, chosen.release]
     if chosen.release == host.serving() and not Record(host.settings).unfinished():
         return refuse(chosen, 0, f"Release {chosen.release} serves already.")
+    if log := waiting_for_the_same(host.settings, chosen):
+        return detach.show(host.settings, log, 0, chosen.seconds, chosen.json)
     if data is not None:
         path = take_in(host, chosen.release, data)
         arguments = [str(path) if argument == "-" else argument for argument in arguments]
-    if host.settings.in_step:
-        until_file(host).write_text("")
     arguments = [*without(arguments, "--json", "--seconds", "--by", "--call", "--bytes"), "--by", chosen.by]
     try:
         log = detach.launch(host.settings, arguments, chosen.call)
@@ -141,6 +141,17 @@ def begin(host: Host, chosen: argparse.Namespace, arguments: list[str]) -> int:
             path.unlink()
         raise
     return detach.show(host.settings, log, 0, chosen.seconds, chosen.json)
+
+
+def waiting_for_the_same(settings: Settings, chosen: argparse.Namespace) -> Path | None:
+    """With several hosts: the log of a rollout at work that is asked for again, since its control machine was killed.
+
+    It would wait for that machine at the next meeting; whoever asks again leads it on from there.
+    """
+    record = Record(settings)
+    state = record.unfinished()
+    same = state and (state["action"], state["release"]) == (chosen.action, chosen.release)
+    return Path(state["log"]) if settings.in_step and same and record.held() else None
 
 
 def take_in(host: Host, release: str, data: bytes) -> Path:
@@ -169,6 +180,9 @@ def carry_out(host: Host, chosen: argparse.Namespace) -> int:
     """Be the rollout."""
     record = Record(host.settings)
     record.hold()
+    if host.settings.in_step:
+        # Only now: another rollout might have been reading it.
+        until_file(host).write_text("")
 
     def stop(number: int, frame: FrameType | None) -> None:
         # Once is enough: what puts things back must not be stopped by a second one.
@@ -184,20 +198,22 @@ def carry_out(host: Host, chosen: argparse.Namespace) -> int:
 
 
 def follow(host: Host, chosen: argparse.Namespace) -> int:
-    if chosen.until:
+    log = Record(host.settings).read().get("log", "")
+    if chosen.until and chosen.log in ("", log):
         passed = MEETINGS if chosen.until == "end" else MEETINGS[: MEETINGS.index(chosen.until)]
         until_file(host).write_text(" ".join(passed))
-    log = chosen.log or Record(host.settings).read().get("log", "")
+    log = chosen.log or log
     if not log or not Path(log).exists():
         raise ReleaseError("No rollout has been at work on this host.")
     return detach.show(host.settings, Path(log), chosen.offset, chosen.seconds, chosen.json, chosen.until)
 
 
-def cancel(settings: Settings) -> int:
+def cancel(settings: Settings, log: str = "") -> int:
+    """Stop the rollout at work; with `log`, only if it is that one and what served before can still be put back."""
     record = Record(settings)
     state = record.unfinished()
-    if not state or not record.held():
-        say("No rollout is at work.")
+    if not state or not record.held() or (log and (state["log"] != log or state["step"] in FINAL)):
+        say("No rollout is at work." if not log else "It is not at work any more, or lets the old processes finish.")
         return 0
     os.kill(state["pid"], signal.SIGTERM)
     say(f"Told the rollout of {state['release']} to stop (it is at {state['step']}); it puts things back.")

@@ -83,7 +83,7 @@ class Record:
         return (
             f"Another rollout is at work: {state['action']} {state['release']}, begun {seconds} s ago by "
             f"{state['by']}, now at the step {state['step']} (process {state['pid']}). "
-            f"Wait until it has ended, then run again; `{name}-release follow` on the server shows it."
+            f"Wait for its end, then run again; on the server `{name}-release follow` shows it, `cancel` stops it."
         )
 
     def begin(self, action: str, release: str, by: str, **more: Any) -> None:
