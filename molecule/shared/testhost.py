@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from machine import (
     ROOT,
     STATE,
     SetupError,
+    as_root,
     ensure_engine,
     ensure_packages,
     exit_with_instructions,
@@ -271,6 +272,21 @@ def ensure_network(docker: list[str]) -> None:
     with only_one("network"):
         if not succeeds([*docker, "network", "inspect", NETWORK]):
             run([*docker, "network", "create", "--subnet", SUBNET, NETWORK])
+        root = as_root()
+        if root is not None and shutil.which("iptables"):
+            iptables = [*root, "iptables", "--table", "nat"]
+            bridges = {path.name for path in Path("/sys/class/net").iterdir()}
+            for rule in left_behind(run([*iptables, "--list-rules", "POSTROUTING"]), bridges):
+                run([*iptables, "--delete", *rule])
+
+
+def left_behind(rules: str, bridges: Collection[str]) -> list[list[str]]:
+    """The rules for bridges that the network had before, which a killed engine leaves.
+
+    They would have what one host sends to another come from this machine.
+    """
+    words = [line.split()[1:] for line in rules.splitlines() if f"-s {SUBNET} ! -o br-" in line]
+    return [rule for rule in words if rule[rule.index("-o") + 1] not in bridges]
 
 
 def wait_for_boot(docker: list[str], host: Host) -> None:

@@ -75,3 +75,16 @@ def test_up_needs_an_address(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["up", "one"])
     assert "--address" in capsys.readouterr().err
+
+
+def test_the_rules_of_a_bridge_that_is_gone_are_left_behind() -> None:
+    rules = "\n".join(
+        [
+            "-P POSTROUTING ACCEPT",
+            "-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE",
+            f"-A POSTROUTING -s {testhost.SUBNET} ! -o br-now -j MASQUERADE",
+            f"-A POSTROUTING -s {testhost.SUBNET} ! -o br-former -j MASQUERADE",
+        ]
+    )
+    left = f"POSTROUTING -s {testhost.SUBNET} ! -o br-former -j MASQUERADE".split()
+    assert testhost.left_behind(rules, {"docker0", "br-now"}) == [left]
