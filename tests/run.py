@@ -79,7 +79,7 @@ def all_parts() -> list[list[Part]]:
     """Two lanes. No two of the first at a time: they put hosts under load, and would make each other late."""
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
-    under_load = [name for name in scenarios() if name.startswith("rollout")]
+    under_load = [name for name in scenarios() if name.startswith(("rollout", "cluster"))]
     others = [name for name in scenarios() if name not in ("security", *under_load)]
     return [
         [scenario(name) for name in under_load],
