@@ -41,12 +41,20 @@ def relay(port: int, target: int, delay: float) -> Iterator[None]:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
         await asyncio.gather(carry(reader, far_writer, delay), carry(far_reader, writer, delay))
 
+    async def hang_up() -> None:
+        """Connections that are kept open end as well."""
+        server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     server = loop.run_until_complete(asyncio.start_server(connect, "127.0.0.1", port))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(hang_up(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -242,6 +242,8 @@ def release() -> None:
     # From here on its code is behind a link, and its packages are installed by pip, as such roles have them.
     ssh("mkdir /srv/shop/releases && mv /srv/shop/app /srv/shop/releases/first && ln -s releases/first /srv/shop/app")
     ssh("sed -i 's#/srv/shop/venv/#/srv/shop/packages/#' /etc/systemd/system/*.service && systemctl daemon-reload")
+    # What Ansible's module for pip needs on the server.
+    ssh("apt-get -qq install python3-packaging >/dev/null")
     plain_seconds()
     plain = [plain_seconds() for _ in range(RUNS)]
     bare_host()
