@@ -39,7 +39,9 @@ def relay(port: int, target: int, delay: float) -> Iterator[None]:
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
-        await asyncio.gather(carry(reader, far_writer, delay), carry(far_reader, writer, delay))
+        # Cancelled when the relay ends.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(carry(reader, far_writer, delay), carry(far_reader, writer, delay))
 
     async def hang_up() -> None:
         """Connections that are kept open end as well."""
