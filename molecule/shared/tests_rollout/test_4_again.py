@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from rollouts import Rollouts
 
 
+@pytest.mark.os("debian12")
 def test_the_same_again_changes_nothing(rollouts: Rollouts, old: str) -> None:
     version = rollouts.version("same")
     assert rollouts.deploy(version).succeeded().changed > 0

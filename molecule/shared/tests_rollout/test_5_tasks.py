@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from probes import wait_for
 from rollouts import Rollouts
 from traffic import Traffic
@@ -10,6 +11,7 @@ LONG = 20
 SECONDS = 90
 
 
+@pytest.mark.os("debian13")
 def test_a_long_task_ends_once(rollouts: Rollouts, traffic: Traffic, old: str) -> None:
     version = rollouts.version("long")
     task = traffic.start_task("ledger.sleep", LONG)
@@ -21,6 +23,7 @@ def test_a_long_task_ends_once(rollouts: Rollouts, traffic: Traffic, old: str) -
     rollouts.nothing_suffered(traffic, [old, rollouts.current])
 
 
+@pytest.mark.os("debian12")
 def test_a_task_that_the_release_before_does_not_know_is_set_aside(rollouts: Rollouts, old: str) -> None:
     """It waits behind a long one while the release that knows it goes; when that comes back, it is done."""
     newer = rollouts.version("newer", "new-task")
