@@ -79,8 +79,8 @@ def all_parts() -> list[list[Part]]:
     """Two lanes. No two of the first at a time: they put hosts under load, and would make each other late."""
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
-    under_load = [name for name in scenarios() if name.startswith(("rollout", "cluster"))]
-    others = [name for name in scenarios() if name not in ("security", *under_load)]
+    under_load = [name for name in scenarios() if name.startswith("rollout")]
+    others = [name for name in scenarios() if name not in ("security", "cluster", *under_load)]
     return [
         [scenario(name) for name in under_load],
         [
@@ -90,6 +90,8 @@ def all_parts() -> list[list[Part]]:
             scenario("security"),
             Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
             *(scenario(name) for name in others),
+            # Under load as well, so last, when at most one of the first lane is left.
+            scenario("cluster"),
         ],
     ]
 
