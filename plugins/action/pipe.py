@@ -1,4 +1,4 @@
-"""Give a command on the host its input, and nothing of either to the process list or to a log.
+"""Give a command on the host its input, which stands in no process list and in no log.
 
     - pipe:
         command: [psql, --no-psqlrc]

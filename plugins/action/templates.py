@@ -46,6 +46,8 @@ class ActionModule(ActionBase):
         for file in files:
             if len(KINDS & set(file)) != 1 or "dest" not in file:
                 raise AnsibleActionFail(f"templates: {file.get('dest')} needs one of src, content, link and absent")
+            if file.get("absent") is False:
+                raise AnsibleActionFail(f"templates: {file['dest']} has absent: false; leave it out, or say true")
             if unknown := set(file) - KINDS - OPTIONS:
                 raise AnsibleActionFail(f"templates: {file['dest']} has no option {', '.join(sorted(unknown))}")
             if "src" in file:

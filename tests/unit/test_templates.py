@@ -96,3 +96,21 @@ def test_links_are_made_and_what_should_not_be_there_goes(folder: Path) -> None:
     assert [str((folder / name).readlink()) for name in ("new/link", "in the way")] == ["../there", "there"]
     assert not (folder / "left over").is_symlink()
     assert play(folder, {"files": files})["changed"] is False
+
+
+def test_what_is_not_absent_is_not_removed(folder: Path) -> None:
+    (folder / "old").write_text("before\n")
+    result = play(folder, {"files": [{"absent": False, "dest": str(folder / "old")}]})
+    assert "absent: false" in result["msg"]
+    assert (folder / "old").exists()
+
+
+def test_a_file_of_nobody_is_an_error(folder: Path) -> None:
+    result = play(folder, {"files": [{"content": "", "dest": str(folder / "new"), "owner": "nosuchuser"}]})
+    assert "nosuchuser" in result["msg"]
+    assert not (folder / "new").exists()
+
+
+def test_an_option_that_there_is_not_is_named(folder: Path) -> None:
+    result = play(folder, {"files": [{"content": "", "dest": str(folder / "new"), "own": "root"}]})
+    assert "has no option own" in result["msg"]
