@@ -1,4 +1,4 @@
-"""Hosts of one installation that have the same hostname are refused before anything changes."""
+"""What is refused before anything changes, and which services wait while packages are installed."""
 
 from __future__ import annotations
 
@@ -14,28 +14,52 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def messages(folder: Path, names: dict[str, str], distinct: list[str]) -> dict[str, str]:
-    """Run the role's checks on this machine as several hosts, each with a hostname; what those that failed say."""
-    hosts: dict[str, Any] = {}
-    for host, name in names.items():
-        ssh = folder / f"ssh-{host}"
-        # In place of ssh: runs the command here, under that name.
-        uname = f'uname() {{ [ "$1" = -n ] && echo {name} || command uname "$@"; }}'
-        ssh.write_text(f'#!/bin/sh\n{uname}\nfor command; do :; done\neval "$command"\n')
+def run_role(folder: Path, hosts: dict[str, str], *options: str, **variables: Any) -> dict[str, dict[str, Any]]:
+    """Run the role on this machine as several hosts, with lines of shell ahead of what each runs.
+
+    Returns, by host and task, what came of it. The hosts' variable `folder` is theirs alone.
+    """
+    inventory: dict[str, Any] = {}
+    for host, before in hosts.items():
+        own = folder / host
+        own.mkdir(exist_ok=True)
+        # In place of ssh.
+        ssh = own / "ssh"
+        ssh.write_text(f'#!/bin/sh\nfor command; do :; done\n{before}\neval "$command"\n')
         ssh.chmod(0o755)
-        hosts[host] = {"ansible_ssh_executable": str(ssh), "ansible_python_interpreter": sys.executable}
-    (folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": hosts}}))
-    role = {"role": "bootstrap", "bootstrap_distinct_hosts": distinct}
-    play = {"hosts": "all", "gather_facts": False, "roles": [role]}
-    (folder / "play.yml").write_text(json.dumps([play]))
+        inventory[host] = {
+            "ansible_ssh_executable": str(ssh),
+            "ansible_python_interpreter": sys.executable,
+            "folder": str(own),
+        }
+    (folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": inventory}}))
+    (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": ["bootstrap"]}]))
     command = [Path(sys.executable).parent / "ansible-playbook", "-i", folder / "hosts.yml", folder / "play.yml"]
+    command += [*options, "--extra-vars", json.dumps(variables)]
     environment = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
-    # Whatever the outcome, nothing is installed.
-    done = subprocess.run([*command, "--check"], env=os.environ | environment, capture_output=True, text=True)
-    results = [result for task in json.loads(done.stdout)["plays"][0]["tasks"] for result in task["hosts"].items()]
-    found = {host: result["msg"] for host, result in results if result.get("failed")}
-    assert bool(done.returncode) == bool(found)
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    found: dict[str, dict[str, Any]] = {host: {} for host in hosts}
+    for task in json.loads(done.stdout)["plays"][0]["tasks"]:
+        for host, result in task["hosts"].items():
+            found[host][task["task"]["name"].removeprefix("bootstrap : ")] = result
+    failed = [result for results in found.values() for result in results.values() if result.get("failed")]
+    assert bool(done.returncode) == bool(failed), done.stdout
     return found
+
+
+def refusals(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What the hosts that failed say."""
+    return {
+        host: result["msg"] for host, results in found.items() for result in results.values() if result.get("failed")
+    }
+
+
+def messages(folder: Path, names: dict[str, str], distinct: list[str]) -> dict[str, str]:
+    """What several hosts, each with a hostname, are refused for."""
+    uname = 'uname() {{ [ "$1" = -n ] && echo {} || command uname "$@"; }}'
+    hosts = {host: uname.format(name) for host, name in names.items()}
+    # Whatever the outcome, nothing is installed.
+    return refusals(run_role(folder, hosts, "--check", bootstrap_distinct_hosts=distinct))
 
 
 NAMES = {"front": "debian", "work1": "debian", "work2": "debian-2"}
@@ -53,3 +77,56 @@ def test_hosts_of_the_same_name_stop_every_host(tmp_path: Path) -> None:
 @pytest.mark.parametrize("distinct", [["front", "work2"], []])
 def test_others_may_have_the_same_name(tmp_path: Path, distinct: list[str]) -> None:
     assert messages(tmp_path, NAMES, distinct) == {}
+
+
+def test_a_system_that_the_roles_do_not_know_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "os-release").write_text('VERSION_CODENAME=jammy\nPRETTY_NAME="Ubuntu 22.04.5 LTS"\n')
+    before = f'command=$(printf %s "$command" | sed "s|/etc/os-release|{tmp_path}/os-release|")'
+    found = run_role(tmp_path, {"front": before}, "--check", bootstrap_systems={"trixie": "Debian 13"})
+    expected = "Nothing was changed: front runs Ubuntu 22.04.5 LTS, and these roles are made for Debian 13."
+    assert refusals(found)["front"].startswith(expected)
+
+
+# In place of apt and dpkg: what is installed asks the policy, as a package does before it starts its service.
+TOOLS = {
+    "apt-get": """#!/bin/sh
+case "$*" in *" install "*) for name in nginx nginx@main sudo; do
+    if [ -e FOLDER/policy ]; then FOLDER/policy $name start; echo $name $?; fi >>FOLDER/answers
+done; touch FOLDER/installed ;; esac
+""",
+    "dpkg-query": """#!/bin/sh
+echo installed sudo; [ ! -e FOLDER/installed ] || echo installed nginx
+""",
+}
+OURS = "#!/bin/sh\n[ -e FOLDER/lock ] || exit 0\nexit 101\n"
+ANOTHERS = "#!/bin/sh\nexit 104\n"
+WAIT = "nginx 101\nnginx@main 101\nsudo 0\n"
+
+
+def test_services_wait_for_their_roles(tmp_path: Path) -> None:
+    # The policy that is there, whether apt is done, what the policy answers then, and what is left of it.
+    cases = {
+        "bare": ("", False, WAIT, ""),
+        "killed": (OURS, False, WAIT, ""),
+        "killed-late": (OURS, True, "", ""),
+        "anothers": (ANOTHERS, False, "nginx 104\nnginx@main 104\nsudo 104\n", ANOTHERS),
+    }
+    for name, (policy, installed, _, _) in cases.items():
+        files = TOOLS | ({"policy": policy} if policy else {}) | ({"installed": ""} if installed else {})
+        own = tmp_path / name
+        own.mkdir()
+        for file, text in (files | {"answers": ""}).items():
+            (own / file).write_text(text.replace("FOLDER", str(own)))
+            (own / file).chmod(0o755)
+    hosts = {name: f"PATH={tmp_path / name}:$PATH" for name in cases}
+    variables: dict[str, Any] = {"bootstrap_packages": ["sudo", "nginx"], "bootstrap_start_later": ["nginx", "sudo"]}
+    variables |= {"__bootstrap_policy": "{{ folder }}/policy", "__bootstrap_lock": "{{ folder }}/lock"}
+    task = "Install Python and the packages"
+    first = run_role(tmp_path, hosts, **variables)
+    assert {name: results[task]["changed"] for name, results in first.items()} == dict.fromkeys(cases, True)
+    for name, (_, _, answers, left) in cases.items():
+        policy = tmp_path / name / "policy"
+        assert (tmp_path / name / "answers").read_text() == answers, name
+        assert (policy.read_text() if policy.exists() else "") == left, name
+    again = run_role(tmp_path, hosts, **variables)
+    assert {name: results[task]["changed"] for name, results in again.items()} == dict.fromkeys(cases, False)
