@@ -110,6 +110,12 @@ def test_another_name_gets_no_answer(app: Installation, scheme: str) -> None:
         assert connection.recv(1000) == b""
 
 
+def test_the_application_is_told_the_name_that_was_asked_for(app: Installation) -> None:
+    """A whole URL in the request line counts, not the header beside it; so nginx cannot be made to pass another name on."""
+    head = f"GET https://{app.address}/ HTTP/1.1\nHost: www.example.org\nConnection: close"
+    assert ask(app, head).status == 200
+
+
 # --- Too much ------------------------------------------------------------------------------------------------------
 
 
