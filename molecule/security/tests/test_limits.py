@@ -111,7 +111,7 @@ def test_another_name_gets_no_answer(app: Installation, scheme: str) -> None:
 
 
 def test_the_application_is_told_the_name_that_was_asked_for(app: Installation) -> None:
-    """A whole URL in the request line counts, not the header beside it; so nginx cannot be made to pass another name on."""
+    """A whole URL in the request line counts, not the header beside it: nginx passes no other name on."""
     head = f"GET https://{app.address}/ HTTP/1.1\nHost: www.example.org\nConnection: close"
     assert ask(app, head).status == 200
 
@@ -159,6 +159,7 @@ def test_one_address_gets_no_more_than_its_share(app: Installation, visitor: Vis
     answers = burst("/nothing/")
     assert set(answers) == {404, 429}
     assert answers.count(404) >= 200, "a burst is allowed"
+    assert 429 in burst("/readyz/"), "it asks the database and Redis, so it counts"
     assert set(burst("/healthz/")) == {200}, "whoever watches the site's health is not refused"
     deadline = time.monotonic() + 20
     while visitor.get("/").status == 429:
