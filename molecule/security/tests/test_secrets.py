@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -209,10 +210,21 @@ def login(host: Host, app: Installation) -> str:
     return match[1]
 
 
+@pytest.fixture
+def deputy(host: Host) -> Iterator[None]:
+    """Somebody beside root with root's key, and sudo."""
+    keys = "install -D -m 0600 -o deputy /root/.ssh/authorized_keys /home/deputy/.ssh/authorized_keys"
+    sudo = "echo 'deputy ALL=(ALL:ALL) NOPASSWD: ALL' >/etc/sudoers.d/deputy"
+    host.check_output(f"useradd --create-home --shell /bin/sh deputy && {keys} && {sudo}")
+    yield
+    host.check_output("rm /etc/sudoers.d/deputy && pkill -KILL -u deputy; userdel --remove --force deputy")
+
+
+@pytest.mark.usefixtures("deputy")
 def test_secrets_change_under_load(
     host: Host, app: Installation, rollouts: Rollouts, secrets: Path, customer: Visitor
 ) -> None:
-    """By a run that is killed when the new processes start, and by the next one."""
+    """By a run that is killed when the new processes start, and by the next one, an administrator's with sudo."""
     source = rollouts.version("rotated")
     rollouts.deploy(source).succeeded()
     before, old_login = values(secrets), login(host, app)
@@ -225,7 +237,7 @@ def test_secrets_change_under_load(
         killed.wait()
         between = values(secrets)
         rollouts.wait_until_idle()
-        rotate(rollouts, source).wait().succeeded()
+        rotate(rollouts, source, contact_user="deputy").wait().succeeded()
         traffic.pause(3)
     rollouts.nothing_suffered(traffic, sorted({sample.release for sample in traffic.samples if sample.release}))
 
@@ -277,5 +289,5 @@ def test_another_run_changes_nothing(rollouts: Rollouts, host: Host, app: Instal
     assert host.check_output(f"readlink --canonicalize /srv/{app.name}/current") == source
 
 
-def rotate(rollouts: Rollouts, source: Path) -> Run:
-    return rollouts.playbook("playbooks/rotate-secrets.yml", app_source=str(source))
+def rotate(rollouts: Rollouts, source: Path, **variables: str) -> Run:
+    return rollouts.playbook("playbooks/rotate-secrets.yml", app_source=str(source), **variables)
