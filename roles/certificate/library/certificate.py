@@ -253,7 +253,7 @@ class Certificate:
         if self.wanted[0] not in ready or not worth:
             return problems
         if not shutil.which("certbot"):
-            return problems | {"": "certbot is not installed on this host: a run with --tags base installs it."}
+            return problems | {"": "certbot is not installed on this host: playbooks/provision.yml installs it."}
         command = [
             "certbot",
             "certonly",
