@@ -1,4 +1,9 @@
-"""What the tests of every scenario share: molecule/shared/tests and the scenario's own."""
+"""What the tests of every scenario share: molecule/shared/tests and the scenario's own.
+
+`@pytest.mark.os("debian13")`: one host is enough where its version makes no difference. Where there is but one host,
+the test runs on that.
+`@pytest.mark.once`: the test runs in the first `verify` of a scenario only, and not again after a reboot.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +28,28 @@ def app_name(variables: dict[str, Any]) -> str:
     return variables["app_name"]
 
 
+@pytest.fixture(scope="module")
+def reboot_note(host: Host) -> Path:
+    """What shared/leave_work.py writes down before it has this host reboot."""
+    folder = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
+    return folder / f"before-reboot-{host.backend.get_hostname()}.json"
+
+
+@pytest.fixture(autouse=True)
+def _chosen(request: pytest.FixtureRequest, variables: dict[str, Any], reboot_note: Path) -> None:
+    chosen = request.node.get_closest_marker("os")
+    several = len(set(variables["groups"]["all"])) > 1
+    if chosen and several and variables["testhost_os"] not in chosen.args:
+        pytest.skip(f"runs on {', '.join(chosen.args)}")
+    if request.node.get_closest_marker("once") and reboot_note.exists():
+        pytest.skip("has run before the reboot")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Write results where tests/run.py counts them: a file for each `verify` of a scenario."""
+    config.addinivalue_line("markers", "os(name): the test runs on the host with this Debian only")
+    config.addinivalue_line("markers", "once: the test does not run again after a reboot")
     if folder := os.environ.get("TEST_RESULTS"):
         config.option.xmlpath = str(Path(folder) / f"verify-{time.time_ns()}.xml")
 

@@ -1,12 +1,11 @@
 """After the side effect reboot.yml: everything is back by itself, and what was left to be done is done.
 
-The other tests run again too, and say the rest.
+The other tests, but for those marked `once`, run again too, and say the rest.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,10 @@ SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def before(host: Host) -> dict[str, Any]:
-    """What leave_work.py noted."""
-    folder = Path(os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY", "."))
-    file = folder / f"before-reboot-{host.backend.get_hostname()}.json"
-    if not file.exists():
+def before(reboot_note: Path) -> dict[str, Any]:
+    if not reboot_note.exists():
         pytest.skip("this host has not been rebooted yet")
-    return json.loads(file.read_text())
+    return json.loads(reboot_note.read_text())
 
 
 def test_the_host_has_booted_again(host: Host, before: dict[str, Any]) -> None:

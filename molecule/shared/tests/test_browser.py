@@ -19,6 +19,8 @@ from playwright.sync_api import Error as BrowserError
 from probes import wait_for
 from testinfra.host import Host
 
+pytestmark = pytest.mark.once
+
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

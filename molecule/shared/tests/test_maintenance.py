@@ -20,6 +20,8 @@ from installation import Installation, run_python
 from probes import Answer, Visitor
 from testinfra.host import Host
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parents[3]
 MESSAGE = "Back at noon, with <new> seeds & pots."
 PROTECTION = ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Strict-Transport-Security")

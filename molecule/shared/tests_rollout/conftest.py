@@ -1,32 +1,15 @@
-"""What the tests of rollouts share.
-
-`@pytest.mark.os("debian13")`: one host is enough where its version makes no difference. Where there is but one host,
-the test runs on that.
-"""
+"""What the tests of rollouts share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from installation import Installation, look_at
 from rollouts import Rollouts
 from testinfra.host import Host
 from traffic import Traffic
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "os(name): the test runs on the host with this Debian only")
-
-
-@pytest.fixture(autouse=True)
-def _chosen_host(request: pytest.FixtureRequest, variables: dict[str, Any]) -> None:
-    chosen = request.node.get_closest_marker("os")
-    several = len(set(variables["groups"]["all"])) > 1
-    if chosen and several and variables["testhost_os"] not in chosen.args:
-        pytest.skip(f"runs on {', '.join(chosen.args)}")
 
 
 @pytest.fixture(scope="module")
