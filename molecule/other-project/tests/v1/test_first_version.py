@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import yaml
 from installation import Installation, query, run_python
 from probes import Visitor, wait_for
 from testinfra.host import Host
 
 SECONDS = 30
+SCENARIO = Path(__file__).parents[2]
+
+# Run on the host, with the application's environment.
+PASSWORDS = """
+import json, os
+from urllib.parse import unquote, urlsplit
+print(json.dumps([unquote(urlsplit(os.environ[name]).password) for name in ("PG_URL", "QUEUE_URL")]))
+"""
 
 
 def test_the_site_is_open(visitor: Visitor) -> None:
@@ -16,6 +28,15 @@ def test_the_site_is_open(visitor: Visitor) -> None:
 
 def test_the_release_is_the_tagged_commit(release: str, commits: dict[str, str]) -> None:
     assert release.startswith(commits["v1"][:12] + "-")
+
+
+def test_passwords_that_only_vault_reads_are_those_of_the_services(host: Host, app: Installation) -> None:
+    """Odd characters included."""
+    typed = yaml.safe_load((SCENARIO / "passwords.yml").read_text())
+    encrypted = (SCENARIO / "inventory/host_vars/other-project/vault.yml").read_text()
+    assert encrypted.startswith("$ANSIBLE_VAULT;")
+    found = json.loads(run_python(host, PASSWORDS, environment=[f"/etc/{app.name}/app.env"]))
+    assert found == [typed["secret_database_password"], typed["secret_redis_password"]]
 
 
 def test_its_health_page_names_no_release(visitor: Visitor, release: str) -> None:
