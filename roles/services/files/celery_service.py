@@ -9,8 +9,7 @@ What it adds to `celery worker`:
   back to its queue as soon as a worker starts, and what another one is working on stays where it is.
 - A message whose task this release does not know is set aside, and put back by a worker that knows the task.
 - On its way out it writes down what became of the tasks it held.
-- It leaves out Celery's command line and Django's checks, which a release has passed, and has a pool's processes share
-  what they can. Each would cost every process megabytes.
+- It leaves out Celery's command line, which costs megabytes, and has a pool's processes share what they can.
 
 gevent must patch before anything of Celery is imported, hence the imports inside functions.
 """
@@ -394,7 +393,6 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    os.environ.setdefault("CELERY_SKIP_CHECKS", "true")
     # The project's modules are where the process starts, as they are for `celery`.
     sys.path[0] = str(Path.cwd())
     sys.exit(arguments.run_service(arguments))

@@ -1,10 +1,6 @@
 # {{ ansible_managed }}
 import contextlib
 import gc
-import threading
-import urllib.parse
-import wsgiref.util
-import logging
 
 # The socket is the release's own and comes on the command line. Settings: docs.gunicorn.org/en/stable/settings.html
 worker_class = "gthread"
@@ -29,18 +25,16 @@ control_socket_disable = True
 
 
 def when_ready(server):
-    """Before the first fork: answer the pages to warm up, then take all there is out of the garbage collector's sight.
+    """Before the first fork: load what the first request would, then take it out of the garbage collector's sight.
 
-    The processes share what is there by now, and none of them makes its first visitor wait.
+    The processes share what is there by now.
     """
     from django.db import connections
+    from django.template import engines
+    from django.urls import get_resolver
 
-    for path in {{ services_warm_paths | to_json }}:
-        try:
-            warm_up(server.app.wsgi(), path)
-        except Exception:
-            # The processes serve all the same.
-            server.log.exception("There is no answer to %s before the processes start.", path)
+    get_resolver().url_patterns
+    engines.all()
     for connection in connections.all():
         # Without a database the pages say so themselves.
         with contextlib.suppress(Exception), connection.cursor() as cursor:
@@ -49,26 +43,5 @@ def when_ready(server):
         connection.close()
         if getattr(connection, "pool", None):
             connection.close_pool()
-    if left := [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]:
-        # A fork has the thread that forks alone.
-        server.log.warning("The pages to warm up have left threads, which the processes will not have: %s.", left)
     gc.collect()
     gc.freeze()
-
-
-def warm_up(application, path):
-    """Ask the application for a page, as nginx does."""
-    request = {
-        "PATH_INFO": urllib.parse.unquote(path.partition("?")[0], "latin-1"),
-        "QUERY_STRING": path.partition("?")[2],
-        "HTTP_HOST": "{{ services_domain }}",
-        "HTTP_X_FORWARDED_PROTO": "https",
-        "REMOTE_ADDR": "127.0.0.1",
-        "wsgi.url_scheme": "https",
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-    }
-    wsgiref.util.setup_testing_defaults(request)
-    with contextlib.closing(application(request, lambda *_: None)) as answer:
-        for _ in answer:
-            pass
