@@ -40,3 +40,9 @@ def test_what_is_limited_is_a_visitor() -> None:
     zones = re.findall(r"^limit_\w+_zone (.+?) zone", SITE, re.M)
     assert zones == ["{{ v }}_counted", "{{ v }}_address"]
     assert SITE.count("$binary_remote_addr") == 1, "only where the map has no better key"
+
+
+def test_every_port_is_open_to_ipv6_too() -> None:
+    """Where the host has it: one macro says so."""
+    assert SITE.count("listen [::]") == 1
+    assert len(re.findall(r"^    listen \d", SITE, re.M)) == len(re.findall(r"^\{\{ also_v6\(", SITE, re.M)) == 4

@@ -60,13 +60,6 @@ def test_no_process_of_another_release_is_left(host: Host, app: Installation, re
     assert running == set(app.units(release))
 
 
-def test_the_pages_to_warm_up_have_an_answer_and_leave_nothing(host: Host, app: Installation, release: str) -> None:
-    said = host.check_output(f"journalctl --no-pager --output=cat -u {app.name}-web@{release}")
-    assert "Listening at" in said
-    assert "There is no answer to" not in said
-    assert "have left threads" not in said
-
-
 def test_only_the_applications_user_runs_it(host: Host, app: Installation, release: str) -> None:
     output = host.check_output("ps -e -o euser:40=,egroup:40=,unit:120=")
     owners = {unit: set() for unit in own_units(app, release)}

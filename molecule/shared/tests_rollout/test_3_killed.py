@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from itertools import cycle
+from itertools import cycle, zip_longest
 
 import pytest
 from rollouts import STEPS, Rollouts
@@ -21,11 +21,13 @@ def test_a_killed_rollout_is_made_good_by_the_next(rollouts: Rollouts, old: str,
     """The next one too is killed, a few steps later, and so on; the last one is not."""
     version = rollouts.version("killed", f"column=killed_at_{steps[0]}")
     with rollouts.under_load() as traffic:
-        for step in steps:
+        for step, following in zip_longest(steps, steps[1:]):
             watch = rollouts.watch(step, kill=True)
             run = rollouts.begin(version)
-            print(f"killed at {watch.seen(150)['step']}")
+            seen = watch.seen(150)["step"]
+            print(f"killed at {seen}")
             run.wait().failed()
+            assert seen in STEPS[STEPS.index(step) : following and STEPS.index(following)]
         rollouts.deploy(version).succeeded()
         traffic.pause(3)
     new = rollouts.current
