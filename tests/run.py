@@ -80,18 +80,17 @@ def all_parts() -> list[list[Part]]:
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
     under_load = [name for name in scenarios() if name.startswith("rollout")]
-    others = [name for name in scenarios() if name not in ("security", "cluster", *under_load)]
+    # The longest first, so that both lanes end together.
+    long = ["security", "default", "cluster"]
+    others = [name for name in scenarios() if name not in (*long, *under_load)]
     return [
         [scenario(name) for name in under_load],
         [
             Part("lint", LINT, has_tests=False),
             Part("unit", [unit]),
-            # The longest first.
-            scenario("security"),
+            *(scenario(name) for name in long),
             Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
             *(scenario(name) for name in others),
-            # Under load as well, so last, when at most one of the first lane is left.
-            scenario("cluster"),
         ],
     ]
 

@@ -267,6 +267,8 @@ def test_secrets_change_under_load(
     assert left == {"database_login", "django_key.previous"}
 
 
+# Where they were changed.
+@pytest.mark.os("debian12")
 def test_the_second_name_may_do_no_more_than_the_first(host: Host, app: Installation) -> None:
     settings = (
         "SELECT array_agg(entry ORDER BY entry) FROM pg_db_role_setting, unnest(setconfig) AS entry "
@@ -284,6 +286,7 @@ def test_the_second_name_may_do_no_more_than_the_first(host: Host, app: Installa
     )
 
 
+@pytest.mark.os("debian12")
 def test_another_run_changes_nothing(rollouts: Rollouts, host: Host, app: Installation) -> None:
     """What a change of secrets leaves is what the settings ask for."""
     source = host.check_output(f"readlink --canonicalize /srv/{app.name}/current")
