@@ -296,7 +296,7 @@ class Rollouts:
     @contextmanager
     def under_load(self, **options: Any) -> Iterator[Traffic]:
         """Load and flow as long as this lasts. What it saw is in `samples` and `sent`, whatever comes of the test."""
-        # Enough to see a gap of a tenth of a second; what more would cost is left to the rollout and to other scenarios.
+        # Enough to see a gap of a tenth of a second; what more would cost is left to the rollout and other scenarios.
         options = {"rate": 10.0, "tasks": 3.0} | options
         with Traffic(self.app.url, log=self.folder / f"traffic-{uuid.uuid4().hex[:6]}.jsonl", **options) as traffic:
             traffic.wait(lambda now: len(now.samples) > 20, 20, "the site answers at all")
