@@ -29,9 +29,13 @@ def test_a_task_that_the_release_before_does_not_know_is_set_aside(rollouts: Rol
     newer = rollouts.version("newer", "new-task")
     rollouts.deploy(newer).succeeded()
     with rollouts.under_load(tasks=1) as traffic:
+        # No sooner than needed: on a busy machine the long one would be over before the release goes.
+        watch = rollouts.watch("preflight")
+        back = rollouts.playbook("playbooks/rollback.yml")
+        watch.seen(60)
         traffic.start_task("ledger.sleep", LONG)
         unknown = [traffic.start_task("ledger.novelty") for _ in range(3)]
-        back = rollouts.rollback().succeeded()
+        back.wait().succeeded()
         assert rollouts.current == old
         wait_for(lambda: "ledger.novelty" in rollouts.set_aside(), SECONDS, "the unknown tasks are set aside")
         assert not {task.id for task in unknown} & rollouts.ledger().ended
