@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 # Ahead of what is configured, since SSH takes the first value of an option.
@@ -167,7 +167,13 @@ class ActionModule(ActionBase):
         script = 'id -u; echo "${SSH_CONNECTION##* }"'
         if way.administrator:
             script += "; [ $(id -u) = 0 ] || sudo -n true"
-        status, output, error = self._connection.exec_command(f"/bin/sh -c {shlex.quote(script)}", sudoable=False)
+        try:
+            status, output, error = self._connection.exec_command(f"/bin/sh -c {shlex.quote(script)}", sudoable=False)
+        except AnsibleError as problem:
+            # Where there is a password, Ansible has another error for a server whose key SSH does not know.
+            if "Host Key checking is enabled" not in str(problem):
+                raise
+            raise AnsibleConnectionFailure("Host key verification failed.") from None
         return understood(way, status, output.decode(errors="replace"), error.decode(errors="replace"))
 
     def advice(self, refused: dict[str, str]) -> str:

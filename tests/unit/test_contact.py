@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ansible.errors import AnsibleError
 
 PATH = Path(__file__).parents[2] / "plugins/action/contact.py"
 SPEC = importlib.util.spec_from_file_location("contact_action", PATH)
@@ -119,3 +120,13 @@ def test_what_may_be_tried_when_nothing_gets_in(reason: str, advice: str) -> Non
     assert f"as root on port 22: {reason}" in said
     assert "contact_user=NAME" in said
     assert [word for word in ("ssh-keygen -R", "fail2ban-client unban") if word in said] == [advice] * bool(advice)
+
+
+def test_a_server_that_ssh_does_not_know_is_one_with_a_password_too() -> None:
+    def exec_command(*_: object, **__: object) -> None:
+        raise AnsibleError("With a SSH password this is not possible because Host Key checking is enabled.")
+
+    action = object.__new__(contact.ActionModule)
+    action._connection = SimpleNamespace(transport="local", exec_command=exec_command)
+    with pytest.raises(contact.AnsibleConnectionFailure, match="Host key verification failed"):
+        action.look(ROOT_WAY)
