@@ -56,3 +56,11 @@ def test_what_is_only_said_where_it_is_so() -> None:
     for word in ("Maintenance is on", "waits for a restart", "Root may still log in"):
         assert word in said
         assert word not in " ".join(quiet)
+
+
+def test_a_password_that_somebody_chose_is_in_no_file_of_generated_ones() -> None:
+    given = {"report_admin": "admin", "report_flower": True, "report_secrets": "/secrets"}
+    lines = " ".join(report(**given, report_chosen=["flower"]))
+    assert "password in /secrets/admin_password" in lines
+    assert "/secrets/flower_password" not in lines
+    assert "user admin, the password that you chose" in lines
