@@ -24,7 +24,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test-results"
-SYSTEMS = ("debian12", "debian13")
+# The application is tested on both; of the programs beside it each on one, since all scenarios have them on both.
+APPLICATION_TESTS = [("debian12", "app", "on_services"), ("debian13", "app", "celery_service")]
 # Of what a failed test says; the rest is in the log.
 FIRST_LINES = 12
 
@@ -89,7 +90,7 @@ def all_parts() -> list[list[Part]]:
             Part("lint", LINT, has_tests=False),
             Part("unit", [unit]),
             *(scenario(name) for name in long),
-            Part("app", [[*application, system, f"{RESULTS}/app"] for system in SYSTEMS]),
+            Part("app", [[*application, system, f"{RESULTS}/app", *suites] for system, *suites in APPLICATION_TESTS]),
             *(scenario(name) for name in others),
         ],
     ]

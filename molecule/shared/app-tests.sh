@@ -4,7 +4,7 @@
 #
 # Wanted: the packages postgresql, redis-server and python3-venv; the application in /app and the project's roles and
 # tests in /seedbed, which may be read-only; a folder to write to, WORK (default /work). JUNIT is where results go: a path, to
-# which each part adds its name. Arguments go to pytest; the exit status is not 0 when a part failed.
+# which each folder adds its name. The arguments are the folders with tests; the exit status is not 0 when one failed.
 set -euo pipefail
 
 export WORK="${WORK:-/work}"
@@ -46,8 +46,8 @@ export CACHE_URL=redis://127.0.0.1:6379/1
 redis-server --version
 
 status=0
-for folder in /app /seedbed/tests/celery_service /seedbed/tests/on_services; do
+for folder in "$@"; do
   cd "$folder"
-  "$WORK/venv/bin/python" -m pytest -p no:cacheprovider ${JUNIT:+--junitxml="$JUNIT-$(basename "$folder").xml"} "$@" || status=1
+  "$WORK/venv/bin/python" -m pytest -p no:cacheprovider ${JUNIT:+--junitxml="$JUNIT-$(basename "$folder").xml"} || status=1
 done
 exit "$status"

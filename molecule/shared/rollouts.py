@@ -61,7 +61,7 @@ while time.monotonic() < deadline:
                 os.kill(state["pid"], signal.SIGKILL)
             print(json.dumps({"step": state["step"], "pid": state["pid"], "at": time.time()}), flush=True)
             sys.exit(0)
-    time.sleep(0.0005)
+    time.sleep(0.001)
 sys.exit("none of these steps was seen: " + " ".join(steps))
 """
 

@@ -328,8 +328,15 @@ def wait_for_ssh(host: Host) -> None:
 
 # --- The application's own tests ------------------------------------------------------------------------------
 
+# The application, and the programs that run with its interpreter: beside workers and beat, and for migrations.
+APPLICATION_SUITES = {
+    "app": "/app",
+    "celery_service": "/seedbed/tests/celery_service",
+    "on_services": "/seedbed/tests/on_services",
+}
 
-def application_tests(os: str, results: Path) -> int:
+
+def application_tests(os: str, results: Path, suites: Sequence[str]) -> int:
     """Run app-tests.sh where there is PostgreSQL and Redis to start; JUnit goes to `results`.
 
     The script finds the application in /app, roles and tests in /seedbed (read only), and may write to /work.
@@ -346,7 +353,8 @@ def application_tests(os: str, results: Path) -> int:
     }
     volumes = [word for source, target in mounts.items() for word in ("--volume", f"{source}:{target}")]
     options = ["--rm", "--tmpfs", "/work:exec", "--env", f"JUNIT=/results/{os}", *volumes]
-    return subprocess.run([*docker, "run", *options, image, "bash", "/app-tests.sh"]).returncode
+    folders = [APPLICATION_SUITES[suite] for suite in suites]
+    return subprocess.run([*docker, "run", *options, image, "bash", "/app-tests.sh", *folders]).returncode
 
 
 # --- Command line ------------------------------------------------------------------------
@@ -371,7 +379,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     tests = commands.add_parser("application-tests", help="run the application's own tests in a container")
     tests.add_argument("os", choices=RELEASES)
     tests.add_argument("results", type=lambda path: Path(path).resolve(), help="the folder for their JUnit file")
-    tests.set_defaults(run=lambda given: sys.exit(application_tests(given.os, given.results)))
+    tests.add_argument("suites", nargs="+", choices=APPLICATION_SUITES, help="which of them")
+    tests.set_defaults(run=lambda given: sys.exit(application_tests(given.os, given.results, given.suites)))
 
     host = argparse.ArgumentParser(add_help=False)
     host.add_argument("name", help="its container is called seedbed-NAME")

@@ -215,6 +215,12 @@ def test_a_tick_that_two_beats_sent_is_found() -> None:
         verdict.no_tick_twice(Ledger([*written(sent()), second]))
 
 
+def test_a_tick_that_was_held_up_is_no_second_one() -> None:
+    """The next one is in time, and so soon after it."""
+    lines = [replace(line, sent_at=line.sent_at + 0.7) if line.id == "tick-7" else line for line in written(sent())]
+    verdict.no_tick_twice(Ledger(lines))
+
+
 def test_a_tick_that_ran_twice_is_found() -> None:
     lines = written(sent())
     with pytest.raises(AssertionError, match="tick-7: 2 times"):
