@@ -27,6 +27,8 @@ demo: ## A throwaway server on this machine, provisioned; OS=debian12, PORT=8443
 	@$(MAKE) --silent --no-print-directory --jobs 2 .venv image
 	@$(PYTHON) $(SHARED)/demo.py create --os $(OS) --https-port $(PORT) --http-port $(HTTP_PORT) --ssh-port $(SSH_PORT)
 	@ansible-playbook -i inventory/demo.yml site.yml
+	@echo "To work with it: . .venv/bin/activate, then ansible-playbook -i inventory/demo.yml site.yml rolls out what is in app_src/;"
+	@echo "ssh -F .demo/ssh_config demo logs in, and make demo-destroy removes it."
 
 .PHONY: demo-destroy
 demo-destroy: ## Remove the demo: its server, SSH configuration, inventory and secrets
@@ -57,7 +59,7 @@ bench: .venv ## Measure what the README's figures say
 # The .pth file gives this clone's molecule a state of its own, however it is started.
 .venv/complete: requirements.txt
 	@$(PYTHON) $(SHARED)/machine.py venv
-	@echo "Installing Ansible and the tests' tools into .venv (half a minute) ..."
+	@echo "Installing Ansible and the tests' tools into .venv (a minute) ..."
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-compile --require-hashes --requirement requirements.txt
 	@.venv/bin/python -m compileall -q -j 0 -x 'ansible_collections|/tests?/' .venv/lib

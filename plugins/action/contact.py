@@ -149,8 +149,8 @@ class ActionModule(ActionBase):
                     if "denied" not in str(error) and "password" not in str(error):
                         closed.add(way.port)
             if time.monotonic() > deadline:
-                # A task that looks for a new way is to be rescued; Ansible rescues none that is unreachable.
-                return {"failed" if self._task.args.get("fresh") else "unreachable": True, "msg": self.advice(refused)}
+                # Not "unreachable": that cannot be rescued, and Ansible prints the names of all plays to come below it.
+                return {"failed": True, "msg": self.advice(refused)}
             time.sleep(PAUSE)
 
     def look(self, way: Way) -> dict[str, Any]:

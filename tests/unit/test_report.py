@@ -11,7 +11,12 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
 ROLE = Path(__file__).parents[2] / "roles/report"
-STATUS = {"current": "3fa4c0", "versions": {"django": "5.2"}, "running": ["web"]}
+STATUS = {
+    "current": "3fa4c0",
+    "versions": {"django": "5.2"},
+    "running": ["app-web@3fa4c0", "app-worker-heavy@3fa4c0"],
+    "beat": True,
+}
 SELF_SIGNED = "1dd40e84 1dd40e84 notAfter=Dec 24 12:00:00 2027 GMT"
 SIGNED = "1dd40e84 8d33f237 notAfter=Feb  3 12:00:00 2027 GMT"
 
@@ -46,6 +51,11 @@ def test_the_certificate_and_what_to_do_next(provider: str, certificate: str, sa
     lines = [line for line in report(certificate=certificate, report_certificate_provider=provider) if "TLS" in line]
     assert len(lines) == 1
     assert says in lines[0]
+
+
+def test_the_processes_by_their_names() -> None:
+    (line,) = [line for line in report() if line.startswith("Processes")]
+    assert line == "Processes  web, worker-heavy, beat on shop; logs on the server: journalctl"
 
 
 def test_what_is_only_said_where_it_is_so() -> None:

@@ -350,7 +350,7 @@ class Rollout:
 
     def switch(self) -> None:
         self.host.switch(self.release)
-        say(f"Release {self.release} serves.")
+        say("Visitors get their pages from it.")
 
     def probe(self) -> None:
         """A task goes round every queue and comes back from this release."""
