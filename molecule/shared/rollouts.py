@@ -183,8 +183,8 @@ class Rollouts:
         """Start to roll a version out, and do not wait for it."""
         return self.playbook("playbooks/deploy.yml", app_source=str(source))
 
-    def deploy(self, source: Path) -> Run:
-        return self.begin(source).wait()
+    def deploy(self, source: Path, **variables: Any) -> Run:
+        return self.playbook("playbooks/deploy.yml", app_source=str(source), **variables).wait()
 
     def rollback(self, **variables: Any) -> Run:
         return self.playbook("playbooks/rollback.yml", **variables).wait()
@@ -221,8 +221,13 @@ class Rollouts:
             block["Id"].removesuffix(".service"): int(block["MainPID"]) for block in blocks if block["MainPID"] != "0"
         }
 
+    @property
+    def media(self) -> str:
+        """The folder on the host that the application may write to."""
+        return f"/srv/{self.app.name}/shared/media"
+
     def ledger(self) -> Ledger:
-        return Ledger.parse(self.worker.run(f"cat /srv/{self.app.name}/shared/media/ledger/ledger.jsonl").stdout)
+        return Ledger.parse(self.worker.run(f"cat {self.media}/ledger/ledger.jsonl").stdout)
 
     def columns(self) -> list[str]:
         """The columns that migrations of earlier versions have added, in order."""
@@ -323,6 +328,7 @@ class Rollouts:
     def nothing_suffered(self, traffic: Traffic, releases: Sequence[str], **options: Any) -> None:
         """No request failed, only these releases answered, and the work is done."""
         verdict.no_request_failed(traffic.samples)
+        verdict.no_connection_was_cut(traffic.samples)
         verdict.loop_was_open(traffic.samples)
         verdict.only_these_answered(traffic.samples, releases)
         self.work_is_done(traffic, **options)

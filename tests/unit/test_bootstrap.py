@@ -87,6 +87,19 @@ def test_a_system_that_the_roles_do_not_know_is_refused(tmp_path: Path) -> None:
     assert refusals(found)["front"].startswith(expected)
 
 
+def test_a_host_that_left_its_groups_and_works_on_is_refused(tmp_path: Path) -> None:
+    """Its beat would tick beside the new one."""
+    place = tmp_path / "wants"
+    place.mkdir()
+    (place / "shop.service").touch()
+    before = f'command=$(printf %s "$command" | sed "s|/etc/systemd/system/multi-user.target.wants|{place}|")'
+    hosts = {"data": before, "front": before, "new": ""}
+    given = {"bootstrap_application": "shop", "bootstrap_application_hosts": ["front", "new"]}
+    found = refusals(run_role(tmp_path, hosts, "--check", **given))
+    assert set(found) == {"data"}
+    assert "systemctl disable --now shop" in found["data"]
+
+
 # In place of apt and dpkg: what is installed asks the policy, as a package does before it starts its service.
 TOOLS = {
     "apt-get": """#!/bin/sh

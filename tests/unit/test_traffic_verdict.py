@@ -55,10 +55,19 @@ def test_good_requests_pass() -> None:
     samples = requests()
     verdict.no_request_failed(samples)
     verdict.loop_was_open(samples)
+    verdict.no_connection_was_cut([*samples, replace(samples[0], kept=True)])
     verdict.only_these_answered(samples, {OLD, NEW})
     verdict.releases_took_turns(samples, [OLD, NEW])
     verdict.one_was_in_flight(samples, OLD, NEW)
     verdict.latency_stayed(samples, (NOON, NOON + 15), (NOON + 15, NOON + 30))
+
+
+def test_a_closed_connection_is_found() -> None:
+    samples = [*requests(), replace(requests()[5], kept=True, retried=True)]
+    with pytest.raises(AssertionError, match="1 of 302 requests had to be made twice"):
+        verdict.no_connection_was_cut(samples)
+    with pytest.raises(AssertionError, match="no request came on a kept connection"):
+        verdict.no_connection_was_cut(requests())
 
 
 def test_one_failed_request_is_named() -> None:

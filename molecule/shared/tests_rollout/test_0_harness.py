@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from probes import wait_for
 from rollouts import Rollouts
 from traffic import Traffic, verdict
 
@@ -35,6 +36,15 @@ def test_killed_processes_of_the_web_fail_requests(rollouts: Rollouts, traffic: 
     rollouts.host.check_output(f"pkill -KILL --parent {process(rollouts, 'web')}")
     traffic.pause(3)
     fails(verdict.no_request_failed, traffic.samples, match=r"GET /slow/ .* status 502")
+
+
+def test_closed_connections_are_seen(rollouts: Rollouts, traffic: Traffic) -> None:
+    """nginx's processes end with requests that they have not answered; other visitors see failures too."""
+    traffic.pause(2)
+    nginx = "--parent $(cat /run/nginx.pid)"
+    rollouts.host.check_output(f"pkill -STOP {nginx}; sleep 1; pkill -KILL {nginx}")
+    traffic.pause(2)
+    fails(verdict.no_connection_was_cut, traffic.samples, match="had to be made twice")
 
 
 def test_a_web_that_stands_still_is_slow(rollouts: Rollouts, traffic: Traffic) -> None:
@@ -80,10 +90,19 @@ def test_a_queue_that_is_emptied_by_hand_loses_tasks(rollouts: Rollouts, traffic
     fails(verdict.none_lost, traffic.sent, ledger, match=f"{lost.id}, never started")
 
 
+def test_a_task_that_began_twice_is_seen(rollouts: Rollouts, traffic: Traffic) -> None:
+    task = traffic.start_task("ledger.sleep", 3)
+    wait_for(lambda: task.id in {entry.id for entry in rollouts.ledger().of("START")}, 15, "the task has started")
+    rollouts.host.check_output(f"pkill -KILL --parent {process(rollouts, 'worker-heavy')}")
+    ledger = verdict.settle(rollouts.ledger, [task], SECONDS)
+    verdict.none_lost([task], ledger)
+    fails(verdict.none_ran_twice, ledger, {task.id}, match=f"{task.id}: 2 times")
+
+
 def test_an_effect_that_was_had_twice_is_seen(rollouts: Rollouts, traffic: Traffic) -> None:
     traffic.pause(2)
     verdict.settle(rollouts.ledger, traffic.sent, SECONDS)
     key = next(one.key for one in traffic.sent if one.key)
-    file = f"/srv/{rollouts.app.name}/shared/media/ledger/ledger.jsonl"
+    file = f"{rollouts.media}/ledger/ledger.jsonl"
     rollouts.host.check_output(f"grep -F '\"{key}\"' {file} >/run/doubled && cat /run/doubled >>{file}")
     fails(verdict.each_effect_once, traffic.sent, rollouts.ledger(), match=f"{key}: 2 times")

@@ -73,6 +73,27 @@ def test_a_release_that_falls_ill_after_the_switch_is_switched_back(rollouts: Ro
     rollouts.work_is_done(traffic)
 
 
+def test_a_command_of_the_application_that_fails_puts_the_old_one_back(rollouts: Rollouts, old: str) -> None:
+    """Each at its time, as the application; what fails after the switch is switched back."""
+    processes = rollouts.processes()
+    names = ["before_migrate", "before_switch", "after_switch"]
+    hooks = {name: [f'echo "{name} $(id -un) $RELEASE_ID" >>"$MEDIA_ROOT/hooks"'] for name in names}
+    hooks["after_switch"].append("echo it went wrong on purpose; exit 3")
+    with rollouts.under_load() as traffic:
+        run = rollouts.deploy(rollouts.version("hooks", "column=hooked"), app_hooks=hooks).failed()
+        after = traffic.pause(2)
+    assert "it went wrong on purpose" in run.output
+    ran = [line.split() for line in rollouts.host.check_output(f"cat {rollouts.media}/hooks").splitlines()]
+    assert [name for name, *_ in ran] == names
+    assert {user for _, user, _ in ran} == {rollouts.app.name}
+    assert len({release for *_, release in ran} - {old}) == 1
+    assert rollouts.current == old
+    assert rollouts.processes() == processes
+    verdict.no_request_failed(traffic.samples)
+    verdict.only_these_answered([one for one in traffic.samples if one.start > after[0]], [old])
+    rollouts.work_is_done(traffic)
+
+
 def test_a_rollback_to_what_lacks_a_migration_is_refused(rollouts: Rollouts, traffic: Traffic) -> None:
     before = rollouts.current
     rollouts.deploy(rollouts.version("ahead", "column=ahead")).succeeded()

@@ -40,6 +40,13 @@ def no_request_failed(samples: Sequence[Sample]) -> None:
     assert not failed, offenders(failed, len(samples), "requests failed")
 
 
+def no_connection_was_cut(samples: Sequence[Sample]) -> None:
+    """No kept connection was closed under a request, which a browser hides by asking once more."""
+    assert any(sample.kept for sample in samples), "no request came on a kept connection"
+    cut = [sample for sample in samples if sample.retried]
+    assert not cut, offenders(cut, len(samples), "requests had to be made twice, since their connection was closed")
+
+
 def loop_was_open(samples: Sequence[Sample], bound: float = 1.0) -> None:
     """The load's own program kept its times, so that what it measured is the site."""
     assert samples, "no request was made"
