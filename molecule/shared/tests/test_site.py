@@ -53,6 +53,13 @@ def test_text_is_compressed(visitor: Visitor) -> None:
     assert visitor.get(css, headers={"Accept-Encoding": "gzip"}).headers["Content-Encoding"] == "gzip"
 
 
+def test_pages_are_not_compressed(visitor: Visitor) -> None:
+    """Their length would tell of the secrets in them (BREACH)."""
+    answer = visitor.get("/", headers={"Accept-Encoding": "gzip"})
+    assert "Seeds for small gardens" in answer.body
+    assert answer.headers["Content-Encoding"] is None
+
+
 def ask_for(host_name: str, connection: http.client.HTTPConnection) -> int:
     """The status of the answer to a request for that name."""
     connection.request("GET", "/", headers={"Host": host_name})
