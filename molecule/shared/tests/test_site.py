@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import re
+import socket
 import ssl
 
 import pytest
@@ -81,6 +82,13 @@ def test_another_name_is_refused(app: Installation, tls: bool) -> None:
 def test_current_tls_is_spoken(app: Installation, visitor: Visitor, version: ssl.TLSVersion) -> None:
     visitor.context.minimum_version = visitor.context.maximum_version = version
     assert visitor.get("/healthz/").status == 200
+
+
+def test_http_2_is_spoken(app: Installation, visitor: Visitor) -> None:
+    visitor.context.set_alpn_protocols(["h2", "http/1.1"])
+    plain = socket.create_connection((app.address, 443), timeout=5)
+    with visitor.context.wrap_socket(plain, server_hostname=app.address) as connection:
+        assert connection.selected_alpn_protocol() == "h2"
 
 
 @pytest.mark.parametrize("path", ["/healthz/", "/readyz/"])
