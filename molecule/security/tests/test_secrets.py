@@ -10,8 +10,10 @@ import shlex
 import signal
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from installation import Installation, query, run_python
@@ -63,6 +65,27 @@ for place in ('/etc', '/srv', '/opt', '/root', '/home', '/tmp', '/run', '/usr/lo
             seen += [word.decode() + ' in ' + path for word in canaries if word in content]
 print(json.dumps({'seen': seen, 'looked': looked}))
 """
+# Which of them the processes' arguments show until it is stopped.
+WATCH = """
+import glob, json, signal, sys, time
+# Backwards, as above.
+canaries = {name: word[::-1].encode() for name, word in json.loads('CANARIES').items()}
+seen, looked = set(), 0
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+try:
+    while True:
+        for path in glob.glob('/proc/[0-9]*/cmdline'):
+            try:
+                arguments = open(path, 'rb').read()
+            except OSError:
+                continue
+            seen |= {name for name, word in canaries.items() if word in arguments}
+        looked += 1
+        time.sleep(0.1)
+finally:
+    with open('/run/watch-arguments.json', 'w') as file:
+        json.dump({'seen': sorted(seen), 'looked': looked}, file)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +95,28 @@ def secrets(app: Installation) -> Path:
 
 @pytest.fixture(scope="module")
 def canaries(secrets: Path) -> dict[str, str]:
-    """A word for every secret that is in no other text."""
+    """A word for every secret that is in no other text, and for one of the application's own."""
     assert {file.name for file in secrets.iterdir()} >= {*ROTATED, "admin_password"}
-    return {name: f"canary{uuid.uuid4().hex}" for name in (*ROTATED, "admin_password")}
+    return {name: f"canary{uuid.uuid4().hex}" for name in (*ROTATED, "admin_password", "PAYMENT_KEY")}
+
+
+@contextmanager
+def arguments_watched(host: Host, canaries: Mapping[str, str]) -> Iterator[None]:
+    """As long as this lasts, the host looks for the canaries in every process's arguments, ten times a second."""
+    script = WATCH.replace("CANARIES", json.dumps({name: word[::-1] for name, word in canaries.items()}))
+    host.check_output(f"printf %s {shlex.quote(script)} >/run/watch-arguments.py")
+    python = "/usr/bin/python3 /run/watch-arguments.py"
+    host.check_output(f"systemd-run --quiet --collect --unit=watch-arguments {python}")
+    try:
+        yield
+    finally:
+        host.check_output("systemctl stop watch-arguments")
 
 
 @pytest.fixture(scope="module")
-def talkative_run(app: Installation, rollouts: Rollouts, secrets: Path, canaries: dict[str, str]) -> str:
+def talkative_run(
+    app: Installation, rollouts: Rollouts, secrets: Path, canaries: dict[str, str], variables: dict[str, Any]
+) -> str:
     """What site.yml says with -vvv --diff when every secret is another, all of them with odd characters.
 
     The former ones lie beside them, as when a change is under way, so that what runs need not fail meanwhile.
@@ -92,7 +130,17 @@ def talkative_run(app: Installation, rollouts: Rollouts, secrets: Path, canaries
     (secrets / "rotation").touch()
     # A setting that is shown when it changes.
     timeout = random.randrange(61, 10_000)
-    run = rollouts.playbook("site.yml", "-vvv", "--diff", app_gate_timeout=timeout).wait()
+    # In place of the whole dict, so with what is in it already.
+    environment = variables["app_environment"] | {"PAYMENT_KEY": canaries["PAYMENT_KEY"]}
+    # Given to the host, but to nobody: the administrator exists, and keeps the password that he has.
+    former = (secrets / "admin_password").read_text()
+    (secrets / "admin_password").write_text(f"{canaries['admin_password']}{ODDER}\n")
+    try:
+        with arguments_watched(rollouts.host, canaries):
+            options = {"app_gate_timeout": timeout, "app_environment": environment}
+            run = rollouts.playbook("site.yml", "-vvv", "--diff", **options).wait()
+    finally:
+        (secrets / "admin_password").write_text(former)
     # What runs uses the new ones, so this change is over; the next one is a test of its own.
     (secrets / "rotation").unlink()
     for name in set(ROTATED) - {"django_key"}:
@@ -112,6 +160,13 @@ def test_no_secret_is_to_be_seen_on_the_host(host: Host, talkative_run: str, can
         run_python(host, HUNT.replace("CANARIES", json.dumps([word[::-1] for word in canaries.values()])))
     )
     assert found["looked"] > 1000, "this test sees nothing"
+    assert found["seen"] == []
+
+
+def test_no_process_showed_a_secret_while_it_ran(host: Host, talkative_run: str) -> None:
+    """In its arguments, which anybody may read."""
+    found = json.loads(host.file("/run/watch-arguments.json").content_string)
+    assert found["looked"] > 50, "this test sees nothing"
     assert found["seen"] == []
 
 
@@ -138,6 +193,14 @@ def test_who_may_read_a_file_with_secrets(host: Host, app: Installation, file: s
     """The process's own user, or systemd alone."""
     found = host.check_output(f"stat --format='%a %U %G' {file.replace('APP', app.name)}")
     assert found == rights.replace("APP", app.name)
+
+
+@pytest.mark.parametrize(("file", "name"), {"app.env": "PAYMENT_KEY", "release.env": "admin_password"}.items())
+def test_what_no_service_uses_was_there_to_be_found(
+    host: Host, app: Installation, talkative_run: str, canaries: dict[str, str], file: str, name: str
+) -> None:
+    """No other test needs these two, so a run that forgot them would go unnoticed."""
+    assert canaries[name] in host.file(f"/etc/{app.name}/{file}").content_string
 
 
 def test_every_odd_character_arrives(
