@@ -1,9 +1,10 @@
-"""What another machine gets from this one: the ports that the groups name, and a ban where it fails to log in."""
+"""What another machine gets from this one: the ports that the groups name, and a ban for failed logins and floods."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import testinfra
@@ -67,3 +68,28 @@ def test_failed_logins_of_flower_lead_to_a_ban(host: Host, app: Installation, ou
     assert outsider.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' {app.url}/healthz/") == "200"
     host.check_output(f"fail2ban-client unban {attacker}")
     assert outsider.run(visit).stdout == "401"
+
+
+def test_a_flood_leads_to_a_ban(
+    host: Host, app: Installation, outsider: Host, attacker: str, variables: dict[str, Any]
+) -> None:
+    """More at the same time than one address may have, so that the site refuses, however fast it answers."""
+    limits = variables["app_visitor_limits"]
+    refusals = int(host.check_output("fail2ban-client get seedbed-flood maxretry"))
+    # What ten seconds allow, and a ban's worth beyond.
+    count = limits["burst"] + 10 * limits["requests_per_second"] + refusals
+    at_once = f"--http1.1 --parallel --parallel-immediate --parallel-max {limits['connections'] + 50}"
+    visit = f"curl -sk -o /dev/null -w '%{{http_code}} ' -m 10 --interface {attacker}"
+    answers = outsider.run(f"timeout 60 {visit} {at_once} '{app.url}/nothing/?[1-{count}]'").stdout.split()
+    # Once it is banned, it is left waiting.
+    assert {"404", "429"} <= set(answers) <= {"404", "429", "000"}
+    wait_for(lambda: outsider.run(f"{visit} {app.url}/healthz/").rc == 7, 60, "the address is refused")
+    assert banned(host, "seedbed-flood") == [attacker]
+    assert outsider.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' {app.url}/healthz/") == "200"
+
+    def let_back_in() -> bool:
+        # fail2ban may still be reading of requests from before the ban.
+        host.check_output(f"fail2ban-client unban {attacker}")
+        return outsider.run(f"{visit} {app.url}/healthz/").stdout.strip() == "200"
+
+    wait_for(let_back_in, 30, "the address is let back in")
