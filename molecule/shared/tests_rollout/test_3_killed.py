@@ -49,7 +49,7 @@ def test_a_rollout_outlives_who_began_it(rollouts: Rollouts, old: str, steps: Se
     with rollouts.under_load(**LOAD) as traffic:
         for step, number in zip(steps, cycle(HOW), strict=False):
             columns = [f"column=left_at_{step}"] if step in OF_MIGRATIONS else []
-            version = rollouts.version("left", *columns)
+            version = rollouts.version(f"left-at-{step}", *columns)
             watch = rollouts.watch(step)
             run = rollouts.begin(version)
             print(f"left alone at {watch.seen(150)['step']}")
