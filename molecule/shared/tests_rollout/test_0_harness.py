@@ -40,10 +40,12 @@ def test_killed_processes_of_the_web_fail_requests(rollouts: Rollouts, traffic: 
 
 def test_closed_connections_are_seen(rollouts: Rollouts, traffic: Traffic) -> None:
     """nginx's processes end with requests that they have not answered; other visitors see failures too."""
-    traffic.pause(2)
+    traffic.pause(1)
     nginx = "--parent $(cat /run/nginx.pid)"
-    rollouts.host.check_output(f"pkill -STOP {nginx}; sleep 1; pkill -KILL {nginx}")
-    traffic.pause(2)
+    # A GET on a kept connection has to be under way just then.
+    while not any(sample.retried for sample in traffic.samples) and len(traffic.samples) < 300:
+        rollouts.host.check_output(f"pkill -STOP {nginx}; sleep 1; pkill -KILL {nginx}")
+        traffic.pause(1)
     fails(verdict.no_connection_was_cut, traffic.samples, match="had to be made twice")
 
 
