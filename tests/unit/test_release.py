@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import os
+import signal
 import socketserver
 import subprocess
 import sys
@@ -142,6 +143,15 @@ def built(host: Host, release: str, age: int = 0) -> None:
     os.utime(folder / "release.json", (time.time() - age, time.time() - age))
 
 
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A rollout that puts things back ignores signals; the tests after it do not."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def serving(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Host:
     """A host on which OLD serves, and where building and health checks succeed."""
@@ -233,6 +243,46 @@ def test_what_nobody_expected_is_put_back_too(serving: Host, answers: Answers, c
     assert roll(serving) == 1
     assert serving.serving() == OLD
     assert "No space left on device" in capsys.readouterr().out
+
+
+def test_a_signal_does_not_stop_what_puts_things_back(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled(*_: object) -> None:
+        raise ReleaseError("It was cancelled.")
+
+    def stop(units: list[str], *, wait: bool = True) -> None:
+        if serving.units(NEW)[0] in units:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+        manager.running -= set(units)
+
+    signal.signal(signal.SIGTERM, cancelled)
+    answers.say["probe"] = ReleaseError("no probe")
+    monkeypatch.setattr(manager, "stop", stop)
+    assert roll(serving) == 1
+    assert manager.running == set(serving.units(OLD))
+    assert not record.Record(serving.settings).unfinished()
+
+
+def test_a_full_disk_does_not_keep_things_from_being_put_back(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the log nor the outcome can be written."""
+
+    def no_room(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    answers.say["probe"] = ReleaseError("no probe")
+    full = io.StringIO()
+    monkeypatch.setattr(full, "write", no_room, raising=False)
+    monkeypatch.setattr(record.Record, "remember", no_room)
+    with contextlib.redirect_stdout(full):
+        assert roll(serving) == 1
+    assert serving.serving() == OLD
+    assert manager.running == set(serving.units(OLD))
+    # The next run undoes it again.
+    assert record.Record(serving.settings).unfinished()["release"] == NEW
 
 
 def test_a_worker_that_cannot_be_asked_to_take_tasks_again_is_restarted(

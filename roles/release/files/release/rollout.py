@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import time
 import traceback
 from collections.abc import Callable
@@ -487,6 +488,9 @@ class Rollout:
 
     def fail(self, error: str) -> int:
         """Put everything back, say why, and write it down."""
+        # Nothing stops what puts things back, not even the first signal.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         step = self.record.state["step"]
         say(f"Release {self.release} stops at {step}. {error}")
         if step in FINAL and self.host.serving() == self.release:
@@ -499,7 +503,11 @@ class Rollout:
             return 1
         serving = self.host.serving()
         say(f"Release {serving} serves, as before." if serving else "No release serves yet.")
-        self.record.end(1, f"failed at {step}: {in_a_line(error)}")
+        try:
+            self.record.end(1, f"failed at {step}: {in_a_line(error)}")
+        except OSError as problem:
+            # The next run takes it for one that was killed, and undoes it again.
+            say(f"That could not be written down: {problem}")
         return 1
 
     def put_back(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,9 @@ class BusyError(Exception):
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    """Print a line. Where there is no room for it, it is lost: a full disk must not keep things from being put back."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 @dataclass(frozen=True)
