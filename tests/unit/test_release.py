@@ -238,6 +238,21 @@ def test_what_fails_when_the_old_processes_end_is_taken_up_by_the_next_run(servi
     assert not record.Record(serving.settings).unfinished()
 
 
+@pytest.mark.parametrize(
+    ("release", "action", "said"), [(NEW, "deploy", True), ("new-1", "deploy", False), (NEW, "rollback", False)]
+)
+def test_settings_that_stay_when_a_release_fails_are_named(
+    serving: Host, answers: Answers, capsys: Any, release: str, action: str, said: bool
+) -> None:
+    answers.say["probe"] = ReleaseError("no probe")
+    if action == "rollback":
+        built(serving, release)
+    assert roll(serving, release, action) == 1
+    output = capsys.readouterr().out
+    assert f"Release {OLD} serves, as before." in output
+    assert (f"and {OLD} gets them when its processes restart" in output) is said
+
+
 def test_what_nobody_expected_is_put_back_too(serving: Host, answers: Answers, capsys: Any) -> None:
     answers.say["check"] = OSError("No space left on device")
     assert roll(serving) == 1

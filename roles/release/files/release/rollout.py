@@ -502,13 +502,23 @@ class Rollout:
             say(f"Putting things back met another problem: {second}\nRun the same again: it takes up what is left.")
             return 1
         serving = self.host.serving()
-        say(f"Release {serving} serves, as before." if serving else "No release serves yet.")
+        as_before = f"Release {serving} serves, as before.{self.other_settings(serving)}"
+        say(as_before if serving else "No release serves yet.")
         try:
             self.record.end(1, f"failed at {step}: {in_a_line(error)}")
         except OSError as problem:
             # The next run takes it for one that was killed, and undoes it again.
             say(f"That could not be written down: {problem}")
         return 1
+
+    def other_settings(self, serving: str) -> str:
+        """A further sentence, where what failed has other settings than what serves: no release carries its own."""
+        if self.order.action == "rollback" or settings_part(serving) == settings_part(self.release):
+            return ""
+        return (
+            f" The settings of this run are in {self.settings.etc} and the units already, and {serving} gets them when "
+            "its processes restart: put them right in group_vars and run site.yml before that."
+        )
 
     def put_back(self) -> None:
         state = self.record.state
@@ -603,6 +613,11 @@ def in_a_line(error: str) -> str:
     """What an error comes down to: its first line, and the last of what that announces."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+
+
+def settings_part(release: str) -> str:
+    """The hash of its settings in a release's ID, CONTENT-SETTINGS; "" where it has none."""
+    return release.rpartition("-")[2] if "-" in release else ""
 
 
 def until_file(host: Host) -> Path:
