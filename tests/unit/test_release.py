@@ -508,6 +508,25 @@ def test_what_workers_were_told_outlasts_a_second_kill(
 
 
 @pytest.mark.parametrize(
+    ("step", "leader", "minutes"),
+    [("migrate", False, 360), ("migrate", True, 10), ("check", False, 10), ("gate", False, 10)],
+)
+def test_who_does_not_migrate_waits_for_the_one_that_does(
+    serving: Host, monkeypatch: pytest.MonkeyPatch, step: str, leader: bool, minutes: int
+) -> None:
+    """Time goes by in leaps, of a minute each."""
+    serving.settings = dataclasses.replace(serving.settings, leader=leader)
+    rollout.until_file(serving).write_text("")
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: 60 * len(slept), sleep=slept.append)
+    monkeypatch.setattr(rollout, "time", clock)
+    waiting = rollout.Rollout(serving, record.Record(serving.settings), rollout.Order("deploy", NEW, "anna"))
+    with pytest.raises(ReleaseError, match=f"Nothing has been heard for {minutes} minutes: another host"):
+        waiting.meet(step)
+    assert len(slept) == minutes + 1
+
+
+@pytest.mark.parametrize(
     ("waits_at", "meeting", "reached"),
     [("check", "check", True), ("gate", "check", True), ("check", "gate", False), ("", "check", False),
      ("watch", "end", False), ("gate", "", False)],

@@ -38,6 +38,8 @@ FINAL = ("beat", "drain", "prune")
 # Where a host of several waits for the others. Until the last of them, whatever fails anywhere is put back everywhere.
 MEETINGS = ("check", "migrate", "gate", "watch")
 MEETING_SECONDS = 600
+# One host dumps and migrates the database for all; the others wait for it.
+MIGRATE_SECONDS = 6 * 3600
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,17 @@ class Rollout:
     def meet(self, step: str) -> None:
         """Wait until the control machine says that every host has come as far.
 
-        Raises ReleaseError when it says nothing for ten minutes.
+        Raises ReleaseError when it says nothing for ten minutes, or for six hours where another host migrates.
         """
         self.record.note(waits_at=step)
-        deadline = time.monotonic() + MEETING_SECONDS
+        seconds = MIGRATE_SECONDS if step == "migrate" and not self.settings.leader else MEETING_SECONDS
+        deadline = time.monotonic() + seconds
         while step not in until_file(self.host).read_text().split():
             if time.monotonic() > deadline:
-                raise ReleaseError(f"The control machine has said nothing for {MEETING_SECONDS} s.")
+                raise ReleaseError(
+                    f"Nothing has been heard for {seconds // 60} minutes: another host has not come as far as the "
+                    f"end of {step}, or the control machine is gone."
+                )
             time.sleep(0.1)
         self.record.note(waits_at="")
 
