@@ -165,6 +165,7 @@ def serving(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Ho
     monkeypatch.setattr(build, "unpack", unpack)
     monkeypatch.setattr(build, "make_environment", lambda host, release: None)
     monkeypatch.setattr(build, "check_room", lambda host: None)
+    monkeypatch.setattr(build, "SYNC", "true", raising=False)
     monkeypatch.setattr(rollout, "health_problem", lambda *arguments: "")
     monkeypatch.setattr(
         rollout, "answers", lambda settings, path: host.web_units(path.parents[1].name)[0] in manager.running
@@ -353,6 +354,44 @@ def test_the_report_counts_what_became_of_the_tasks(serving: Host, answers: Answ
     answers.say["rescue"] = {"restored": 2}
     roll(serving)
     assert "3 finished, 3 handed back, 1 lost" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("was_built", [False, True])
+@pytest.mark.parametrize(
+    ("script", "warned"), [("sleep 0.3", False), ("exit 1", True), ("exec sleep 2", True), ("", True)]
+)
+def test_a_release_is_on_the_disk_before_the_switch(
+    serving: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any,
+    script: str, warned: bool, was_built: bool,
+) -> None:  # fmt: skip
+    """A sync that fails, hangs or is not there only warns."""
+    program, seen = tmp_path / "sync", tmp_path / "seen"
+    monkeypatch.setattr(build, "SYNC", str(program), raising=False)
+    monkeypatch.setattr(build, "SYNC_SECONDS", 1, raising=False)
+    if script:
+        now = f'echo "$2 $(basename "$(readlink {serving.settings.current})")" >{seen}'
+        program.write_text(f"#!/bin/sh\n{script if warned else f'{script}; {now}'}\n")
+        program.chmod(0o755)
+    if was_built:
+        built(serving, NEW)
+    assert roll(serving) == 0
+    assert serving.serving() == NEW
+    assert ("may not be on the disk yet" in capsys.readouterr().out) is warned
+    assert warned or seen.read_text() == f"{serving.path(NEW)} {OLD}\n"
+
+
+@pytest.mark.parametrize("text", ["", "\0" * 40, '{"id": '])
+def test_a_release_that_a_power_failure_cut_short_is_built_again(
+    serving: Host, manager: Manager, answers: Answers, text: str
+) -> None:
+    for release in (OLD, NEW):
+        built(serving, release)
+        (serving.path(release) / "release.json").write_text(text)
+    assert serving.facts(OLD) == {}
+    assert cli.status(serving)["versions"] == {}
+    assert roll(serving) == 0
+    assert serving.facts(NEW)["id"] == NEW
+    assert manager.running == set(serving.units(NEW))
 
 
 class Celery:

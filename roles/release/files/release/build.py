@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ MADE_FROM = "environment.sha256"
 LOCAL = re.compile(r"""^\s*(-e|--editable|[./])|file:|(editable|directory|path) = "(?!\."\s)""", re.M)
 # What a first release may take: no other tells how much.
 FIRST_BYTES, FIRST_FILES = 300 * 2**20, 20_000
+# What writes a file system to its disk, and the seconds that it gets after the other steps.
+SYNC, SYNC_SECONDS = "sync", 60
 
 
 def check_room(host: Host) -> None:
@@ -152,6 +155,22 @@ def make_folder(path: Path, mode: int, user: str, group: str) -> None:
     path.mkdir(exist_ok=True)
     shutil.chown(path, user, group)
     path.chmod(mode)
+
+
+def start_sync(folder: Path) -> subprocess.Popen[bytes] | None:
+    """Begin to write a folder's file system to its disk; None where that cannot be begun."""
+    try:
+        return subprocess.Popen([SYNC, "--file-system", str(folder)], stdin=subprocess.DEVNULL)
+    except OSError:
+        return None
+
+
+def is_synced(sync: subprocess.Popen[bytes] | None) -> bool:
+    """Wait for what `start_sync` began, for a minute at most; did it succeed?"""
+    try:
+        return sync is not None and sync.wait(SYNC_SECONDS) == 0
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def forget_archives(host: Host) -> None:

@@ -30,15 +30,16 @@ class Host:
             return ""
 
     def built(self) -> list[str]:
-        """Every release that was built to the end, the newest first."""
+        """Every release that was built to the end, the newest first; not one that a power failure cut short."""
         marks = self.settings.releases.glob("*/release.json")
-        return [mark.parent.name for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime, reverse=True)]
+        names = [mark.parent.name for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime, reverse=True)]
+        return [name for name in names if self.facts(name)]
 
     def facts(self, release: str) -> dict[str, Any]:
-        """What was noted when the release was built; {} when it is not here."""
+        """What was noted when the release was built; {} when it is not here, or cannot be read."""
         try:
             return json.loads((self.path(release) / "release.json").read_text())
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
 
     def web_units(self, release: str) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 import traceback
 from collections.abc import Callable
@@ -69,6 +70,7 @@ class Rollout:
         self.warnings: list[str] = []
         self.migrations: dict[str, Any] = {"pending": []}
         self.tasks = {"finished": 0, "handed_back": 0, "lost": 0}
+        self.sync: subprocess.Popen[bytes] | None = None
 
     def run(self) -> int:
         """Take the steps; put things back when one fails. Returns the exit status."""
@@ -204,6 +206,8 @@ class Rollout:
             mark = self.host.path(self.release) / "release.json"
             mark.with_suffix(".new").write_text(json.dumps(facts | build.measure(mark.parent)))
             mark.with_suffix(".new").rename(mark)
+        # Also where it was built before: a run that was killed may not have come as far.
+        self.sync = build.start_sync(self.host.path(self.release))
         say("The application's checks pass, its static files are in place.")
 
     def refuse_older(self, state: dict[str, Any]) -> None:
@@ -356,6 +360,9 @@ class Rollout:
                 self.manager.start([unit])
 
     def switch(self) -> None:
+        # After a power failure `current` must not point to empty files. A rollback goes to what was written long ago.
+        if self.order.action == "deploy" and not build.is_synced(self.sync):
+            self.warn(f"Release {self.release} may not be on the disk yet (sync failed or took too long).")
         self.host.switch(self.release)
         say("Visitors get their pages from it.")
 
