@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from conftest import PROJECT, Broker, Site, wait_until
 
 
@@ -40,3 +41,14 @@ for name, task, enabled in [("a", "sample.tick", 1), ("b", "sample.gone", 1), ("
     for command in (["-m", "django", "migrate", "--verbosity", "0"], ["-c", rows]):
         subprocess.run([sys.executable, *command], cwd=PROJECT, env=environment, check=True)
     assert site.ask(["periodic", "sample"]) == {"unknown": [["b", "sample.gone"]]}
+
+
+def test_a_release_without_beats_scheduler_fails_its_check(site: Site, broker: Broker) -> None:
+    question = ["check", "sample.celery:app", "sample"]
+    variables = {"DJANGO_SETTINGS_MODULE": "sample.settings"}
+    for scheduler in ("celery.beat:PersistentScheduler", "django_celery_beat.schedulers:DatabaseScheduler", "django"):
+        assert "versions" in site.ask([*question, True], **variables, SCHEDULER=scheduler)
+    gone = variables | {"SCHEDULER": "gone.schedulers:Database"}
+    assert "versions" in site.ask([*question, False], **gone)
+    with pytest.raises(AssertionError, match="Its package must be in the requirements"):
+        site.ask([*question, True], **gone)

@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,8 +106,8 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "shop/incoming").mkdir()
     workers = [Worker("default", ["default"])]
     return Settings(
-        name="shop", domain="shop.example.org", celery="core", workers=workers, queues=["default"], watch=0, keep=2,
-        gate_timeout=1, root=tmp_path, config=tmp_path / "etc",
+        name="shop", domain="shop.example.org", wsgi="core.wsgi", celery="core", workers=workers, queues=["default"],
+        watch=0, keep=2, gate_timeout=1, root=tmp_path, config=tmp_path / "etc",
     )  # fmt: skip
 
 
@@ -412,11 +412,71 @@ class Celery:
         return SimpleNamespace(active=lambda: {node: self.active[node] for node in destination if node in self.active})
 
 
-def test_a_queue_is_busy_where_its_worker_runs_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+def inspector(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """inspect_release.py, which puts the folder that it starts in on the path."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     spec = importlib.util.spec_from_file_location("inspect_release", FILES / "inspect_release.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "beat", "refused"),
+    [("celery.beat:PersistentScheduler", True, False), ("gone.schedulers:Database", True, True),
+     ("gone.schedulers:Database", False, False)],
+)  # fmt: skip
+def test_a_release_without_its_beats_scheduler_fails_its_check(
+    monkeypatch: pytest.MonkeyPatch, scheduler: str, beat: bool, refused: bool
+) -> None:
+    def symbol_by_name(name: str, aliases: dict[str, str]) -> None:
+        if name.startswith("gone"):
+            raise ModuleNotFoundError("No module named 'gone'")
+
+    module = inspector(monkeypatch)
+    imports = SimpleNamespace(symbol_by_name=symbol_by_name, load_extension_class_names=lambda namespace: [])
+    for name, stand_in in {
+        "django": SimpleNamespace(setup=lambda: None), "django.conf": SimpleNamespace(settings=SimpleNamespace()),
+        "django.core.management": SimpleNamespace(call_command=lambda *_, **__: None), "django.core": SimpleNamespace(),
+        "celery": SimpleNamespace(), "celery.utils": SimpleNamespace(), "celery.utils.imports": imports,
+    }.items():  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, stand_in)
+    sys.modules["django.conf"].settings.STATIC_ROOT = ""
+    conf = SimpleNamespace(beat_scheduler=scheduler)
+    monkeypatch.setattr(module, "find_celery", lambda name: SimpleNamespace(conf=conf))
+    monkeypatch.setattr(module, "installed", lambda package: False)
+    expected = pytest.raises(ImportError, match=r"gone.schedulers:Database .* .No module named 'gone'.\. Its")
+    with expected if refused else contextlib.nullcontext():
+        module.check("json:loads", "core", beat)
+
+
+def test_whether_beat_is_to_run_is_told_to_the_check(serving: Host, answers: Answers) -> None:
+    roll(serving)
+    assert ("check", "core.wsgi", "core", True) in answers.asked
+    serving.settings = dataclasses.replace(serving.settings, beat=False)
+    roll(serving, "other-3")
+    assert ("check", "core.wsgi", "core", False) in answers.asked
+
+
+@pytest.mark.parametrize(
+    ("beat", "runs", "ended", "warned"),
+    [(True, False, False, True), (True, True, True, True), (True, True, False, False), (False, False, False, False)],
+)
+def test_a_beat_that_dies_at_once_is_warned_of(
+    serving: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch, capsys: Any,
+    beat: bool, runs: bool, ended: bool, warned: bool,
+) -> None:  # fmt: skip
+    serving.settings = dataclasses.replace(serving.settings, beat=beat)
+    monkeypatch.setattr(rollout, "beat_processes", lambda user: [])
+    monkeypatch.setattr(manager, "beat_runs", lambda: runs)
+    manager.ended = ["shop-beat"] if ended else []
+    assert roll(serving) == 0
+    assert ("Beat does not keep running" in (output := capsys.readouterr().out)) is warned
+    assert ("journalctl -u shop-beat" in output) is warned
+
+
+def test_a_queue_is_busy_where_its_worker_runs_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = inspector(monkeypatch)
     celery = Celery({"one": ["shop.long", "probe"], "two": ["probe"], "three": []})
     monkeypatch.setattr(module, "LOOK_AFTER", 0.05)
     monkeypatch.setattr(module, "find_celery", lambda name: celery)
@@ -442,6 +502,20 @@ def test_a_unit_that_was_started_again_long_ago_has_not_failed(
     assert manager.failed(list(restarts)) == []
     restarts["shop-web@abcd-1"] = "3"
     assert manager.failed(list(restarts)) == ["shop-web@abcd-1"]
+
+
+def test_a_beat_has_failed_when_it_was_started_again_since(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    restarts = "2"
+
+    def systemctl(action: str, *arguments: str) -> str:
+        return f"Id=shop-beat.service\nActiveState=active\nNRestarts={restarts}\n" if action == "show" else ""
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    manager = systemd.Systemd(settings)
+    manager.restart_beat()
+    assert manager.failed(["shop-beat"]) == []
+    restarts = "3"
+    assert manager.failed(["shop-beat"]) == ["shop-beat"]
 
 
 # --- a rollout that was killed

@@ -1,6 +1,6 @@
 """Ask an application what only its own interpreter knows; APP-release runs this with the release's Python.
 
-    check WSGI CELERY              import what the services will, run Django's checks, collect static files
+    check WSGI CELERY BEAT         import what the services will, run Django's checks, collect static files
     migrations                     what the release's migrations would do to the database
     ping CELERY SECONDS WORKER...  which of the workers do not answer
     consumers CELERY cancel|add QUEUE,... WORKER...
@@ -42,8 +42,11 @@ LOOK_AFTER = 5
 sys.path[0] = str(Path.cwd())
 
 
-def check(wsgi: str, celery: str) -> dict[str, Any]:
-    """Import the WSGI callable and the Celery application, run the checks, put static files in place."""
+def check(wsgi: str, celery: str, beat: bool = False) -> dict[str, Any]:
+    """Import the WSGI callable, the Celery application and beat's scheduler, run the checks, put static files in place.
+
+    Raises ImportError when `beat` is to run and the release lacks its scheduler.
+    """
     import django
     from django.conf import settings
     from django.core.management import call_command
@@ -52,11 +55,27 @@ def check(wsgi: str, celery: str) -> dict[str, Any]:
     call_command("check", "--deploy", "--fail-level", "ERROR")
     module, _, name = wsgi.partition(":")
     getattr(importlib.import_module(module), name or "application")
-    find_celery(celery)
+    application = find_celery(celery)
+    if beat:
+        import_scheduler(application.conf.beat_scheduler)
     if settings.STATIC_ROOT:
         call_command("collectstatic", "--noinput", verbosity=0)
     packages = [name for name in ("django", "celery", "gunicorn") if installed(name)]
     return {"versions": {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}}
+
+
+def import_scheduler(scheduler: Any) -> None:
+    """Import what beat takes its schedule from, found the way beat finds it."""
+    from celery.utils.imports import load_extension_class_names, symbol_by_name
+
+    try:
+        symbol_by_name(scheduler, aliases=dict(load_extension_class_names("celery.beat_schedulers")))
+    except Exception as error:
+        # Django raises RuntimeError for a package that is installed but not in INSTALLED_APPS.
+        raise ImportError(
+            f"Beat's scheduler {scheduler} (the Celery setting beat_scheduler) cannot be imported ({error}). "
+            "Its package must be in the requirements and, where it has models, in INSTALLED_APPS."
+        ) from None
 
 
 def migrations() -> dict[str, Any]:

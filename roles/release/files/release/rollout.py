@@ -196,7 +196,8 @@ class Rollout:
     def check(self) -> None:
         """The application's own checks, its static files, and what waits for the database."""
         settings = self.settings
-        found = self.application.ask("check", settings.wsgi, settings.celery, seconds=300)
+        beat = bool(settings.celery) and settings.beat
+        found = self.application.ask("check", settings.wsgi, settings.celery, beat, seconds=300)
         state = self.application.ask("migrations")
         self.refuse_older(state)
         self.migrations = state
@@ -489,6 +490,7 @@ class Rollout:
         if self.settings.celery and self.settings.workers:
             for name, number in self.application.ask("set_aside", self.settings.celery)["tasks"].items():
                 self.warn(f"{number} tasks called {name} are set aside until a release that has such a task serves.")
+        self.look_at_beat()
         if state["previous"]:
             say(
                 f"Tasks of the old workers: {tasks['finished']} finished, {tasks['handed_back']} handed back, "
@@ -498,6 +500,14 @@ class Rollout:
         say(f"Release {self.release} serves.")
         self.record.note(tasks=tasks, failed_requests=failed, warnings=self.warnings)
         self.record.end(0, "serves")
+
+    def look_at_beat(self) -> None:
+        """Beat has had the time of `drain` and `prune` to fail: systemd and Supervisor call it started before that."""
+        name = f"{self.settings.name}-beat"
+        if not self.settings.beat or (self.manager.beat_runs() and not self.manager.failed([name])):
+            return
+        logs = {"systemd": f"journalctl -u {name}", "supervisor": f"/var/log/{self.settings.name}/{name}.log"}
+        self.warn(f"Beat does not keep running, so no periodic task is sent. Its log: {logs[self.settings.manager]}")
 
     def fail(self, error: str) -> int:
         """Put everything back, say why, and write it down."""

@@ -75,7 +75,9 @@ class Systemd:
         )
 
     def restart_beat(self) -> None:
-        systemctl("restart", f"{self.settings.name}-beat.service")
+        beat = f"{self.settings.name}-beat"
+        systemctl("restart", *services([beat]))
+        self.restarts.update({unit: state["NRestarts"] for unit, state in self.states([beat]).items()})
 
     def stop_beat(self) -> None:
         systemctl("stop", f"{self.settings.name}-beat.service")

@@ -20,3 +20,4 @@ CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 43200, "socket_timeout": 30}
 CELERY_BEAT_SCHEDULE = {"tick": {"task": "sample.tick", "schedule": 1.0, "options": {"queue": "ticks"}}}
+CELERY_BEAT_SCHEDULER = os.environ.get("SCHEDULER", "celery.beat:PersistentScheduler")
