@@ -23,7 +23,6 @@ from redis import Redis
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = Path(__file__).resolve().parent / "project"
-QUEUES = ["default", "other", "ticks"]
 HOST = socket.gethostname()
 
 
@@ -44,14 +43,10 @@ def acl() -> str:
     roles = ROOT / "roles/redis"
     text = (roles / "templates/users-broker.acl.j2").read_text()
     names = (roles / "vars/main.yml").read_text()
-    keys, channels = (
-        json.loads(re.search(rf"^__redis_celery_{what}: (.*)$", names, re.MULTILINE)[1])
-        for what in ("keys", "channels")
-    )
+    channels = json.loads(re.search(r"^__redis_celery_channels: (.*)$", names, re.MULTILINE)[1])
     password = hashlib.sha256(b"secret").hexdigest()
-    keys += [f"~{queue}*" for queue in QUEUES]
     (line,) = [line for line in text.splitlines() if line.startswith("user {{ redis_user }}")]
-    values = iter(["app", password, " ".join(keys), " ".join(channels)])
+    values = iter(["app", password, " ".join(channels)])
     return f"user default on nopass ~* &* +@all\n{re.sub('{{.*?}}', lambda _: next(values), line)}\n"
 
 
