@@ -420,6 +420,16 @@ def unit(name: str, **more: Any) -> dict[str, str]:
     return dict(re.findall(r"^(ExecStart|WorkingDirectory|TimeoutStopSec)=(.*)$", text, re.M))
 
 
+def test_a_request_has_as_long_to_end_as_nginx_waits_for_it() -> None:
+    """gunicorn lets it end; whoever stops gunicorn, and the machine, wait for longer."""
+    [patience] = re.findall(r"^  proxy_read_timeout: (\d+)s$", (ROOT / "roles/nginx/vars/main.yml").read_text(), re.M)
+    [graceful] = re.findall(r"^graceful_timeout = (\d+)$", render("gunicorn.conf.py"), re.M)
+    stop = unit("web")["TimeoutStopSec"]
+    [longest] = re.findall(r"__services_longest_stop: .*\[(\d+)\]", (ROOT / "roles/services/vars/main.yml").read_text())
+    assert int(patience) <= int(graceful) < int(stop)
+    assert longest == stop
+
+
 @pytest.mark.parametrize("kind", ["web", "worker", "beat"])
 def test_both_managers_start_the_same(kind: str) -> None:
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))

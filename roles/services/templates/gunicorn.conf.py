@@ -12,7 +12,8 @@ preload_app = True
 max_requests = 2000
 max_requests_jitter = 400
 timeout = 60
-graceful_timeout = 30
+# As long as nginx waits for an answer (proxy_read_timeout): a rollout cuts no request short.
+graceful_timeout = 60
 # The heartbeat file must not wait for a disk.
 worker_tmp_dir = "/dev/shm"
 # The socket is open to all; its folder lets in nobody but the application and nginx (group www-data).
