@@ -146,6 +146,55 @@ def test_a_rollout_puts_back_what_its_release_knows(site: Site, broker: Broker) 
     assert site.depth() == 3
 
 
+def put_aside(site: Site, broker: Broker, number: int) -> list[str]:
+    """As if workers had set tasks aside, two of three of a later release; name those, the oldest first."""
+    names = ["sample.later", "sample.gone", "sample.later"] * (number // 3)
+    with site.client.connection_for_write() as connection:
+        tags = [site.client.send_task(name, connection=connection).id for name in names]
+    for raw in reversed(broker.admin.lrange("default", 0, -1)):
+        broker.admin.rpush("celery-set-aside", json.dumps([json.loads(raw), "", "default"]))
+    broker.admin.delete("default")
+    return [tag for tag, name in zip(tags, names, strict=True) if name == "sample.later"]
+
+
+def waiting(broker: Broker) -> list[str]:
+    """The ids of the tasks in the queue, the next to run first."""
+    return [json.loads(raw)["headers"]["id"] for raw in reversed(broker.admin.lrange("default", 0, -1))]
+
+
+@pytest.mark.parametrize("number", [3, 600, 603])
+def test_a_long_list_of_unknown_tasks_is_read_in_parts(site: Site, broker: Broker, number: int) -> None:
+    sent = put_aside(site, broker, number)
+    third = number // 3
+    broker.admin.config_set("slowlog-max-len", 10_000)
+    broker.admin.config_set("slowlog-log-slower-than", 0)
+    assert site.ask(["set_aside", "sample"]) == {"tasks": {"sample.gone": third, "sample.later": 2 * third}}
+    assert site.ask(["rescue", "sample"], LATER="1")["put_back"] == {"sample.later": 2 * third}
+    broker.admin.config_set("slowlog-log-slower-than", -1)
+    reads = [line["command"].split() for line in broker.admin.slowlog_get(10_000)]
+    spans = [int(words[3]) - int(words[2]) + 1 for words in reads if words[0] == b"LRANGE"]
+    assert spans
+    assert set(spans) == {200}
+    assert waiting(broker) == sent
+    assert site.ask(["set_aside", "sample"]) == {"tasks": {"sample.gone": third}}
+
+
+def test_what_was_set_aside_is_put_back_once(site: Site, broker: Broker) -> None:
+    """By three at once, while more is set aside."""
+    sent = put_aside(site, broker, 900)
+    more = broker.admin.lrange("celery-set-aside", 1, 1)[0].replace(b"sample.gone", b"sample.lost")
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(site.ask, ["rescue", "sample"], LATER="1") for _ in range(3)]
+        added = 0
+        while not all(one.done() for one in asked):
+            broker.admin.rpush("celery-set-aside", more)
+            added += 1
+            time.sleep(0.01)
+    assert sum(one.result()["put_back"].get("sample.later", 0) for one in asked) == 600
+    assert sorted(waiting(broker)) == sorted(sent)
+    assert broker.admin.llen("celery-set-aside") == 300 + added
+
+
 # --- Probe, consumers, account -------------------------------------------------------------------------------------
 
 

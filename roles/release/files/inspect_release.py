@@ -159,8 +159,10 @@ def rescue(celery: str) -> dict[str, Any]:
 def set_aside(celery: str) -> dict[str, Any]:
     """Count the tasks that no worker knew, by name."""
     with broker(find_celery(celery)) as (channel, client):
-        names = [name for _, _, name in sibling("celery_service").list_set_aside(channel, client)]
-    return {"tasks": Counter(sorted(names))}
+        found = sibling("celery_service").list_set_aside(channel, client)
+        # By the tags that kombu gives: one may be read twice.
+        names = {message[0]["properties"]["delivery_tag"]: name for _, message, name in found}
+    return {"tasks": Counter(sorted(names.values()))}
 
 
 def depths(celery: str, *queues: str) -> dict[str, int]:

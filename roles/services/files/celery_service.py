@@ -32,6 +32,8 @@ from typing import Any
 
 SLOTS = "unacked_slots"
 SET_ASIDE = "celery-set-aside"
+# How many of these messages are read at once.
+PART = 200
 PROBE = "seedbed.probe"
 # Seconds. Whoever puts back what a worker held keeps the worker from starting for as long as that takes.
 LOCK_PATIENCE = 10
@@ -159,28 +161,58 @@ def set_aside(message: Any) -> None:
         client.transaction(move, channel.unacked_key)
 
 
-def list_set_aside(channel: Any, client: Any) -> list[tuple[bytes, list[Any], str]]:
-    """What is set aside: as it lies there; its message, exchange and routing key; its task's name."""
-    entries = [(entry, json.loads(entry)) for entry in client.lrange(set_aside_key(channel), 0, -1)]
-    return [(entry, message, name_and_id(channel.message_to_python(message[0]))[0]) for entry, message in entries]
+def list_set_aside(channel: Any, client: Any) -> Iterator[tuple[bytes, list[Any], str]]:
+    """What is set aside, the newest first: as it lies there; its message, exchange and routing key; its task's name.
+
+    None is left out, but some may come twice while others are put back.
+    """
+    for start in parts(client):
+        yield from read_part(channel, client, start)
+
+
+def parts(client: Any) -> range:
+    """Where the parts begin in which the list is read, the newest first: as a whole it may not fit into the memory.
+
+    What is put back in between moves the rest to the front, where it is still to be read.
+    """
+    return range(client.llen(SET_ASIDE) // PART * PART, -1, -PART)
+
+
+def read_part(channel: Any, client: Any, start: int) -> list[tuple[bytes, list[Any], str]]:
+    """A part of the list, the newest first."""
+    lines = client.lrange(set_aside_key(channel), start, start + PART - 1)
+    entries = [(line, json.loads(line)) for line in reversed(lines)]
+    return [(line, message, name_and_id(channel.message_to_python(message[0]))[0]) for line, message in entries]
 
 
 def put_back_known(channel: Any, tasks: Collection[str]) -> Counter[str]:
-    """Put back into their queues the messages that were set aside and whose task is known now; count them by task."""
+    """Put back into their queues the messages that were set aside and whose task is known now; count them by task.
 
-    def move(pipe: Any) -> Counter[str]:
-        found = list_set_aside(channel, pipe)
-        moved: Counter[str] = Counter()
-        wanted = [entry for entry in reversed(found) if entry[2] in tasks and channel._lookup(*entry[1][1:])]
-        pipe.multi()
-        for entry, message, name in wanted:
-            pipe.lrem(set_aside_key(channel), 1, entry)
-            channel._do_restore_message(*message, pipe)
-            moved[name] += 1
-        return moved
-
+    Whoever comes second finds them gone, so any number of processes may do this at once.
+    """
+    moved: Counter[str] = Counter()
     with channel.conn_or_acquire() as client:
-        return client.transaction(move, SET_ASIDE, value_from_callable=True)
+        # The newest first, each to the front of its queue: the oldest is then the next to run.
+        for start in parts(client):
+            move = return_of_known(channel, tasks, start)
+            moved.update(client.transaction(move, SET_ASIDE, value_from_callable=True))
+    return moved
+
+
+def return_of_known(channel: Any, tasks: Collection[str], start: int) -> Callable[[Any], list[str]]:
+    """The transaction that moves the known messages of a part back to their queues; its value is their tasks' names."""
+
+    def move(pipe: Any) -> list[str]:
+        found = read_part(channel, pipe, start)
+        wanted = [entry for entry in found if entry[2] in tasks and channel._lookup(*entry[1][1:])]
+        pipe.multi()
+        for line, message, _ in wanted:
+            # Searched for from the end, where it lies.
+            pipe.lrem(set_aside_key(channel), -1, line)
+            channel._do_restore_message(*message, pipe)
+        return [name for _, _, name in wanted]
+
+    return move
 
 
 def set_aside_key(channel: Any) -> str:
