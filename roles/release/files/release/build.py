@@ -165,10 +165,10 @@ def start_sync(folder: Path) -> subprocess.Popen[bytes] | None:
         return None
 
 
-def is_synced(sync: subprocess.Popen[bytes] | None) -> bool:
+def is_synced(sync: subprocess.Popen[bytes]) -> bool:
     """Wait for what `start_sync` began, for a minute at most; did it succeed?"""
     try:
-        return sync is not None and sync.wait(SYNC_SECONDS) == 0
+        return sync.wait(SYNC_SECONDS) == 0
     except subprocess.TimeoutExpired:
         return False
 

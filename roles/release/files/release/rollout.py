@@ -314,6 +314,9 @@ class Rollout:
         """Have every process load what its first visitor would wait for."""
         if self.settings.web:
             warm_up(self.settings, self.host.path(self.release) / "run/web.sock", self.settings.warm_paths)
+        # After a power failure `current` must not point to empty files. What served before was written long ago.
+        if self.sync is not None and not build.is_synced(self.sync):
+            self.warn(f"Release {self.release} may not be on the disk yet (sync failed or took too long).")
 
     def gate_workers(self) -> None:
         units = self.host.worker_units(self.release)
@@ -361,9 +364,6 @@ class Rollout:
                 self.manager.start([unit])
 
     def switch(self) -> None:
-        # After a power failure `current` must not point to empty files. A rollback goes to what was written long ago.
-        if self.order.action == "deploy" and not build.is_synced(self.sync):
-            self.warn(f"Release {self.release} may not be on the disk yet (sync failed or took too long).")
         self.host.switch(self.release)
         say("Visitors get their pages from it.")
 
