@@ -26,7 +26,7 @@ def report(first: str = "0", certificate: str = SELF_SIGNED, **given: Any) -> li
     loader = DataLoader()
     files = [str(ROLE / name) for name in ("defaults/main.yml", "vars/main.yml")]
     defaults, known = (loader.load_from_file(file, trusted_as_template=True) for file in files)
-    answer = {"stdout_lines": [first, certificate, *json.dumps(STATUS, indent=1).splitlines()]}
+    answer = {"stdout_lines": ["", first, certificate, json.dumps(STATUS)]}
     facts = {"__report_status": answer, "inventory_hostname": "shop"}
     templar = Templar(loader, variables={**defaults, **known, **facts, **given})
     return templar.template(known["__report_lines"])

@@ -34,7 +34,8 @@ def test_a_worker_that_is_taken_out_ends_when_its_queue_is_empty(
     assert len(workers) < len(variables["app_workers"])
     # None of the flow's own tasks, some of which are for that queue: whoever takes it out sends nothing there any more.
     with rollouts.under_load(tasks=0.0) as traffic:
-        waiting = [traffic.start_task("ledger.sleep", 6) for _ in range(5)]
+        # More than is done before the drain, which then has to wait for the rest.
+        waiting = [traffic.start_task("ledger.sleep", 6) for _ in range(12)]
         source = str(rollouts.version("fewer"))
         run = rollouts.playbook("site.yml", app_source=source, app_workers=workers).wait().succeeded()
     ledger = rollouts.ledger()
