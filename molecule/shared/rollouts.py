@@ -243,6 +243,11 @@ class Rollouts:
             "WHERE table_schema = 'public' ORDER BY 1, 2",
         )
 
+    def redis_processes(self) -> str:
+        """The process IDs of both, which no change of users or settings of the application may change."""
+        units = "redis-server@broker redis-server@cache"
+        return self.database.check_output(f"systemctl show --property=MainPID --value {units}")
+
     def set_aside(self) -> str:
         """The messages of tasks that no worker knew, as Redis has them."""
         command = '"$(. /etc/%s/app.env && echo "$CELERY_BROKER_URL")" LRANGE celery-set-aside 0 -1'

@@ -105,9 +105,10 @@ def test_a_second_rollout_is_refused_and_does_not_disturb_the_first(cluster: Clu
 def test_secrets_change_on_all_hosts(cluster: Cluster, old: str) -> None:
     source = cluster.version("rotated")
     cluster.deploy(source).succeeded()
-    before = cluster.app.secret("redis_password")
+    before, redis = cluster.app.secret("redis_password"), cluster.redis_processes()
     with cluster.under_load() as traffic:
         cluster.playbook("playbooks/rotate-secrets.yml", app_source=str(source)).wait().succeeded()
         traffic.pause(3)
     assert cluster.app.secret("redis_password") != before
+    assert cluster.redis_processes() == redis
     cluster.nothing_suffered(traffic, sorted({one.release for one in traffic.samples if one.release}))

@@ -293,7 +293,7 @@ def test_secrets_change_under_load(
     source = rollouts.version("rotated")
     # It also takes back the settings of the talkative run, which deploy.yml would refuse.
     rollouts.playbook("site.yml", app_source=str(source)).wait().succeeded()
-    before, old_login = values(secrets), login(host, app)
+    before, old_login, redis = values(secrets), login(host, app), rollouts.redis_processes()
     # Few enough that one address may ask for them, also when they pile up for seconds.
     with rollouts.under_load(rate=6, tasks=2) as traffic:
         traffic.pause(3)
@@ -310,6 +310,7 @@ def test_secrets_change_under_load(
 
     after, new_login = values(secrets), login(host, app)
     assert all(between[name] != before[name] for name in ROTATED)
+    assert rollouts.redis_processes() == redis, "its users change while it runs"
     assert after == between, "the second run completes the first, and makes no further secrets"
     assert new_login != old_login
     assert is_signed_in(customer), "a session outlives the key that it was signed with"
