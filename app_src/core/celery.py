@@ -9,6 +9,8 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "core.settings")
+# Each release is checked before it starts. Workers need no check of their own, since all tasks are in a tasks.py.
+os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 
 class Task(DjangoTask):

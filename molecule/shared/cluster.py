@@ -21,8 +21,8 @@ class Cluster(Rollouts):
         return Rollouts(self.hosts[name], self.app, self.folder)
 
     @property
-    def worker(self) -> Host:
-        return self.hosts["work"]
+    def workers(self) -> list[Host]:
+        return [self.hosts["front"], self.hosts["work"]]
 
     @property
     def database(self) -> Host:

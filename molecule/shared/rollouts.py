@@ -150,9 +150,9 @@ class Rollouts:
         return self.host.backend.host
 
     @property
-    def worker(self) -> Host:
-        """The host that does the tasks."""
-        return self.host
+    def workers(self) -> list[Host]:
+        """The hosts that do the tasks."""
+        return [self.host]
 
     @property
     def database(self) -> Host:
@@ -227,7 +227,9 @@ class Rollouts:
         return f"/srv/{self.app.name}/shared/media"
 
     def ledger(self) -> Ledger:
-        return Ledger.parse(self.worker.run(f"cat {self.media}/ledger/ledger.jsonl").stdout)
+        """What the tasks wrote, on whichever host they ran."""
+        parts = [Ledger.parse(host.run(f"cat {self.media}/ledger/ledger.jsonl").stdout) for host in self.workers]
+        return Ledger(sorted((entry for part in parts for entry in part.entries), key=lambda entry: entry.at))
 
     def columns(self) -> list[str]:
         """The columns that migrations of earlier versions have added, in order."""

@@ -30,6 +30,10 @@ from ansible.plugins.action import ActionBase
 FRESH = "-o ControlMaster=no -o ControlPath=none "
 KEY_ONLY = "-o PasswordAuthentication=no -o KbdInteractiveAuthentication=no "
 PAUSE = 1
+# How often a server is tried that drops the connection, and how that reads.
+ROUNDS = 3
+DROPPED = ("reset by", "closed by", "kex_exchange", "banner exchange")
+TOO_MANY_KEYS = "authentication failures"
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ class ActionModule(ActionBase):
         return result | {"configured": {"user": configured, "port": self.before["port"]}} | found
 
     def try_all(self, to_try: Sequence[Way], deadline: float) -> dict[str, Any]:
+        rounds = 0
         while True:
+            rounds += 1
             refused: dict[str, str] = {}
             closed: set[int | None] = set()
             for way in to_try:
@@ -144,11 +150,15 @@ class ActionModule(ActionBase):
                 try:
                     return self.look(way)
                 except AnsibleConnectionFailure as error:
-                    reason = str(error).strip().splitlines()[-1]
+                    lines = str(error).strip().splitlines()
+                    reason = next((line for line in lines if TOO_MANY_KEYS in line), lines[-1])
                     refused[str(way)] = reason
-                    if "denied" not in str(error) and "password" not in str(error):
+                    # Who brought too many keys says nothing of the port either.
+                    if not any(word in str(error) for word in ("denied", "password", TOO_MANY_KEYS)):
                         closed.add(way.port)
-            if time.monotonic() > deadline:
+            # A connection that was dropped is worth another try; who is denied stays denied.
+            dropped = any(word in reason for reason in refused.values() for word in DROPPED)
+            if time.monotonic() > deadline and not (dropped and rounds < ROUNDS):
                 # Not "unreachable": that cannot be rescued, and Ansible prints the names of all plays to come below it.
                 return {"failed": True, "msg": self.advice(refused)}
             time.sleep(PAUSE)
@@ -191,6 +201,11 @@ class ActionModule(ActionBase):
             hints += (
                 "Who failed to log in too often is refused, for an hour at first. From another address, or on the\n"
                 "provider's console: fail2ban-client unban --all. Who is in app_trusted_addresses is never banned.\n"
+            )
+        if TOO_MANY_KEYS in tried:
+            hints += (
+                "The server hangs up after too many keys: name the right one in ~/.ssh/config, for this host, by\n"
+                "IdentityFile and IdentitiesOnly yes.\n"
             )
         hints += (
             "Is the server up, and ansible_host in the inventory its address? Is your key loaded (ssh-add -l)?\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery, chord
 from conftest import HOST, Broker, Site, wait_until
 
 
@@ -109,6 +110,41 @@ def test_tasks_that_wait_for_their_time_outlive_a_restart_of_redis(site: Site, b
     assert site.lines("START") == [running]
     site.gate.touch()
     wait_until(lambda: site.lines("END") == [running])
+
+
+def test_a_worker_keeps_looking_for_what_others_left(site: Site, broker: Broker) -> None:
+    program = site.library / "celery_service.py"
+    program.write_text(program.read_text().replace("LOOK_SECONDS = 60", "LOOK_SECONDS = 1"))
+    worker = site.worker(queues="other")
+    hold_tasks(site, broker, "one.r1@elsewhere", 2, taken=time.time() - 43300)
+    wait_until(lambda: "Put back into their queues 2 tasks that dead workers held." in site.output(worker))
+    # With the next connection it looks on.
+    broker.stop()
+    wait_until(lambda: "Connection to broker lost" in site.output(worker))
+    broker.start()
+    hold_tasks(site, broker, f"one.gone@{HOST}", 3)
+    wait_until(lambda: "Put back into their queues 3 tasks that dead workers held." in site.output(worker), 40)
+    hold_tasks(site, broker, f"one.gone@{HOST}", 4)
+    wait_until(lambda: "Put back into their queues 4 tasks that dead workers held." in site.output(worker))
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_waits_in_the_worker_runs_once_after_a_restart_of_redis(site: Site, broker: Broker, pool: str) -> None:
+    """Processes forget it, and it is put back; threads do not."""
+    worker = site.worker(concurrency=1, pool=pool, PREFETCH="3")
+    sent = [site.send() for _ in range(3)]
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 3)
+    wait_until(lambda: site.output(worker).count("received") == 3)
+    broker.stop()
+    wait_until(lambda: "Connection to broker lost" in site.output(worker))
+    broker.start()
+    wait_until(lambda: "Connected to" in site.output(worker).partition("Connection to broker lost")[2], 40)
+    last = site.send()
+    wait_until(lambda: site.output(worker).count("received") >= 4 or broker.admin.llen("default"), 40)
+    site.gate.touch()
+    wait_until(lambda: set(site.lines("END")) == {*sent, last}, 40)
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
+    assert sorted(site.lines("START")) == sorted([*sent, last])
 
 
 # --- Unknown tasks -------------------------------------------------------------------------------------------------
@@ -277,6 +313,63 @@ def test_a_worker_that_stops_says_what_became_of_its_tasks(
     assert not (site.run("r1") / "one.json").exists()
     assert site.stop(again) == 0
     assert json.loads((site.run("r1") / "one.json").read_text()) == {"held": 0, "finished": 0, "handed_back": 0}
+
+
+def test_what_waits_for_its_time_is_given_back_at_once(site: Site, broker: Broker) -> None:
+    """By a worker that a rollout stops: not when its longest task has ended."""
+    old = site.worker(release="r0")
+    running = site.send()
+    later = site.send(countdown=15)
+    wait_until(lambda: site.lines("START") == [running] and site.output(old).count("received") == 2)
+    site.ask(["consumers", "sample", "cancel", "default", f"one.r0@{HOST}"])
+    wait_until(lambda: broker.admin.info("clients")["blocked_clients"] == 0)
+    old.terminate()
+    new = site.worker(queues="default,other")
+    wait_until(lambda: f"[{later}] received" in site.output(new))
+    assert old.poll() is None
+    wait_until(lambda: site.lines("START") == [running, later], 40)
+    assert old.poll() is None
+    site.gate.touch()
+    assert old.wait(20) == 0
+    wait_until(lambda: sorted(site.lines("END")) == sorted([running, later]))
+    assert json.loads((site.run("r0") / "one.json").read_text()) == {"held": 2, "finished": 1, "handed_back": 1}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_ends_while_the_worker_is_told_to_stop_has_ended(site: Site, broker: Broker, pool: str) -> None:
+    old = site.worker(release="r0", pool=pool)
+    sent = [site.send(), site.send()]
+    wait_until(lambda: sorted(site.lines("START")) == sorted(sent))
+    site.ask(["consumers", "sample", "cancel", "default", f"one.r0@{HOST}"])
+    wait_until(lambda: broker.admin.info("clients")["blocked_clients"] == 0)
+    site.gate.touch()
+    wait_until(lambda: site.lines("END"))
+    assert site.stop(old) == 0
+    numbers = json.loads((site.run("r0") / "one.json").read_text())
+    # Where both had ended before, it held none.
+    assert (numbers["finished"], numbers["handed_back"]) == (numbers["held"], 0)
+    assert site.depth() == 0
+
+
+def test_what_was_revoked_is_so_for_the_next_release(site: Site, broker: Broker) -> None:
+    old = site.worker(release="r0")
+    sent = site.send(countdown=60)
+    wait_until(lambda: f"[{sent}] received" in site.output(old))
+    site.client.control.revoke(sent)
+    wait_until(lambda: f"flagged as revoked: {sent}" in site.output(old))
+    new = site.worker()
+    site.stop(old)
+    wait_until(lambda: f"Discarding revoked task: sample.hold[{sent}]" in site.output(new))
+    assert site.lines("START") == []
+
+
+def test_results_and_chords_in_the_brokers_redis(site: Site, broker: Broker) -> None:
+    """As many projects have it; the users of the role `redis` may do it."""
+    site.worker(BACKEND=broker.url)
+    client = Celery(broker=broker.url, backend=broker.url)
+    client.conf.task_default_queue = "default"
+    parts = [client.signature("sample.double", (number,)) for number in range(4)]
+    assert chord(parts, app=client)(client.signature("sample.total")).get(timeout=20) == 12
 
 
 # --- The process ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
 PATH = Path(__file__).parents[2] / "plugins/action/contact.py"
 SPEC = importlib.util.spec_from_file_location("contact_action", PATH)
@@ -130,3 +130,51 @@ def test_a_server_that_ssh_does_not_know_is_one_with_a_password_too() -> None:
     action._connection = SimpleNamespace(transport="local", exec_command=exec_command)
     with pytest.raises(contact.AnsibleConnectionFailure, match="Host key verification failed"):
         action.look(ROOT_WAY)
+
+
+# As OpenSSH says it, in two lines.
+HANGS_UP = (
+    "Received disconnect from 192.0.2.7 port 22:2: Too many authentication failures\n"
+    "Disconnected from 192.0.2.7 port 22"
+)
+
+
+@pytest.mark.parametrize(
+    ("answers", "tried"),
+    [
+        # Dropped on every port: again, three times in all.
+        (["Connection reset by peer"] * 9, ["alice"] * 3),
+        (["Connection reset by peer", "in"], ["alice"] * 2),
+        (["connect to host 192.0.2.7 port 22: Connection timed out"] * 9, ["alice"]),
+        # Who is denied stays so.
+        (["Permission denied (publickey)."] * 9, ["alice", "root"]),
+        # Too many keys of one user say nothing of the next.
+        ([HANGS_UP, "in"], ["alice", "root"]),
+    ],
+)
+def test_what_is_tried_again(monkeypatch: pytest.MonkeyPatch, answers: list[str], tried: list[str]) -> None:
+    monkeypatch.setattr(contact.time, "sleep", lambda seconds: None)
+    module, seen, said = object.__new__(contact.ActionModule), [], iter(answers)
+
+    def look(way: contact.Way) -> dict[str, bool]:
+        seen.append(way.user)
+        if (answer := next(said)) == "in":
+            return {"failed": False}
+        raise AnsibleConnectionFailure(answer)
+
+    module.look, module._task, module.host = look, SimpleNamespace(args={}), "web"
+    found = module.try_all(list(contact.ways(["alice"], ["root"], [None], password=False)), 0)
+    assert seen == tried
+    assert found["failed"] is ("in" not in answers)
+
+
+def test_too_many_keys_have_advice_of_their_own() -> None:
+    module = object.__new__(contact.ActionModule)
+    module._task, module.host = SimpleNamespace(args={}), "web"
+
+    def look(way: contact.Way) -> None:
+        raise AnsibleConnectionFailure(HANGS_UP)
+
+    module.look = look
+    found = module.try_all(list(contact.ways([], ["root"], [None], password=False)), 0)
+    assert "IdentitiesOnly" in found["msg"]

@@ -48,8 +48,8 @@ def test_what_one_host_reaches_on_another(hosts: dict[str, Host], source: str, t
 
 def test_each_host_runs_what_its_groups_say(cluster: Cluster, app: Installation) -> None:
     release = cluster.current
-    assert set(cluster.processes()) == {f"{app.name}-web@{release}"}
     workers = {f"{app.name}-worker-{worker['name']}@{release}" for worker in app.workers}
+    assert set(cluster.processes()) == workers | {f"{app.name}-web@{release}"}
     assert set(cluster.at("work").processes()) == workers | {f"{app.name}-beat"}
     assert not cluster.at("work").host.exists("nginx")
     assert not cluster.at("data").host.file(f"/srv/{app.name}").exists

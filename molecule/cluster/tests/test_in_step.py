@@ -37,12 +37,12 @@ def test_rollouts_and_a_rollback(cluster: Cluster, old: str) -> None:
         began = run.ended
 
 
-# What is broken, which of the hosts sees it, and what the run says about it.
+# What is broken, and what the run says about it: the first on all hosts, the second on the one that answers visitors.
 BROKEN = {"import-error-in-worker": "a_module_that_is_not_there", "health-500": "status 500"}
 
 
 @pytest.mark.parametrize("change", BROKEN)
-def test_what_fails_on_one_host_is_put_back_on_all(cluster: Cluster, old: str, change: str) -> None:
+def test_what_fails_anywhere_is_put_back_on_all(cluster: Cluster, old: str, change: str) -> None:
     before = cluster.everywhere()
     with cluster.under_load() as traffic:
         run = cluster.deploy(cluster.version(change, change)).failed()
@@ -100,6 +100,17 @@ def test_a_second_rollout_is_refused_and_does_not_disturb_the_first(cluster: Clu
     again = cluster.deploy(first).succeeded()
     assert again.changed == 0, again.output
     assert cluster.everywhere() == processes
+
+
+@pytest.mark.parametrize(
+    ("playbook", "limit"), [("playbooks/deploy.yml", "front"), ("playbooks/rotate-secrets.yml", "front,work")]
+)
+def test_a_run_that_leaves_a_host_out_is_refused(cluster: Cluster, old: str, playbook: str, limit: str) -> None:
+    before, password = cluster.everywhere(), cluster.app.secret("redis_password")
+    run = cluster.playbook(playbook, f"--limit={limit}", app_source=str(cluster.version("left-out"))).wait().failed()
+    assert "would be left out" in run.output
+    assert cluster.everywhere() == before
+    assert cluster.app.secret("redis_password") == password
 
 
 def test_secrets_change_on_all_hosts(cluster: Cluster, old: str) -> None:

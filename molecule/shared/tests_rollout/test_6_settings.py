@@ -32,12 +32,16 @@ def test_a_worker_that_is_taken_out_ends_when_its_queue_is_empty(
 ) -> None:
     workers = [worker for worker in variables["app_workers"] if worker["name"] != "heavy"]
     assert len(workers) < len(variables["app_workers"])
+    source = rollouts.version("fewer")
+    # The server was not given these settings yet, and this playbook does not.
+    refused = rollouts.deploy(source, app_workers=workers).failed()
+    assert "Run site.yml" in refused.output
+    assert rollouts.current == old
     # None of the flow's own tasks, some of which are for that queue: whoever takes it out sends nothing there any more.
     with rollouts.under_load(tasks=0.0) as traffic:
         # More than is done before the drain, which then has to wait for the rest.
         waiting = [traffic.start_task("ledger.sleep", 6) for _ in range(12)]
-        source = str(rollouts.version("fewer"))
-        run = rollouts.playbook("site.yml", app_source=source, app_workers=workers).wait().succeeded()
+        run = rollouts.playbook("site.yml", app_source=str(source), app_workers=workers).wait().succeeded()
     ledger = rollouts.ledger()
     verdict.none_lost(waiting, ledger)
     verdict.none_ran_twice(ledger, {task.id for task in waiting})

@@ -313,7 +313,9 @@ def check_sandbox(here: Installation) -> Iterator[Problem]:
         if sentence := address_sentence(address):
             yield Problem("app_sandbox", f"holds {quoted(address)}; {sentence}", part=".outgoing")
     if here.values["app_sandbox"]["outgoing"] and here.values["app_process_manager"] != "systemd":
-        sentence = "is for systemd, which alone confines processes: empty it, or set app_process_manager to systemd."
+        sentence = (
+            "is for systemd, which confines each process by itself: empty it, or set app_process_manager to systemd."
+        )
         yield Problem("app_sandbox", sentence, part=".outgoing")
 
 

@@ -37,6 +37,8 @@ PART = 200
 PROBE = "seedbed.probe"
 # Seconds. Whoever puts back what a worker held keeps the worker from starting for as long as that takes.
 LOCK_PATIENCE = 10
+# Seconds after which a worker looks again for what others have left: of a host that is gone nobody else starts.
+LOOK_SECONDS = 60
 
 logger = logging.getLogger("celery.service")
 
@@ -258,8 +260,8 @@ def worker(arguments: argparse.Namespace) -> int:
         consumer_cls=consumer_class(app, account),
         loglevel="INFO",
         task_events=True,
+        # It does mingle: it would run what the workers before it know to be revoked.
         without_gossip=True,
-        without_mingle=True,
         quiet=True,
     )
     service.start()
@@ -304,33 +306,45 @@ def add_probe(app: Any, release: str) -> None:
 def rescue_step(node: str, releases: Path) -> type:
     """The part of a worker that puts tasks back, with every connection to the broker and before it takes any."""
     from celery import bootsteps
-    from celery.worker import state
 
     class Rescue(bootsteps.StartStopStep):
         requires = ("celery.worker.consumer.tasks:Tasks",)
         first = True
+        looking: Any = None
 
         def start(self, consumer: Any) -> None:
+            channel = consumer.connection.default_channel
             try:
-                self.put_back(consumer, consumer.connection.default_channel)
+                self.put_back(consumer, channel)
             except consumer.connection_errors:
                 # The worker connects anew and comes back here.
                 raise
             except Exception:
                 logger.exception("What dead workers held could not be put back. This worker runs all the same.")
+            self.stop(consumer)
+            self.looking = consumer.timer.call_repeatedly(LOOK_SECONDS, self.look, (channel,))
+
+        def stop(self, consumer: Any) -> None:
+            if self.looking:
+                self.looking.cancel()
+
+        def look(self, channel: Any) -> None:
+            self.tell(rescue(channel, releases, but=node))
+
+        def tell(self, count: int) -> None:
+            if count:
+                logger.warning("Put back into their queues %d tasks that dead workers held.", count)
 
         def put_back(self, consumer: Any, channel: Any) -> None:
             with channel.conn_or_acquire() as client:
                 client.sadd(SLOTS, node)
             count = rescue(channel, releases, but=node)
             if self.first or consumer.hub:
-                # With the connection Celery has forgotten all that it held but what runs. (Where it has no event loop,
-                # as with gevent, it still knows what waits for its time.)
-                running = {request.message.delivery_tag for request in tuple(state.active_requests)}
-                count += put_back(channel, node, keep=running)
+                # With the connection Celery has forgotten the rest of what it held. (Without an event loop, as with
+                # gevent, it still knows what waits for its time.)
+                count += put_back(channel, node, keep=consumer.remembered())
             self.first = False
-            if count:
-                logger.warning("Put back into their queues %d tasks that dead workers held.", count)
+            self.tell(count)
             for name, number in put_back_known(channel, consumer.app.tasks).items():
                 logger.warning("Put back into their queues %d tasks called %s that were set aside.", number, name)
 
@@ -339,8 +353,13 @@ def rescue_step(node: str, releases: Path) -> type:
 
 def consumer_class(app: Any, account: Path) -> type:
     """The application's own consumer, with what this program adds."""
+    from celery.concurrency.base import BasePool
     from celery.worker import state
+    from celery.worker.request import Request
     from kombu.utils.imports import symbol_by_name
+
+    def tags(requests: Collection[Any]) -> frozenset[str]:
+        return frozenset(request.message.delivery_tag for request in tuple(requests))
 
     def unacknowledged(consumer: Any) -> set[str]:
         if not consumer.task_consumer:
@@ -349,7 +368,21 @@ def consumer_class(app: Any, account: Path) -> type:
         return set(qos._delivered) - qos._dirty
 
     class Consumer(symbol_by_name(app.conf.worker_consumer)):
+        # All by their delivery tags: what it held when it was told to stop, what of that it gave back at once, and what
+        # its pool runs although Celery has forgotten it.
         held: frozenset[str] = frozenset()
+        given_back: frozenset[str] = frozenset()
+        waiting: frozenset[str] = frozenset()
+
+        def on_close(self) -> None:
+            # A pool without a `flush` of its own, such as threads, still runs what waits in it.
+            keeps = getattr(self.pool.flush, "__func__", None) is BasePool.flush
+            self.waiting = self.waiting | tags(state.reserved_requests) if keeps else frozenset()
+            super().on_close()
+
+        def remembered(self) -> frozenset[str]:
+            """What it runs or will run, after a loss of the connection."""
+            return tags(state.active_requests) | self.waiting
 
         def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
             name, task_id = name_and_id(message)
@@ -365,15 +398,33 @@ def consumer_class(app: Any, account: Path) -> type:
             queues.select_add(queues[queue])
 
         def stop(self) -> None:
-            requests = {*state.reserved_requests, *state.active_requests}
-            self.held = frozenset({request.message.delivery_tag for request in requests} | unacknowledged(self))
+            accepted = tags(state.reserved_requests) | tags(state.active_requests)
+            self.held = accepted | unacknowledged(self)
             super().stop()
+            # Where this worker still asks Redis for tasks, since nobody had it stop that, it would get them again.
+            if self.hub and self.task_consumer and not self.task_consumer.channel._in_poll:
+                with suppress(*self.connection_errors):
+                    self.give_back_early()
+
+        def give_back_early(self) -> None:
+            """What waits for its time: it would do so here until the longest task has ended."""
+            channel = self.task_consumer.channel
+            keys = channel.unacked_key, channel.unacked_index_key
+            for entry in [item.entry for item in self.timer.schedule.queue]:
+                request = entry.args[0] if entry.args else None
+                # Of what has ended, the acknowledgement may still wait to be sent: that is in no timer.
+                if isinstance(request, Request) and (tag := request.message.delivery_tag) in unacknowledged(self):
+                    entry.cancel()
+                    with channel.conn_or_acquire() as client:
+                        client.transaction(return_of(channel, *keys, tag), keys[0])
+                    channel.qos.ack(tag)
+                    self.given_back |= {tag}
 
         def shutdown(self) -> None:
             # Acknowledgements may still wait to be sent.
             self.perform_pending_operations()
-            back = self.held & unacknowledged(self)
-            running = {request.message.delivery_tag for request in tuple(state.active_requests)}
+            back = self.held & (unacknowledged(self) | self.given_back)
+            running = tags(state.active_requests)
             super().shutdown()
             numbers = {"held": len(self.held), "finished": len(self.held - back - running), "handed_back": len(back)}
             try:

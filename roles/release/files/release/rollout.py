@@ -463,7 +463,10 @@ class Rollout:
             try:
                 numbers = json.loads(file.read_text())
             except (FileNotFoundError, json.JSONDecodeError):
-                self.warn(f"{unit} was killed before it had finished; what it held was put back.")
+                self.warn(
+                    f"{unit} was killed before it had finished. What it held was put back; what it ran without "
+                    "acks_late is lost. If its time to stop was over, give it a longer stop_timeout."
+                )
                 continue
             held += numbers["held"]
             for name in ("finished", "handed_back"):

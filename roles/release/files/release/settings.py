@@ -25,13 +25,14 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True)
 class Worker:
-    """A Celery worker of this host. `stop_timeout` is in seconds."""
+    """A Celery worker of this host, as app_workers has it. `stop_timeout` is in seconds, `memory_mb` in MiB."""
 
     name: str
     queues: list[str]
     pool: str = "prefork"
     concurrency: int = 2
     stop_timeout: int = 360
+    memory_mb: int = 0
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,16 @@ def modules() -> list[str]:
     return [name for name in ("celery.bin", "prompt_toolkit") if name in sys.modules]
 
 
+@app.task(name="sample.double")
+def double(number: int) -> int:
+    return 2 * number
+
+
+@app.task(name="sample.total")
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
 @app.task(name="sample.tick", ignore_result=True)
 def tick() -> None:
     write("TICK")

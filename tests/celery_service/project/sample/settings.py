@@ -9,7 +9,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 
 CELERY_BROKER_URL = os.environ["CELERY_BROKER_URL"]
-CELERY_RESULT_BACKEND = f"file://{os.environ['RESULTS']}"
+CELERY_RESULT_BACKEND = os.environ.get("BACKEND", f"file://{os.environ['RESULTS']}")
+CELERY_TASK_TRACK_STARTED = "BACKEND" in os.environ
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
