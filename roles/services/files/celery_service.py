@@ -37,7 +37,7 @@ PART = 200
 PROBE = "seedbed.probe"
 # Seconds. Whoever puts back what a worker held keeps the worker from starting for as long as that takes.
 LOCK_PATIENCE = 10
-# Seconds after which a worker looks again for what others have left: of a host that is gone nobody else starts.
+# Seconds after which a worker looks again for what dead ones held: on a host that is gone, none starts that would look.
 LOOK_SECONDS = 60
 
 logger = logging.getLogger("celery.service")
@@ -260,7 +260,7 @@ def worker(arguments: argparse.Namespace) -> int:
         consumer_cls=consumer_class(app, account),
         loglevel="INFO",
         task_events=True,
-        # It does mingle: it would run what the workers before it know to be revoked.
+        # Mingle it does, or it would run tasks that the workers before it know to be revoked.
         without_gossip=True,
         quiet=True,
     )
