@@ -72,11 +72,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def recent_journal(host: Host) -> str:
     """The last lines of the application's units and of nginx; why not, where it cannot be read."""
-    name = host.ansible.get_variables()["app_name"]
-    units = f"-u '{name}-*' -u nginx -u 'redis-server@*' -u 'postgresql@*'"
-    command = f"journalctl --no-pager -p info -n 80 {units}; tail -n 20 /var/log/nginx/error.log"
     try:
-        result = host.run(command)
+        name = host.ansible.get_variables()["app_name"]
+        units = f"-u '{name}-*' -u nginx -u 'redis-server@*' -u 'postgresql@*' -u ssh -u fail2ban -u certbot"
+        rollout = f"/srv/{name}/rollout.json $(ls -t /srv/{name}/rollouts/* | head -n 1)"
+        logs = f"/var/log/nginx/error.log /var/log/{name}/*.log {rollout}"
+        result = host.run(f"systemctl --failed; journalctl --no-pager -p info -n 80 {units}; tail -n 40 {logs}")
     except Exception as problem:  # the report is about the test, whatever is wrong with the host
         return f"The journal could not be read: {problem}"
     return result.stdout + result.stderr

@@ -153,7 +153,12 @@ def execute(part: Part) -> None:
 def read_results(part: Part) -> None:
     """Count the tests in every JUnit file that the part left behind."""
     for file in sorted(part.folder.glob("*.xml")):
-        for case in ET.parse(file).iter("testcase"):
+        try:
+            cases = list(ET.parse(file).iter("testcase"))
+        except ET.ParseError as error:
+            part.failed_tests.append(f"{file} is not whole: {error}")
+            continue
+        for case in cases:
             if (failure := next((one for one in case if one.tag in ("failure", "error")), None)) is not None:
                 said = (failure.get("message") or "").splitlines()[:FIRST_LINES]
                 part.failed_tests.append("\n        ".join([f"{case.get('classname')}::{case.get('name')}", *said]))
@@ -164,8 +169,8 @@ def read_results(part: Part) -> None:
 # --- Reporting ---------------------------------------------------------------------------
 
 
-def report(parts: Sequence[Part]) -> str:
-    """The table, what failed and where to read on, and the count as the last line."""
+def report(parts: Sequence[Part], seconds: float) -> str:
+    """The table, what failed and where to read on, how long it took, and the count as the last line."""
     lines = [f"{'part':<16} {'result':<8} {'seconds':>7} {'passed':>7} {'failed':>7}"]
     for part in parts:
         result = "FAILED" if part.problems else "passed"
@@ -177,7 +182,8 @@ def report(parts: Sequence[Part]) -> str:
             lines += [f"    {problem}" for problem in part.problems]
     passed = sum(part.passed for part in parts)
     failed = sum(len(part.problems) for part in parts)
-    return "\n".join([*lines, "", f"{passed} passed, {failed} failed"])
+    minutes, rest = divmod(round(seconds), 60)
+    return "\n".join([*lines, "", f"All of it took {minutes} min {rest} s.", f"{passed} passed, {failed} failed"])
 
 
 def run_lane(*lanes: deque[Part]) -> None:
@@ -198,13 +204,14 @@ def main() -> int:
     parser.add_argument("part", nargs="*", help="lint, unit, app or a scenario; default: all")
     lanes = choose(parser.parse_args().part)
     under_load, others = (deque(lane) for lane in lanes)
+    start = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
         # Whoever is done with the first lane helps with the second.
         running = [pool.submit(run_lane, under_load, others), pool.submit(run_lane, others)]
     for lane in running:
         lane.result()
     parts = [part for lane in lanes for part in lane]
-    print(f"\n{report(parts)}")
+    print(f"\n{report(parts, time.monotonic() - start)}")
     return int(any(part.problems for part in parts))
 
 

@@ -152,6 +152,8 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
 }
+# The other place where Celery's documentation sets it.
+CELERY_VISIBILITY_TIMEOUT = 43200
 # Redis may be the last to come up after a reboot, and may go away for longer than 100 tries.
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None

@@ -104,7 +104,9 @@ def sent_mail(test_folder: Path) -> Callable[[str], list[Message]]:
 
     def by_subject(subject: str) -> list[Message]:
         files = Path(settings.EMAIL_FILE_PATH).glob("*.log")
-        mails = [message_from_bytes(file.read_bytes(), policy=default_policy) for file in files]
+        # Two processes that send in one second may write to one file; a line parts their messages.
+        parts = [part for file in files for part in file.read_bytes().split(b"\n" + b"-" * 79 + b"\n") if part.strip()]
+        mails = [message_from_bytes(part, policy=default_policy) for part in parts]
         return [mail for mail in mails if mail["Subject"] == subject]
 
     return by_subject

@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 Result = TypeVar("Result")
 
 
-def wait_until(condition: Callable[[], Result], seconds: float = 20) -> Result:
+def wait_until(condition: Callable[[], Result], seconds: float = 60) -> Result:
     """The condition's first true value. Raises AssertionError when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -180,20 +180,21 @@ def test_a_report_that_takes_too_long_leaves_nothing_behind(worker: None) -> Non
     before = report_files()
     result = tasks.build_report.apply_async(kwargs={"pause": 1}, soft_time_limit=1)
     with pytest.raises(SoftTimeLimitExceeded):
-        result.get(timeout=20, interval=0.05)
+        result.get(timeout=60, interval=0.05)
     assert report_files() == before
 
 
 @committing
 def test_a_task_whose_process_is_killed_runs_again(worker: None) -> None:
-    result: AsyncResult = tasks.build_report.delay(pause=0.05)
+    result: AsyncResult = tasks.build_report.delay(pause=0.15)
 
     def process() -> int | None:
-        [running] = app.control.inspect(timeout=0.5, destination=["test@localhost"]).active().values()
+        answers = app.control.inspect(timeout=2, destination=["test@localhost"]).active() or {}
+        running = answers.get("test@localhost", [])
         return next((task["worker_pid"] for task in running if task["id"] == result.id), None)
 
     os.kill(wait_until(process), signal.SIGKILL)
-    assert result.get(timeout=20, interval=0.05) == f"/media/reports/{result.id}.csv"
+    assert result.get(timeout=60, interval=0.05) == f"/media/reports/{result.id}.csv"
     assert f"{result.id}.csv" in report_files()
 
 

@@ -46,11 +46,11 @@ def timed(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def only_one(name: str) -> Iterator[None]:
-    """Let one process at a time do what `name` stands for; the others wait."""
+def only_one(name: str, *, shared: bool = False) -> Iterator[None]:
+    """Let one process at a time do what `name` stands for; the others wait. All that share it may do so together."""
     STATE.mkdir(exist_ok=True)
     with (STATE / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -227,11 +228,16 @@ def ssh_config_text(host: Host, address: str, port: int) -> str:
     )
 
 
+def interfaces_change() -> AbstractContextManager[None]:
+    """As long as this lasts, this machine gets or loses interfaces, and a browser at work would give requests up."""
+    return only_one("interfaces", shared=True)
+
+
 def up(host: Host, os: str, address: str, published: Sequence[str]) -> None:
     """Make the host anew, bare, and wait until it can be reached by SSH."""
     docker = ensure_engine()
     image = ensure_image(docker, Image(os, "test-host"))
-    with timed(f"Booting {host.name}, a bare {os}"):
+    with interfaces_change(), timed(f"Booting {host.name}, a bare {os}"):
         remove(docker, host)
         ensure_network(docker)
         ports = [word for entry in published for word in ("--publish", entry)]
@@ -247,7 +253,9 @@ def up(host: Host, os: str, address: str, published: Sequence[str]) -> None:
 
 def down(host: Host) -> None:
     """Remove the host and its SSH configuration; content when there is none."""
-    remove(ensure_engine(), host)
+    docker = ensure_engine()
+    with interfaces_change():
+        remove(docker, host)
     shutil.rmtree(host.folder, ignore_errors=True)
     say(f"{host.name} is removed.")
 
@@ -255,7 +263,7 @@ def down(host: Host) -> None:
 def reboot(host: Host) -> None:
     """Reboot as `systemctl reboot` does, and wait until the host is back."""
     docker = ensure_engine()
-    with timed(f"Rebooting {host.name}"):
+    with interfaces_change(), timed(f"Rebooting {host.name}"):
         run([*docker, "exec", host.container, "systemctl", "reboot"])
         run([*docker, "wait", host.container])
         run([*docker, "start", host.container])

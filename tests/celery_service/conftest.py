@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parent / "project"
 HOST = socket.gethostname()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 45) -> Any:
     """The condition's first true value. Raises AssertionError when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -175,7 +175,7 @@ class Site:
     def beat(self) -> subprocess.Popen:
         return self.start("beat", "--schedule", str(self.folder / "schedule"))
 
-    def stop(self, process: subprocess.Popen, seconds: float = 20) -> int:
+    def stop(self, process: subprocess.Popen, seconds: float = 60) -> int:
         process.terminate()
         return process.wait(seconds)
 

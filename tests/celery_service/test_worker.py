@@ -72,6 +72,8 @@ def test_what_a_live_worker_holds_is_left_to_it(site: Site, broker: Broker) -> N
 
 
 def test_a_worker_does_not_start_twice(site: Site, broker: Broker) -> None:
+    program = site.library / "celery_service.py"
+    program.write_text(program.read_text().replace("LOCK_PATIENCE = 10", "LOCK_PATIENCE = 1"))
     site.worker()
     second = site.worker(wait=False)
     assert second.wait(30) == 1
@@ -303,7 +305,8 @@ def test_a_worker_that_stops_says_what_became_of_its_tasks(
     wait_until(lambda: site.output(worker).count("received") == 3)
     worker.terminate()
     wait_until(lambda: "Warm shutdown" in site.output(worker))
-    time.sleep(1)
+    # It has its next look at that flag when it has waited a second for a task.
+    time.sleep(3)
     site.gate.touch()
     assert worker.wait(20) == 0
     assert json.loads((site.run("r1") / "one.json").read_text()) == numbers
@@ -319,7 +322,7 @@ def test_what_waits_for_its_time_is_given_back_at_once(site: Site, broker: Broke
     """By a worker that a rollout stops: not when its longest task has ended."""
     old = site.worker(release="r0")
     running = site.send()
-    later = site.send(countdown=15)
+    later = site.send(countdown=25)
     wait_until(lambda: site.lines("START") == [running] and site.output(old).count("received") == 2)
     site.ask(["consumers", "sample", "cancel", "default", f"one.r0@{HOST}"])
     wait_until(lambda: broker.admin.info("clients")["blocked_clients"] == 0)
@@ -327,7 +330,7 @@ def test_what_waits_for_its_time_is_given_back_at_once(site: Site, broker: Broke
     new = site.worker(queues="default,other")
     wait_until(lambda: f"[{later}] received" in site.output(new))
     assert old.poll() is None
-    wait_until(lambda: site.lines("START") == [running, later], 40)
+    wait_until(lambda: site.lines("START") == [running, later], 50)
     assert old.poll() is None
     site.gate.touch()
     assert old.wait(20) == 0
@@ -358,6 +361,10 @@ def test_what_was_revoked_is_so_for_the_next_release(site: Site, broker: Broker)
     site.client.control.revoke(sent)
     wait_until(lambda: f"flagged as revoked: {sent}" in site.output(old))
     new = site.worker()
+    # It waits a second for the old one's answer, which takes longer on a machine that is busy.
+    while "mingle: all alone" in site.output(new):
+        site.stop(new)
+        new = site.worker()
     site.stop(old)
     wait_until(lambda: f"Discarding revoked task: sample.hold[{sent}]" in site.output(new))
     assert site.lines("START") == []
@@ -369,7 +376,7 @@ def test_results_and_chords_in_the_brokers_redis(site: Site, broker: Broker) -> 
     client = Celery(broker=broker.url, backend=broker.url)
     client.conf.task_default_queue = "default"
     parts = [client.signature("sample.double", (number,)) for number in range(4)]
-    assert chord(parts, app=client)(client.signature("sample.total")).get(timeout=20) == 12
+    assert chord(parts, app=client)(client.signature("sample.total")).get(timeout=60) == 12
 
 
 # --- The process ---------------------------------------------------------------------------------------------------
@@ -388,4 +395,4 @@ def test_a_worker_waits_for_redis(site: Site, stopped_broker: Broker) -> None:
 
 def test_a_worker_does_without_celerys_command_line(site: Site, broker: Broker) -> None:
     site.worker()
-    assert site.client.send_task("sample.modules").get(timeout=10) == []
+    assert site.client.send_task("sample.modules").get(timeout=60) == []

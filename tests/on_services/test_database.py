@@ -75,9 +75,11 @@ def said() -> Said:
 
 
 @pytest.fixture
-def shop(url: str, said: Said) -> Any:
+def shop(url: str, said: Said, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = database.Database(SHOP, {"DATABASE_URL": url, "PGOPTIONS": "-c work_mem=8MB"}, said)
     made.lock_wait = 0.5
+    # Often within that time.
+    monkeypatch.setattr(database.Watch, "interval", 0.1)
     made.delays = (0.1, 0.1)
     return made
 
@@ -418,7 +420,7 @@ def test_the_lock_does_not_outlive_its_run(shop: Any, project: Project, url: str
     assert columns(url) == ["name", "kind", "bed"]
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -154,6 +154,7 @@ CASES = {
     "ssh_port": Case("app_ssh_port must not be 443: nginx listens", {"app_ssh_port": 443}),
     "ssh_port_range": Case("app_ssh_port must be a port", {"app_ssh_port": 0}),
     "trusted": Case('app_trusted_addresses holds "office"; write', {"app_trusted_addresses": ["office"]}),
+    "firewall": Case('app_firewall holds "25/tcp"; write a rule of ufw', {"app_firewall": ["limit 26/tcp", "25/tcp"]}),
     "maintenance_path": Case('app_maintenance_paths holds "up"; write', {"app_maintenance_paths": ["up"]}),
     "port_range": Case("app_https_port must be a port, from 1 to 65535; it is 70000", {"app_https_port": 70000}),
     "keep_none": Case("app_keep_releases must be at least 1", {"app_keep_releases": 0}),

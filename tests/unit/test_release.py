@@ -229,6 +229,15 @@ def test_pages_that_fail_after_the_switch_bring_the_old_release_back(
     assert record.history(serving.settings)[-1]["outcome"].startswith("failed at watch")
 
 
+@pytest.mark.parametrize(("silent", "ends_as"), [(1, 0), (2, 1)])
+def test_one_silence_after_the_switch_is_not_the_end(
+    serving: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch, silent: int, ends_as: int
+) -> None:
+    left = ["no answer (timed out)"] * silent
+    monkeypatch.setattr(rollout, "health_problem", lambda *_: left.pop() if left and serving.serving() == NEW else "")
+    assert roll(serving) == ends_as
+
+
 def test_what_fails_when_the_old_processes_end_is_taken_up_by_the_next_run(serving: Host, answers: Answers) -> None:
     answers.say["rescue"] = ReleaseError("no broker")
     assert roll(serving) == 1
@@ -884,7 +893,7 @@ def test_a_release_that_names_itself_is_healthy(settings: Settings, web: Callabl
 def test_what_is_wrong_with_a_release_is_said(
     settings: Settings, web: Callable[..., Path], answer: dict[str, Any], problem: str
 ) -> None:
-    assert problem in health.health_problem(settings, web(**answer), "abcd-1", timeout=0.3)
+    assert problem in health.health_problem(settings, web(**answer), "abcd-1", timeout=0.3 if "delay" in answer else 5)
 
 
 def test_a_release_without_a_socket_does_not_answer(settings: Settings, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_part_without_tests_passes_by_its_status() -> None:
 def test_a_part_that_fails_before_its_tests_counts_once() -> None:
     part = shell("exit 7")
     assert len(part.problems) == 1
-    assert report([part]).endswith("\n0 passed, 1 failed")
+    assert report([part], 1).endswith("\n0 passed, 1 failed")
 
 
 def test_the_commands_after_a_failed_one_run(results: Path) -> None:
@@ -56,20 +56,26 @@ def test_the_commands_after_a_failed_one_run(results: Path) -> None:
     assert part.problems == ["this failed: false"]
 
 
+def test_results_that_are_not_whole_are_a_failure(results: Path) -> None:
+    part = shell(f"echo '{JUNIT}' >$TEST_RESULTS/a.xml; echo '<testsuite>' >$TEST_RESULTS/b.xml")
+    assert f"{results}/part/b.xml is not whole" in part.problems[1]
+
+
 def test_results_of_an_earlier_run_do_not_count(results: Path) -> None:
     shell(f"echo '{JUNIT}' >$TEST_RESULTS/a.xml")
     assert shell("exit 0").problems == ["no test ran"]
 
 
 def test_the_report_says_where_to_read_on(results: Path) -> None:
-    assert f"{results}/part/output.log" in report([shell("exit 7")])
+    assert f"{results}/part/output.log" in report([shell("exit 7")], 1)
 
 
 def test_the_report_says_why_a_test_failed() -> None:
     failure = '<failure message="3 of 90 requests failed:&#10; GET /">a long trace</failure>'
     junit = f'<testsuite><testcase classname="t" name="bad">{failure}</testcase></testsuite>'
-    text = report([shell(f"echo '{junit}' >$TEST_RESULTS/a.xml; exit 1")])
+    text = report([shell(f"echo '{junit}' >$TEST_RESULTS/a.xml; exit 1")], 3599.6)
     assert "t::bad\n        3 of 90 requests failed:\n         GET /" in text
+    assert text.endswith("All of it took 60 min 0 s.\n0 passed, 1 failed")
 
 
 def test_an_unknown_part_is_answered_with_those_there_are() -> None:

@@ -139,7 +139,7 @@ def test_the_header_names_the_release_of_any_answer(server: Server) -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_every_way_to_fail_is_seen(server: Server, method: str, path: str, problem: str) -> None:
-    sample = sample_of(server, method, path, timeout=0.5)
+    sample = sample_of(server, method, path, timeout=0.5 if path == "/stall/" else 5)
     assert sample.failed
     assert problem in sample.problem
     with pytest.raises(AssertionError, match=r"1 of 1 requests failed:\n.*" + path):
@@ -227,33 +227,34 @@ def test_any_certificate_will_do(tmp_path: Path, server: Server) -> None:
 
 def test_load_mixes_everything_and_keeps_the_ids(server: Server, tmp_path: Path) -> None:
     with Traffic(server.url, rate=40, tasks=20, slow_seconds=0.5, log=tmp_path / "new/log") as traffic:
-        traffic.pause(1.2)
+        began, ended = traffic.pause(1.2)
     kinds = {(sample.name.split()[0], sample.kept) for sample in traffic.samples}
     assert kinds == {("GET", False), ("GET", True), ("POST", False), ("POST", True)}
     verdict.no_request_failed(traffic.samples)
     verdict.loop_was_open(traffic.samples)
     assert sorted(one.id for one in traffic.sent) == sorted(task for task, _ in server.tasks)
     assert {body["task"] for _, body in server.tasks} == {"ledger.effect", "ledger.effect_io", "ledger.sleep"}
-    assert sum(sample.name == verdict.SLOW for sample in traffic.samples) in (4, 5)
+    # On a busy machine the pause is longer.
+    assert 4 <= sum(sample.name == verdict.SLOW for sample in traffic.samples) <= 4 * (ended - began) + 2
     assert len((tmp_path / "new/log").read_text().splitlines()) == len(traffic.samples)
-    assert 60 <= len(traffic.samples) <= 85
+    assert 60 <= len(traffic.samples) <= 64 * (ended - began) + 10
 
 
 def test_requests_start_whatever_became_of_those_before(server: Server) -> None:
     """Every request waits for its timeout, and yet they start at their rate."""
     with Traffic(server.url, rate=50, tasks=0, slow_seconds=0, timeout=0.8, paths=["/stall/"]) as traffic:
-        traffic.pause(0.7)
-    assert 30 <= len(traffic.samples) <= 40
+        began, ended = traffic.pause(0.7)
+    assert 30 <= len(traffic.samples) <= 50 * (ended - began) + 5
     starts = sorted(sample.start for sample in traffic.samples)
-    assert starts[-1] - starts[0] < 0.8
+    assert starts[-1] - starts[0] < ended - began + 0.1
     with pytest.raises(AssertionError, match=r"TimeoutError: timed out(.|\n)*and \d+ more"):
         verdict.no_request_failed(traffic.samples)
 
 
 def test_load_ends_by_itself(server: Server) -> None:
     with Traffic(server.url, rate=20, slow_seconds=0.1, seconds=0.3) as traffic:
-        traffic.pause(0.9)
-    assert max(sample.start for sample in traffic.samples) - min(sample.start for sample in traffic.samples) < 0.5
+        traffic.pause(1.5)
+    assert max(sample.start for sample in traffic.samples) - min(sample.start for sample in traffic.samples) < 1
 
 
 @pytest.mark.parametrize("bad", [{"rate": 1000}, {"rate": 0, "tasks": 0}, {"seconds": 10_000}, {"seconds": 0}])

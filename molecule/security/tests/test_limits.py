@@ -10,8 +10,10 @@ import statistics
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from installation import Installation, run_python
@@ -138,7 +140,9 @@ def test_what_is_too_large_does_not_reach_the_application(host: Host, app: Insta
     assert requests_seen(host, app, path) == 1
 
 
-def test_one_address_gets_no_more_than_its_share(app: Installation, visitor: Visitor) -> None:
+def test_one_address_gets_no_more_than_its_share(
+    app: Installation, visitor: Visitor, variables: dict[str, Any]
+) -> None:
     """A burst far beyond what anybody's browser sends: some of it is refused, and soon after all is well."""
 
     def knock(count: int, path: str) -> list[int]:
@@ -157,8 +161,8 @@ def test_one_address_gets_no_more_than_its_share(app: Installation, visitor: Vis
             return [status for answers in pool.map(knock, [60] * 12, [path] * 12) for status in answers]
 
     answers = burst("/nothing/")
-    assert set(answers) == {404, 429}
-    assert answers.count(404) >= 200, "a burst is allowed"
+    assert set(answers) == {404, 429}, Counter(answers)
+    assert answers.count(404) >= variables["app_visitor_limits"]["burst"], "a burst is allowed"
     assert 429 in burst("/readyz/"), "it asks the database and Redis, so it counts"
     assert set(burst("/healthz/")) == {200}, "whoever watches the site's health is not refused"
     deadline = time.monotonic() + 20
@@ -224,7 +228,8 @@ def test_slow_clients_do_not_slow_the_others(host: Host, app: Installation, slow
     assert {status for status, _ in lines} == {"200"}
     seconds = sorted(float(value) for _, value in lines)
     print(f"median {statistics.median(seconds):.3f} s, 99th percentile {seconds[98]:.3f} s")
-    assert seconds[98] < 1.0
+    # They would have to wait for the slow ones' timeouts of 10 s and more.
+    assert seconds[98] < 5
 
 
 def test_who_takes_too_long_is_dropped(app: Installation) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from installation import Installation, query
-from machine import ROOT
+from machine import ROOT, only_one
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, expect, sync_playwright
 from playwright.sync_api import Error as BrowserError
 from probes import wait_for
@@ -41,6 +41,13 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS, headless=True)
         yield browser
         browser.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_interface_comes_or_goes() -> Iterator[None]:
+    """No test host of another scenario is made or removed meanwhile: Chromium would give its requests up."""
+    with only_one("interfaces"):
+        yield
 
 
 class Person:

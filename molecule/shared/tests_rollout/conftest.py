@@ -32,7 +32,7 @@ def rollouts(host: Host, app: Installation, folder: Path) -> Rollouts:
 def old(rollouts: Rollouts) -> str:
     """The release that serves before the test; what an earlier test may have left is completed or undone first."""
     if not rollouts.is_idle():
-        rollouts.wait_until_idle(60)
+        rollouts.wait_until_idle()
     return rollouts.current
 
 

@@ -27,7 +27,7 @@ def fails(assertion: Callable, *arguments: object, match: str, **options: object
 
 def test_a_sound_host_passes(rollouts: Rollouts, old: str, traffic: Traffic) -> None:
     traffic.pause(8)
-    rollouts.nothing_suffered(traffic, [old], bound=2)
+    rollouts.nothing_suffered(traffic, [old], bound=5)
 
 
 def test_killed_processes_of_the_web_fail_requests(rollouts: Rollouts, traffic: Traffic) -> None:
@@ -52,7 +52,7 @@ def test_closed_connections_are_seen(rollouts: Rollouts, traffic: Traffic) -> No
 def test_a_web_that_stands_still_is_slow(rollouts: Rollouts, traffic: Traffic) -> None:
     before = traffic.pause(10)
     web = process(rollouts, "web")
-    rollouts.host.check_output(f"pkill -STOP --parent {web}; sleep 1; pkill -CONT --parent {web}")
+    rollouts.host.check_output(f"pkill -STOP --parent {web}; sleep 4; pkill -CONT --parent {web}")
     during = before[1], traffic.pause(8)[1]
     fails(verdict.latency_stayed, traffic.samples, before, during, match="times the p99 before")
 
@@ -64,8 +64,10 @@ def test_an_answer_of_another_release_is_seen(old: str, traffic: Traffic) -> Non
 
 def test_a_beat_that_stands_still_is_late(rollouts: Rollouts, traffic: Traffic) -> None:
     beat = process(rollouts, "beat")
-    rollouts.host.check_output(f"kill -STOP {beat}; sleep 4; kill -CONT {beat}")
-    traffic.pause(2)
+    traffic.pause(3)
+    rollouts.host.check_output(f"kill -STOP {beat}; sleep 5; kill -CONT {beat}")
+    resumed = time.time()
+    wait_for(lambda: any(tick.sent_at > resumed for tick in rollouts.ledger().ticks), 20, "beat ticks again")
     ledger = rollouts.ledger().since(traffic.samples[0].start)
     fails(verdict.ticks_kept_time, ledger, 3, match="without a tick")
 
@@ -74,7 +76,7 @@ def test_a_second_beat_ticks_twice(rollouts: Rollouts, traffic: Traffic) -> None
     name = rollouts.app.name
     celery = f"/srv/{name}/current/.venv/bin/celery -A core beat --schedule=/tmp/second --pidfile="
     variables = f"set -a; . /etc/{name}/app.env; . /srv/{name}/current/release.env; set +a"
-    second = f"cd /srv/{name}/current && {variables}; timeout 8 runuser -u {name} -- {celery}"
+    second = f"cd /srv/{name}/current && {variables}; timeout 20 runuser -u {name} -- {celery}"
     rollouts.host.run(second)
     traffic.pause(2)
     ledger = rollouts.ledger().since(traffic.samples[0].start)
@@ -82,18 +84,18 @@ def test_a_second_beat_ticks_twice(rollouts: Rollouts, traffic: Traffic) -> None
 
 
 def test_a_queue_that_is_emptied_by_hand_loses_tasks(rollouts: Rollouts, traffic: Traffic) -> None:
-    traffic.start_task("ledger.sleep", 5)
+    traffic.start_task("ledger.sleep", 10)
     lost = traffic.start_task("ledger.sleep", 1)
     time.sleep(1)
     url = f'"$(. /etc/{rollouts.app.name}/app.env && echo "$CELERY_BROKER_URL")"'
     assert rollouts.host.check_output(f"redis-cli --no-auth-warning -u {url} DEL heavy") == "1"
     traffic.pause(1)
-    ledger = verdict.settle(rollouts.ledger, [one for one in traffic.sent if one.id != lost.id], 10)
+    ledger = verdict.settle(rollouts.ledger, [one for one in traffic.sent if one.id != lost.id], 20)
     fails(verdict.none_lost, traffic.sent, ledger, match=f"{lost.id}, never started")
 
 
 def test_a_task_that_began_twice_is_seen(rollouts: Rollouts, traffic: Traffic) -> None:
-    task = traffic.start_task("ledger.sleep", 3)
+    task = traffic.start_task("ledger.sleep", 8)
     wait_for(lambda: task.id in {entry.id for entry in rollouts.ledger().of("START")}, 15, "the task has started")
     rollouts.host.check_output(f"pkill -KILL --parent {process(rollouts, 'worker-heavy')}")
     ledger = verdict.settle(rollouts.ledger, [task], SECONDS)
@@ -103,7 +105,7 @@ def test_a_task_that_began_twice_is_seen(rollouts: Rollouts, traffic: Traffic) -
 
 def test_an_effect_that_was_had_twice_is_seen(rollouts: Rollouts, traffic: Traffic) -> None:
     traffic.pause(2)
-    verdict.settle(rollouts.ledger, traffic.sent, SECONDS)
+    verdict.settle(rollouts.ledger, list(traffic.sent), SECONDS)
     key = next(one.key for one in traffic.sent if one.key)
     file = f"{rollouts.media}/ledger/ledger.jsonl"
     rollouts.host.check_output(f"grep -F '\"{key}\"' {file} >/run/doubled && cat /run/doubled >>{file}")

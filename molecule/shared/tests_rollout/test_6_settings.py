@@ -35,7 +35,7 @@ def test_a_worker_that_is_taken_out_ends_when_its_queue_is_empty(
     source = rollouts.version("fewer")
     # The server was not given these settings yet, and this playbook does not.
     refused = rollouts.deploy(source, app_workers=workers).failed()
-    assert "Run site.yml" in refused.output
+    refused.says("Run site.yml")
     assert rollouts.current == old
     # None of the flow's own tasks, some of which are for that queue: whoever takes it out sends nothing there any more.
     with rollouts.under_load(tasks=0.0) as traffic:
@@ -46,7 +46,7 @@ def test_a_worker_that_is_taken_out_ends_when_its_queue_is_empty(
     verdict.none_lost(waiting, ledger)
     verdict.none_ran_twice(ledger, {task.id for task in waiting})
     assert {entry.release for entry in ledger.entries if entry.id in {task.id for task in waiting}} == {old}
-    assert "No longer taken, and empty: heavy." in run.output
+    run.says("No longer taken, and empty: heavy.")
     verdict.no_request_failed(traffic.samples)
     verdict.only_these_answered(traffic.samples, [old, rollouts.current])
     assert not [name for name in rollouts.processes() if "heavy" in name]
@@ -64,4 +64,7 @@ def test_the_other_process_manager_takes_over(rollouts: Rollouts, old: str, vari
         traffic.pause(2)
     assert traces(rollouts, other)
     assert traces(rollouts, first) == ""
+    kept = rollouts.host.check_output(f"ls /srv/{rollouts.app.name}/releases").split()
+    assert rollouts.current in kept
+    assert len(kept) <= variables["app_keep_releases"]
     rollouts.nothing_suffered(traffic, [old, rollouts.current])

@@ -21,7 +21,8 @@ SETTINGS = """
 INSTALLED_APPS.insert(0, "ledger")
 MIDDLEWARE.insert(0, "ledger.middleware.name_release")
 ROOT_URLCONF = "ledger.urls"
-CELERY_TASK_ROUTES |= {"ledger.sleep": {"queue": "heavy"}, "ledger.effect_io": {"queue": "io"}}
+HEAVY, IO = {"queue": "heavy"}, {"queue": "io"}
+CELERY_TASK_ROUTES |= {"ledger.sleep": HEAVY, "ledger.wait": HEAVY, "ledger.effect_io": IO}
 LEDGER_HEALTH = ""
 """
 MIGRATION = """\
@@ -81,6 +82,11 @@ def new_task(folder: Path) -> None:
     append(folder / "core/settings.py", 'CELERY_TASK_ROUTES["ledger.novelty"] = {"queue": "heavy"}\n')
 
 
+def style(folder: Path) -> None:
+    """A stylesheet that has another address, since that has a hash of what is in it."""
+    append(folder / "shop/static/shop/shop.css", "\n/* another */\n")
+
+
 def import_error(folder: Path) -> None:
     append(folder / "core/urls.py", f"\nimport {A_MODULE}\n")
 
@@ -112,6 +118,7 @@ def health(answer: str) -> Callable[[Path], None]:
 
 CHANGES: dict[str, Callable[[Path], None]] = {
     "new-task": new_task,
+    "style": style,
     "import-error": import_error,
     "import-error-in-web": import_error_in_web,
     "import-error-in-worker": import_error_in_worker,

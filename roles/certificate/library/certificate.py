@@ -290,8 +290,8 @@ class Certificate:
         file = Path(self.module.params["webroot"]) / CHALLENGES / token
         self.write(file, token, 0o644)
         try:
-            # Two seconds, since the server may just be reading its new configuration.
-            deadline = time.monotonic() + 2
+            # Five seconds, since the server may just be reading its new configuration.
+            deadline = time.monotonic() + 5
             while True:
                 problems = {name: sentence for name in self.wanted if (sentence := self.absence(name, token))}
                 if not problems or time.monotonic() > deadline:

@@ -403,6 +403,12 @@ def check_trusted(here: Installation) -> Iterator[Problem]:
             yield Problem("app_trusted_addresses", f"holds {quoted(address)}; {sentence}")
 
 
+def check_firewall(here: Installation) -> Iterator[Problem]:
+    for rule in here.values["app_firewall"]:
+        if not re.fullmatch(r"(allow|limit|deny|reject)( [\w./:,]+)+", rule):
+            yield Problem("app_firewall", f'holds {quoted(rule)}; write a rule of ufw, such as "allow 25/tcp".')
+
+
 def check_urls(here: Installation) -> Iterator[Problem]:
     forms = {
         "app_database_url": "postgres(ql)?://",
@@ -642,6 +648,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_access: ("app_administrators", "app_name"),
     check_ssh_port: ("app_ssh_port",),
     check_trusted: ("app_trusted_addresses",),
+    check_firewall: ("app_firewall",),
     check_more_domains: ("app_domain", "app_more_domains"),
     check_acme: ("app_domain", "app_more_domains", "app_certificate_email", "app_certificate_server"),
     check_certificate_files: ("app_domain", "app_more_domains", "app_certificate_email", "app_certificate_files"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import yaml
@@ -37,6 +38,18 @@ def test_passwords_that_only_vault_reads_are_those_of_the_services(host: Host, a
     assert encrypted.startswith("$ANSIBLE_VAULT;")
     found = json.loads(run_python(host, PASSWORDS, environment=[f"/etc/{app.name}/app.env"]))
     assert found == [typed["secret_database_password"], typed["secret_redis_password"]]
+
+
+def test_the_sandbox_leaves_open_what_the_settings_name(host: Host, app: Installation, release: str) -> None:
+    for unit in app.units(release):
+        names = "-p MainPID -p MemoryDenyWriteExecute -p IPAddressAllow -p IPAddressDeny"
+        shown = dict(line.split("=", 1) for line in host.check_output(f"systemctl show {names} {unit}").splitlines())
+        assert shown["MemoryDenyWriteExecute"] == "no"
+        assert {"127.0.0.0/8", "192.0.2.0/24"} <= set(shown["IPAddressAllow"].split())
+        assert "0.0.0.0/0" in shown["IPAddressDeny"]
+        mounts = host.file(f"/proc/{shown['MainPID']}/mountinfo").content_string
+        assert re.search(r"^\d+ \d+ \S+ \S+ /var/lib/misc rw[, ]", mounts, re.MULTILINE), mounts
+        assert re.search(r"^\d+ \d+ \S+ \S+ / ro[, ]", mounts, re.MULTILINE), mounts
 
 
 def test_its_health_page_names_no_release(visitor: Visitor, release: str) -> None:

@@ -394,6 +394,9 @@ class Rollout:
         units = self.host.units(self.release)
         while True:
             problem = self.settings.web and self.health()
+            # A machine that is busy for some seconds is no reason to go back.
+            if problem and problem.startswith("no answer"):
+                problem = self.health()
             if problem:
                 raise ReleaseError(self.explain(units, f"After the switch, its health check: {problem}."))
             if failed := self.manager.failed(units):

@@ -105,7 +105,8 @@ class Systemd:
             systemctl("daemon-reload")
 
     def last_words(self, units: list[str], lines: int = 25) -> str:
-        """The last log lines of the units."""
+        """The last log lines of the units, also of one that has just died."""
+        subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
         selected = [argument for unit in services(units) for argument in ("--unit", unit)]
         command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *selected]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.rstrip()

@@ -25,6 +25,14 @@ def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
+@shared_task(name="ledger.wait", ignore_result=True)
+def wait() -> None:
+    """Until somebody makes the file `open` beside the ledger."""
+    deadline = time.monotonic() + LONGEST
+    while not (book.FILE.parent / "open").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 @shared_task(name="ledger.effect")
 def effect(key: str, seconds: float = 0.1) -> None:
     """Have an effect once, however often this is called: a row that is written in the same commit decides."""
@@ -55,6 +63,7 @@ def are_an_effect(args: Any) -> bool:
 
 OFFERED = {
     "ledger.sleep": (sleep, are_seconds),
+    "ledger.wait": (wait, lambda args: args == []),
     "ledger.effect": (effect, are_an_effect),
     "ledger.effect_io": (effect_io, are_an_effect),
 }

@@ -11,8 +11,8 @@ from shop.health import healthz
 from ledger.models import Effect
 
 LONGEST = 30
-# Longer than any health check waits, shorter than what ends a process of gunicorn's.
-HANG_SECONDS = 50
+# Longer than any health check waits.
+HANG_SECONDS = 8
 
 
 @never_cache
