@@ -71,7 +71,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def recent_journal(host: Host) -> str:
-    """The last lines of the application's units and of nginx; why not, where it cannot be read."""
+    """Failed units, the last lines of journal and logs, and the last rollout; why not, if they cannot be read."""
     try:
         name = host.ansible.get_variables()["app_name"]
         units = f"-u '{name}-*' -u nginx -u 'redis-server@*' -u 'postgresql@*' -u ssh -u fail2ban -u certbot"

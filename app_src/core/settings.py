@@ -141,10 +141,11 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 # Seconds: first SoftTimeLimitExceeded, with time to clean up, then the end of the child.
 CELERY_TASK_SOFT_TIME_LIMIT = 300
 CELERY_TASK_TIME_LIMIT = 330
+# Seconds until an unacknowledged message is given out again. A task or an ETA that takes longer runs twice, so this is far
+# above both. The shortest value of any client wins, so it is in each place that Celery's documentation names.
+CELERY_VISIBILITY_TIMEOUT = 43200
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    # Seconds until an unacknowledged message is given out again. A task or an ETA that takes longer runs twice, so
-    # this is far above both; the shortest value of any client wins.
-    "visibility_timeout": 43200,
+    "visibility_timeout": CELERY_VISIBILITY_TIMEOUT,
     # Look for such messages every 10 s and with every worker, not after a minute.
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
@@ -152,8 +153,6 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
 }
-# The other place where Celery's documentation sets it.
-CELERY_VISIBILITY_TIMEOUT = 43200
 # Redis may be the last to come up after a reboot, and may go away for longer than 100 tries.
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None

@@ -50,7 +50,7 @@ def cache_redis() -> Redis:
 def worker(broker: Redis, django_db_setup: None) -> Iterator[None]:
     """A real worker for all queues. Tests that use it must commit: `django_db(transaction=True)`."""
     with celery("worker", "--queues", "default,heavy,io", "--concurrency", "2", "--hostname", "test@localhost"):
-        wait_until(lambda: app.control.ping(timeout=0.5), 30)
+        wait_until(lambda: app.control.ping(timeout=0.5))
         yield
 
 

@@ -32,6 +32,7 @@ STEPS = (
 # A playbook that takes longer than this hangs.
 LONGEST = 400
 SETTLE_SECONDS = 90
+WATCH_SECONDS = 240
 # Seconds between two ticks that a restart of beat may cause on a busy host: its stop, its start, and the tick itself.
 BEAT_STOP = 30
 
@@ -130,9 +131,14 @@ class Watch:
 
     def seen(self) -> dict[str, Any]:
         """What it saw, once it has. Raises AssertionError, with what the last playbook said, when it saw nothing."""
-        output, errors = self.process.communicate()
-        newest = max(self.folder.glob("playbook-*.log"), key=lambda log: log.stat().st_mtime)
-        assert self.process.returncode == 0, f"{errors}\n{newest.read_text(errors='replace')}"
+        try:
+            output, errors = self.process.communicate(timeout=WATCH_SECONDS + 60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError("the connection to the watcher stands still") from None
+        if self.process.returncode != 0:
+            newest = max(self.folder.glob("playbook-*.log"), key=lambda log: log.stat().st_mtime)
+            raise AssertionError(f"{errors}\n{newest.read_text(errors='replace')}")
         return json.loads(output.splitlines()[-1])
 
 
@@ -289,13 +295,13 @@ class Rollouts:
         options = shlex.split(variables.get("ansible_ssh_common_args", ""))
         return ["ssh", "-i", variables["ansible_ssh_private_key_file"], *options, f"root@{self.app.address}", command]
 
-    def watch(self, step: str, *, kill: bool = False, seconds: float = 240) -> Watch:
+    def watch(self, step: str, *, kill: bool = False) -> Watch:
         """Wait on the host for a rollout to be at the step (or past it, where a step takes no time).
 
-        The seconds begin now, before there is a rollout.
+        It watches from now on, before there is a rollout, for WATCH_SECONDS.
         """
         steps = STEPS[STEPS.index(step) :]
-        words = [f"/srv/{self.app.name}/rollout.json", str(seconds), "kill" if kill else "look", *steps]
+        words = [f"/srv/{self.app.name}/rollout.json", str(WATCH_SECONDS), "kill" if kill else "look", *steps]
         command = self.ssh(f"python3 -c {shlex.quote(WATCHER)} {shlex.join(words)}")
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -305,9 +311,9 @@ class Rollouts:
         return Watch(process, self.folder)
 
     @contextmanager
-    def held_transaction(self, table: str, seconds: int = 600) -> Iterator[None]:
+    def held_transaction(self, table: str) -> Iterator[None]:
         """Somebody's transaction that has read a table and does not end."""
-        sql = f"BEGIN; LOCK TABLE {table} IN ACCESS SHARE MODE; SELECT pg_sleep({seconds})"
+        sql = f"BEGIN; LOCK TABLE {table} IN ACCESS SHARE MODE; SELECT pg_sleep(600)"
         psql = f"cd / && exec runuser -u postgres -- psql --no-psqlrc -d {self.app.name} -c {shlex.quote(sql)}"
         sleeping = "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%LOCK TABLE%'"
         with subprocess.Popen(self.ssh(psql), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:

@@ -30,9 +30,10 @@ from ansible.plugins.action import ActionBase
 FRESH = "-o ControlMaster=no -o ControlPath=none "
 KEY_ONLY = "-o PasswordAuthentication=no -o KbdInteractiveAuthentication=no "
 PAUSE = 1
-# How often a server is tried that drops the connection, and how that reads.
+# How often a server is tried that drops the connection, and how OpenSSH says that.
 ROUNDS = 3
 DROPPED = ("reset by", "closed by", "kex_exchange", "banner exchange")
+# How it says that the agent has more keys than the server lets anybody try.
 TOO_MANY_KEYS = "authentication failures"
 
 
@@ -108,6 +109,10 @@ def understood(way: Way, status: int, output: str, error: str) -> dict[str, Any]
     return found | {"administrator": way.administrator, "password": way.password}
 
 
+def was_dropped(reason: str) -> bool:
+    return any(word in reason for word in DROPPED)
+
+
 class ActionModule(ActionBase):
     """Tries one way after the other."""
 
@@ -140,9 +145,9 @@ class ActionModule(ActionBase):
 
     def try_all(self, to_try: Sequence[Way], deadline: float) -> dict[str, Any]:
         rounds = 0
+        refused: dict[str, str] = {}
         while True:
             rounds += 1
-            refused: dict[str, str] = {}
             closed: set[int | None] = set()
             for way in to_try:
                 if way.port in closed:
@@ -153,14 +158,15 @@ class ActionModule(ActionBase):
                     lines = str(error).strip().splitlines()
                     reason = next((line for line in lines if TOO_MANY_KEYS in line), lines[-1])
                     refused[str(way)] = reason
-                    # Who brought too many keys says nothing of the port either.
+                    # The port itself is open, also where too many keys were offered.
                     if not any(word in str(error) for word in ("denied", "password", TOO_MANY_KEYS)):
                         closed.add(way.port)
-            # A connection that was dropped is worth another try; who is denied stays denied.
-            dropped = any(word in reason for reason in refused.values() for word in DROPPED)
-            if time.monotonic() > deadline and not (dropped and rounds < ROUNDS):
-                # Not "unreachable": that cannot be rescued, and Ansible prints the names of all plays to come below it.
-                return {"failed": True, "msg": self.advice(refused)}
+            if time.monotonic() > deadline:
+                # What was dropped is worth another try, and so is what was not tried for that; who is denied is not.
+                to_try = [way for way in to_try if was_dropped(refused.get(str(way), DROPPED[0]))]
+                if rounds >= ROUNDS or not any(was_dropped(reason) for reason in refused.values()):
+                    # Not "unreachable": that cannot be rescued, and Ansible prints all plays to come below it.
+                    return {"failed": True, "msg": self.advice(refused)}
             time.sleep(PAUSE)
 
     def look(self, way: Way) -> dict[str, Any]:

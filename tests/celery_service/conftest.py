@@ -175,9 +175,9 @@ class Site:
     def beat(self) -> subprocess.Popen:
         return self.start("beat", "--schedule", str(self.folder / "schedule"))
 
-    def stop(self, process: subprocess.Popen, seconds: float = 60) -> int:
+    def stop(self, process: subprocess.Popen) -> int:
         process.terminate()
-        return process.wait(seconds)
+        return process.wait(60)
 
     def kill(self, process: subprocess.Popen) -> None:
         """As systemd leaves it when the first process was killed: its children are killed too."""

@@ -148,6 +148,7 @@ HANGS_UP = (
         (["connect to host 192.0.2.7 port 22: Connection timed out"] * 9, ["alice"]),
         # Who is denied stays so.
         (["Permission denied (publickey)."] * 9, ["alice", "root"]),
+        (["Permission denied (publickey).", "Connection closed by 192.0.2.7", "in"], ["alice", "root", "root"]),
         # Too many keys of one user say nothing of the next.
         ([HANGS_UP, "in"], ["alice", "root"]),
     ],

@@ -155,6 +155,10 @@ CASES = {
     "ssh_port_range": Case("app_ssh_port must be a port", {"app_ssh_port": 0}),
     "trusted": Case('app_trusted_addresses holds "office"; write', {"app_trusted_addresses": ["office"]}),
     "firewall": Case('app_firewall holds "25/tcp"; write a rule of ufw', {"app_firewall": ["limit 26/tcp", "25/tcp"]}),
+    "firewall_deny": Case(
+        'app_firewall holds "deny from 192.0.2.7"; write a rule of ufw',
+        {"app_firewall": ["allow in on br-lan to any port 25", "deny from 192.0.2.7"]},
+    ),
     "maintenance_path": Case('app_maintenance_paths holds "up"; write', {"app_maintenance_paths": ["up"]}),
     "port_range": Case("app_https_port must be a port, from 1 to 65535; it is 70000", {"app_https_port": 70000}),
     "keep_none": Case("app_keep_releases must be at least 1", {"app_keep_releases": 0}),

@@ -84,7 +84,7 @@ def test_ssh_audit_fails_nothing(outsider: Host, app: Installation, figures: dic
 
 
 def test_lynis_index(host: Host, figures: dict[str, Any]) -> None:
-    apt = "DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300"
+    apt = "DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold"
     # Upgraded first, as by the nightly upgrades: lynis warns of what Debian has mended since the image was made.
     host.check_output(f"({apt} update && {apt} upgrade && {apt} install --no-install-recommends lynis) 2>&1")
     host.check_output(f"printf %s {shlex.quote(LYNIS_PROFILE)} > /etc/lynis/custom.prf")

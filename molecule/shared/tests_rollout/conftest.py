@@ -30,9 +30,9 @@ def rollouts(host: Host, app: Installation, folder: Path) -> Rollouts:
 
 @pytest.fixture
 def old(rollouts: Rollouts) -> str:
-    """The release that serves before the test; what an earlier test may have left is completed or undone first."""
+    """The release that serves before the test; what an earlier test may have left running ends first."""
     if not rollouts.is_idle():
-        rollouts.wait_until_idle()
+        rollouts.wait_until_idle(60)
     return rollouts.current
 
 

@@ -404,8 +404,9 @@ def check_trusted(here: Installation) -> Iterator[Problem]:
 
 
 def check_firewall(here: Installation) -> Iterator[Problem]:
+    # What denies would come too late: the first rule that fits counts, and those that allow are there already.
     for rule in here.values["app_firewall"]:
-        if not re.fullmatch(r"(allow|limit|deny|reject)( [\w./:,]+)+", rule):
+        if not re.fullmatch(r"(allow|limit)( [\w./:,+-]+)+", rule):
             yield Problem("app_firewall", f'holds {quoted(rule)}; write a rule of ufw, such as "allow 25/tcp".')
 
 

@@ -6,7 +6,8 @@
 What it adds to `celery worker`:
 
 - The messages that a worker holds lie in Redis under the worker's own name, its slot. So what a killed worker held goes
-  back to its queue as soon as a worker starts, and what another one is working on stays where it is.
+  back to its queue as soon as a worker starts, or within a minute by one that runs, and what another one is working on
+  stays where it is.
 - A message whose task this release does not know is set aside, and put back by a worker that knows the task.
 - On its way out it writes down what became of the tasks it held.
 - It leaves out Celery's command line, which costs megabytes, and has a pool's processes share what they can.
@@ -260,7 +261,7 @@ def worker(arguments: argparse.Namespace) -> int:
         consumer_cls=consumer_class(app, account),
         loglevel="INFO",
         task_events=True,
-        # Mingle it does, or it would run tasks that the workers before it know to be revoked.
+        # It mingles: otherwise it would run tasks that the workers before it know to be revoked.
         without_gossip=True,
         quiet=True,
     )
@@ -304,7 +305,7 @@ def add_probe(app: Any, release: str) -> None:
 
 
 def rescue_step(node: str, releases: Path) -> type:
-    """The part of a worker that puts tasks back, with every connection to the broker and before it takes any."""
+    """The part of a worker that puts tasks back: with every connection, before it takes any, and every minute."""
     from celery import bootsteps
 
     class Rescue(bootsteps.StartStopStep):
@@ -408,17 +409,19 @@ def consumer_class(app: Any, account: Path) -> type:
 
         def give_back_early(self) -> None:
             """What waits for its time: it would do so here until the longest task has ended."""
-            channel = self.task_consumer.channel
+            channel, waiting = self.task_consumer.channel, unacknowledged(self)
             keys = channel.unacked_key, channel.unacked_index_key
             for entry in [item.entry for item in self.timer.schedule.queue]:
                 request = entry.args[0] if entry.args else None
                 # Of what has ended, the acknowledgement may still wait to be sent: that is in no timer.
-                if isinstance(request, Request) and (tag := request.message.delivery_tag) in unacknowledged(self):
-                    entry.cancel()
+                if isinstance(request, Request) and (tag := request.message.delivery_tag) in waiting:
                     with channel.conn_or_acquire() as client:
                         client.transaction(return_of(channel, *keys, tag), keys[0])
-                    channel.qos.ack(tag)
-                    self.given_back |= {tag}
+                        stays = client.hexists(keys[0], tag)
+                    if not stays:
+                        entry.cancel()
+                        channel.qos.ack(tag)
+                        self.given_back |= {tag}
 
         def shutdown(self) -> None:
             # Acknowledgements may still wait to be sent.

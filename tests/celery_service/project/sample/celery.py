@@ -25,7 +25,7 @@ def write(line: str) -> None:
 def hold(self: Any) -> None:
     """Run until the gate is open."""
     write(f"START {self.request.id}")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not GATE.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     write(f"END {self.request.id}")

@@ -12,6 +12,8 @@ from ledger import book
 from ledger.models import Effect
 
 LONGEST = 120
+# Less than a worker gets to finish what it holds.
+WAIT_AT_MOST = 300
 
 
 @shared_task(name="ledger.tick", ignore_result=True)
@@ -28,7 +30,7 @@ def sleep(seconds: float) -> None:
 @shared_task(name="ledger.wait", ignore_result=True)
 def wait() -> None:
     """Until somebody makes the file `open` beside the ledger."""
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + WAIT_AT_MOST
     while not (book.FILE.parent / "open").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 
