@@ -278,10 +278,13 @@ class Rollouts:
         free = self.host.run(f"[ ! -e {lock} ] || flock --nonblock {lock} true").succeeded
         return free and self.status().get("rollout") is None
 
-    def open(self, *, shut: bool = False) -> None:
-        """Let the tasks called ledger.wait end, or, shut, wait."""
-        file = f"{self.media}/ledger/open"
-        self.host.check_output(f"rm -f {file}" if shut else f"touch {file}")
+    def hold_tasks(self) -> None:
+        """From now on tasks called ledger.wait wait."""
+        self.host.check_output(f"rm -f {self.media}/ledger/open")
+
+    def let_tasks_end(self) -> None:
+        """From now on they end."""
+        self.host.check_output(f"touch {self.media}/ledger/open")
 
     def wait_until_idle(self, seconds: float = 180) -> None:
         what = "the rollout has ended and the lock is free"

@@ -228,8 +228,7 @@ def test_slow_clients_do_not_slow_the_others(host: Host, app: Installation, slow
     assert {status for status, _ in lines} == {"200"}
     seconds = sorted(float(value) for _, value in lines)
     print(f"median {statistics.median(seconds):.3f} s, 99th percentile {seconds[98]:.3f} s")
-    # They would have to wait for the slow ones' timeouts of 10 s and more.
-    assert seconds[98] < 5
+    assert seconds[98] < 1.0
 
 
 def test_who_takes_too_long_is_dropped(app: Installation) -> None:

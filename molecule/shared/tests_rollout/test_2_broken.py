@@ -24,6 +24,7 @@ BROKEN = {
 OTHER_PAGES = [page for page in OVERLAY_PAGES if page != "/healthz/"]
 
 
+# What follows a failed migration is a test of its own, below.
 @pytest.mark.parametrize("change", [change for change in BROKEN if change != "failing-migration"])
 def test_a_broken_release_touches_nothing(rollouts: Rollouts, old: str, change: str) -> None:
     touches_nothing(rollouts, old, change)

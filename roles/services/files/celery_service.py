@@ -409,14 +409,15 @@ def consumer_class(app: Any, account: Path) -> type:
 
         def give_back_early(self) -> None:
             """What waits for its time: it would do so here until the longest task has ended."""
-            channel, waiting = self.task_consumer.channel, unacknowledged(self)
+            channel, mine = self.task_consumer.channel, unacknowledged(self)
             keys = channel.unacked_key, channel.unacked_index_key
             for entry in [item.entry for item in self.timer.schedule.queue]:
                 request = entry.args[0] if entry.args else None
                 # Of what has ended, the acknowledgement may still wait to be sent: that is in no timer.
-                if isinstance(request, Request) and (tag := request.message.delivery_tag) in waiting:
+                if isinstance(request, Request) and (tag := request.message.delivery_tag) in mine:
                     with channel.conn_or_acquire() as client:
                         client.transaction(return_of(channel, *keys, tag), keys[0])
+                        # Where no queue is bound to its exchange.
                         stays = client.hexists(keys[0], tag)
                     if not stays:
                         entry.cancel()
