@@ -12,11 +12,14 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from celery import Celery
 from redis import Redis
@@ -103,6 +106,19 @@ def broker(stopped_broker: Broker) -> Broker:
     return stopped_broker
 
 
+# --- PostgreSQL ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database_url() -> Iterator[str]:
+    """A database of PostgreSQL, empty. DATABASE_URL is a role that may create one."""
+    server, name = os.environ["DATABASE_URL"], f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 # --- Processes -----------------------------------------------------------------------------------------------------
 
 
@@ -137,7 +153,7 @@ class Site:
         return {
             "PATH": os.environ["PATH"],
             "CELERY_BROKER_URL": self.broker.url,
-            "DATABASE": str(self.folder / "database"),
+            "DATABASE_URL": f"sqlite:///{self.folder / 'database'}",
             "RESULTS": str(self.results),
             "TASK_LOG": str(self.log),
             "TASK_GATE": str(self.gate),
@@ -172,8 +188,13 @@ class Site:
             assert process.poll() is None, self.output(process)
         return process
 
-    def beat(self) -> subprocess.Popen:
-        return self.start("beat", "--schedule", str(self.folder / "schedule"))
+    def beat(self, **variables: str) -> subprocess.Popen:
+        return self.start("beat", "--schedule", str(self.folder / "schedule"), variables=variables)
+
+    def django(self, *words: str, **variables: str) -> None:
+        """Python of this project: -m django COMMAND, or -c CODE."""
+        environment = self.environment({"DJANGO_SETTINGS_MODULE": "sample.settings"} | variables)
+        subprocess.run([sys.executable, *words], cwd=PROJECT, env=environment, check=True)
 
     def stop(self, process: subprocess.Popen) -> int:
         process.terminate()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
+import time
 
+import psycopg
 import pytest
-from conftest import PROJECT, Broker, Site, wait_until
+from conftest import Broker, Site, wait_until
+
+MIGRATE = ("-m", "django", "migrate", "--verbosity", "0")
 
 
 def test_beat_runs_once(site: Site, broker: Broker) -> None:
@@ -29,6 +31,32 @@ def test_beat_runs_once(site: Site, broker: Broker) -> None:
     wait_until(lambda: site.depth("ticks") > number)
 
 
+def test_beat_that_waits_for_the_database_stops_after_that(site: Site, broker: Broker, database_url: str) -> None:
+    variables = {"DATABASE_URL": database_url, "SCHEDULER": "django_celery_beat.schedulers:DatabaseScheduler"}
+    site.django(*MIGRATE, **variables)
+    beat = site.beat(**variables)
+    wait_until(lambda: site.depth("ticks") >= 2)
+    with psycopg.connect(database_url) as holder, psycopg.connect(database_url, autocommit=True) as other:
+        holder.execute("LOCK TABLE django_celery_beat_periodictasks")
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: other.execute(waits).fetchone() == (1,))
+        beat.terminate()
+        # Long enough for it to begin whatever it does on a signal.
+        time.sleep(1)
+        holder.rollback()
+        assert beat.wait(20) == 0
+        # It has noted every tick that it sent.
+        counted = other.execute("SELECT total_run_count FROM django_celery_beat_periodictask WHERE name = 'tick'")
+        assert counted.fetchone() == (site.depth("ticks"),)
+
+
+def test_beat_that_waits_for_redis_stops_at_once(site: Site, stopped_broker: Broker) -> None:
+    beat = site.beat()
+    wait_until(lambda: "Trying again in" in site.output(beat))
+    beat.terminate()
+    assert beat.wait(20) == 0
+
+
 def test_periodic_tasks_without_code_are_named(site: Site, broker: Broker) -> None:
     rows = """
 import django; django.setup()
@@ -37,9 +65,8 @@ every = IntervalSchedule.objects.create(every=1, period="days")
 for name, task, enabled in [("a", "sample.tick", 1), ("b", "sample.gone", 1), ("c", "sample.gone", 0)]:
     PeriodicTask.objects.create(name=name, task=task, enabled=enabled, interval=every)
 """
-    environment = site.environment({"DJANGO_SETTINGS_MODULE": "sample.settings"})
-    for command in (["-m", "django", "migrate", "--verbosity", "0"], ["-c", rows]):
-        subprocess.run([sys.executable, *command], cwd=PROJECT, env=environment, check=True)
+    site.django(*MIGRATE)
+    site.django("-c", rows)
     assert site.ask(["periodic", "sample"]) == {"unknown": [["b", "sample.gone"]]}
 
 

@@ -30,6 +30,14 @@ def children(process: subprocess.Popen) -> list[str]:
     return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
 
+def tell_to_stop(site: Site, worker: subprocess.Popen) -> None:
+    """Have it begin to stop, and do all of it but wait for what runs."""
+    worker.terminate()
+    wait_until(lambda: "Warm shutdown" in site.output(worker))
+    # The worker looks once a second whether it shall stop.
+    time.sleep(3)
+
+
 # --- Killed workers ------------------------------------------------------------------------------------------------
 
 
@@ -303,10 +311,7 @@ def test_a_worker_that_stops_says_what_became_of_its_tasks(
     site.send(countdown=3600)
     wait_until(lambda: site.lines("START") and broker.admin.hlen(f"unacked:one.r1@{HOST}") == 3)
     wait_until(lambda: site.output(worker).count("received") == 3)
-    worker.terminate()
-    wait_until(lambda: "Warm shutdown" in site.output(worker))
-    # The worker looks once a second whether it shall stop.
-    time.sleep(3)
+    tell_to_stop(site, worker)
     site.gate.touch()
     assert worker.wait(20) == 0
     assert json.loads((site.run("r1") / "one.json").read_text()) == numbers
@@ -352,6 +357,47 @@ def test_what_ends_while_the_worker_is_told_to_stop_has_ended(site: Site, broker
     # Where both had ended before, it held none.
     assert (numbers["finished"], numbers["handed_back"]) == (numbers["held"], 0)
     assert site.depth() == 0
+
+
+def hand_to_a_stopped_child(site: Site, worker: subprocess.Popen) -> tuple[str, int]:
+    """A task that the only child of a worker was given and has not begun; its id, and the child's process ID."""
+    (child,) = map(int, children(worker))
+    os.kill(child, signal.SIGSTOP)
+    sent = site.send()
+    wait_until(lambda: f"[{sent}] received" in site.output(worker))
+    # What answers has written to its children what it received before.
+    wait_until(lambda: site.client.control.ping(timeout=1))
+    return sent, child
+
+
+def test_what_a_child_begins_while_its_worker_is_told_to_stop_runs_once(site: Site, broker: Broker) -> None:
+    """Celery takes a task for one that was not begun until the child's own word of it has been read."""
+    old = site.worker(release="r0", concurrency=1)
+    sent, child = hand_to_a_stopped_child(site, old)
+    tell_to_stop(site, old)
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: site.lines("START") == [sent])
+    site.gate.touch()
+    assert old.wait(20) == 0
+    assert site.lines("END") == [sent]
+    assert site.depth() == 0
+    assert json.loads((site.run("r0") / "one.json").read_text()) == {"held": 1, "finished": 1, "handed_back": 0}
+
+
+def test_what_a_child_begins_while_redis_is_away_runs_once(site: Site, broker: Broker) -> None:
+    worker = site.worker(concurrency=1)
+    sent, child = hand_to_a_stopped_child(site, worker)
+    broker.stop()
+    wait_until(lambda: "Connection to broker lost" in site.output(worker))
+    broker.start()
+    wait_until(lambda: "Connected to" in site.output(worker).partition("Connection to broker lost")[2])
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: site.lines("START") == [sent])
+    site.gate.touch()
+    last = site.send()
+    wait_until(lambda: set(site.lines("END")) == {sent, last})
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
+    assert site.lines("START") == [sent, last]
 
 
 def test_what_was_revoked_is_so_for_the_next_release(site: Site, broker: Broker) -> None:

@@ -355,6 +355,22 @@ def test_what_is_not_atomic_is_not_tried_again(shop: Any, project: Project, url:
     assert len(project.calls) == 1
 
 
+def test_what_it_waited_for_stays_known() -> None:
+    """Also where the last look comes just as it gives up."""
+    held = [{"pid": 7, "relation": "plant"}]
+    answers = iter([[{"pid": 7, "relation": None}], held, [{"pid": 7, "relation": None}], []])
+
+    class Session:
+        def ask(self, question: str) -> list[dict[str, Any]]:
+            if (answer := next(answers, None)) is None:
+                raise ReleaseError("The session is over.")
+            return answer
+
+    watch = database.Watch(Session(), "shop-migrate")
+    watch.look()
+    assert watch.blockers == held
+
+
 def commit_late(holder: psycopg.Connection, url: str) -> None:
     """Commit once a migration has waited for longer than others may."""
     with psycopg.connect(url, autocommit=True) as other:

@@ -22,6 +22,7 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -378,8 +379,13 @@ def consumer_class(app: Any, account: Path) -> type:
         def on_close(self) -> None:
             # A pool without a `flush` of its own, such as threads, still runs what waits in it.
             keeps = getattr(self.pool.flush, "__func__", None) is BasePool.flush
-            self.waiting = self.waiting | tags(state.reserved_requests) if keeps else frozenset()
+            # A child runs what was written to it, which Celery forgets until it has read that the child began.
+            jobs = getattr(getattr(self.pool, "_pool", None), "_cache", {})
+            written = {number: job for number, job in jobs.items() if job._write_to and not job._accepted}
+            ids = {job.correlation_id for job in written.values()}
+            self.waiting |= tags([request for request in state.reserved_requests if keeps or request.id in ids])
             super().on_close()
+            jobs.update(written)
 
         def remembered(self) -> frozenset[str]:
             """What it runs or will run, after a loss of the connection."""
@@ -446,12 +452,40 @@ def consumer_class(app: Any, account: Path) -> type:
 def beat(arguments: argparse.Namespace) -> int:
     """Run beat until it is told to stop; never twice on a host, by a lock beside its schedule."""
     from celery.app.utils import find_app
+    from celery.signals import beat_init
 
+    beat_init.connect(stop_between_ticks, weak=False)
     file = arguments.schedule.with_name("lock")
     if not lock(file):
         sys.exit(f"Beat runs already: another process has locked {file}.")
     find_app(arguments.app).Beat(schedule=str(arguments.schedule), loglevel="INFO", quiet=True).run()
     return 0
+
+
+def stop_between_ticks(sender: Any, **_: Any) -> None:
+    """Have a signal that ends beat wait until beat does nothing else.
+
+    Celery writes the schedule in the signal's own handler: in the middle of a query that would wait for ever for the
+    connection to the database, and what is being sent would be lost.
+    """
+    scheduler = sender.scheduler
+    # This waits for Redis, and may be ended meanwhile.
+    _ = scheduler.producer
+    scheduler.tick = undisturbed(scheduler.tick)
+    scheduler._do_sync = undisturbed(scheduler._do_sync)
+
+
+def undisturbed(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The same work, but signals that end this process come after it."""
+
+    def wrapped() -> Any:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        try:
+            return work()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    return wrapped
 
 
 # --- Command line --------------------------------------------------------------------------------------------------

@@ -369,7 +369,7 @@ class Session:
 class Watch:
     """Looks on while a migration runs: whoever keeps it waiting is not to be seen any more once it has given up."""
 
-    interval = 0.5  # seconds
+    interval = 0.2  # seconds
 
     def __init__(self, session: Session, application: str) -> None:
         self.session = session
@@ -390,9 +390,12 @@ class Watch:
     def look(self) -> None:
         while not self.over.wait(self.interval):
             try:
-                self.blockers = self.session.ask(self.question) or self.blockers
+                found = self.session.ask(self.question)
             except ReleaseError:
                 return
+            # Asked just as it gives up, its process may be seen and what it waits for not any more.
+            if found and (found[0]["relation"] or not self.blockers):
+                self.blockers = found
 
     def __enter__(self) -> None:
         self.thread.start()

@@ -2,9 +2,11 @@
 
 import os
 
+import dj_database_url
+
 SECRET_KEY = "only-for-tests"
 INSTALLED_APPS = ["django_celery_beat"]
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ["DATABASE"]}}
+DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_max_age=60)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 
