@@ -81,17 +81,16 @@ def all_parts() -> list[list[Part]]:
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
     under_load = [name for name in scenarios() if name.startswith("rollout")]
-    # The longest first, so that both lanes end together.
+    # The longest first, and both lanes equally long.
     long = ["security", "default", "cluster"]
     others = [name for name in scenarios() if name not in (*long, *under_load)]
     return [
-        [scenario(name) for name in under_load],
+        [scenario(name) for name in (*under_load, *others)],
         [
             Part("lint", LINT, has_tests=False),
             Part("unit", [unit]),
             *(scenario(name) for name in long),
             Part("app", [[*application, system, f"{RESULTS}/app", *suites] for system, *suites in APPLICATION_TESTS]),
-            *(scenario(name) for name in others),
         ],
     ]
 

@@ -157,6 +157,23 @@ def test_what_waits_in_the_worker_runs_once_after_a_restart_of_redis(site: Site,
     assert sorted(site.lines("START")) == sorted([*sent, last])
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_what_ends_while_redis_is_away_has_ended(site: Site, broker: Broker, pool: str) -> None:
+    worker = site.worker(pool=pool)
+    sent = site.send()
+    wait_until(lambda: site.lines("START") == [sent])
+    broker.stop()
+    wait_until(lambda: "Connection to broker lost" in site.output(worker))
+    site.gate.touch()
+    wait_until(lambda: f"[{sent}] succeeded" in site.output(worker))
+    broker.start()
+    wait_until(lambda: "Connected to" in site.output(worker).partition("Connection to broker lost")[2])
+    last = site.send()
+    wait_until(lambda: last in site.lines("END"))
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
+    assert site.lines("START") == [sent, last]
+
+
 # --- Unknown tasks -------------------------------------------------------------------------------------------------
 
 

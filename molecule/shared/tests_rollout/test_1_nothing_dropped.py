@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
 from probes import Visitor
 from rollouts import Rollouts, between
 from traffic import verdict
@@ -17,10 +19,15 @@ def stylesheet(visitor: Visitor) -> str:
     return found[1]
 
 
-def test_two_rollouts_and_a_rollback(rollouts: Rollouts, old: str) -> None:
+@pytest.fixture(scope="module")
+def column(rollouts: Rollouts) -> Path:
+    """A version with a migration."""
+    return rollouts.version("column", "column=note")
+
+
+def test_two_rollouts_and_a_rollback(rollouts: Rollouts, old: str, column: Path) -> None:
     visitor = Visitor(rollouts.app.url, rollouts.app.certificate)
     stylesheets = [stylesheet(visitor)]
-    column = rollouts.version("column", "column=note")
     with rollouts.under_load() as traffic:
         before = traffic.pause(5)
         runs, releases = [rollouts.deploy(column).succeeded()], [old, rollouts.current]
@@ -61,3 +68,11 @@ def test_two_rollouts_and_a_rollback(rollouts: Rollouts, old: str) -> None:
 def test_only_one_release_runs_afterwards(rollouts: Rollouts) -> None:
     current = rollouts.current
     assert {name.partition("@")[2] or current for name in rollouts.processes()} == {current}
+
+
+def test_the_same_again_changes_nothing(rollouts: Rollouts, column: Path) -> None:
+    """The version that serves since the rollback."""
+    processes, status = rollouts.processes(), rollouts.status()
+    again = rollouts.deploy(column).succeeded()
+    assert again.changed == 0, again.output
+    assert (rollouts.processes(), rollouts.status()) == (processes, status)
