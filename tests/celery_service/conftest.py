@@ -12,14 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 from celery import Celery
 from redis import Redis
@@ -104,19 +101,6 @@ def stopped_broker(tmp_path: Path) -> Iterator[Broker]:
 def broker(stopped_broker: Broker) -> Broker:
     stopped_broker.start()
     return stopped_broker
-
-
-# --- PostgreSQL ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def database_url() -> Iterator[str]:
-    """A database of PostgreSQL, empty. DATABASE_URL is a role that may create one."""
-    server, name = os.environ["DATABASE_URL"], f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield urlsplit(server)._replace(path=f"/{name}").geturl()
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 # --- Processes -----------------------------------------------------------------------------------------------------

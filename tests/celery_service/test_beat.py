@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 from conftest import Broker, Site, wait_until
+from databases import new_database
 
 MIGRATE = ("-m", "django", "migrate", "--verbosity", "0")
 
@@ -31,8 +33,19 @@ def test_beat_runs_once(site: Site, broker: Broker) -> None:
     wait_until(lambda: site.depth("ticks") > number)
 
 
+@pytest.fixture
+def database_url() -> Iterator[str]:
+    with new_database() as url:
+        yield url
+
+
 def test_beat_that_waits_for_the_database_stops_after_that(site: Site, broker: Broker, database_url: str) -> None:
-    variables = {"DATABASE_URL": database_url, "SCHEDULER": "django_celery_beat.schedulers:DatabaseScheduler"}
+    # Another thread, such as that of a pool of connections or of a reporter of errors, gets the signal too.
+    variables = {
+        "DATABASE_URL": database_url,
+        "SCHEDULER": "django_celery_beat.schedulers:DatabaseScheduler",
+        "THREAD": "yes",
+    }
     site.django(*MIGRATE, **variables)
     beat = site.beat(**variables)
     wait_until(lambda: site.depth("ticks") >= 2)
@@ -48,6 +61,18 @@ def test_beat_that_waits_for_the_database_stops_after_that(site: Site, broker: B
         # It has noted every tick that it sent.
         counted = other.execute("SELECT total_run_count FROM django_celery_beat_periodictask WHERE name = 'tick'")
         assert counted.fetchone() == (site.depth("ticks"),)
+
+
+def test_beat_that_has_not_read_its_schedule_just_ends(site: Site, broker: Broker, database_url: str) -> None:
+    variables = {"DATABASE_URL": database_url, "SCHEDULER": "django_celery_beat.schedulers:DatabaseScheduler"}
+    site.django(*MIGRATE, **variables)
+    with psycopg.connect(database_url) as holder, psycopg.connect(database_url, autocommit=True) as other:
+        holder.execute("LOCK TABLE django_celery_beat_periodictask")
+        beat = site.beat(**variables)
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        wait_until(lambda: other.execute(waits).fetchone() == (1,))
+        beat.terminate()
+        assert beat.wait(20) == -signal.SIGTERM
 
 
 def test_beat_that_waits_for_redis_stops_at_once(site: Site, stopped_broker: Broker) -> None:

@@ -31,7 +31,7 @@ def children(process: subprocess.Popen) -> list[str]:
 
 
 def tell_to_stop(site: Site, worker: subprocess.Popen) -> None:
-    """Have it begin to stop, and do all of it but wait for what runs."""
+    """Tell it, and come back when it only waits for what runs."""
     worker.terminate()
     wait_until(lambda: "Warm shutdown" in site.output(worker))
     # The worker looks once a second whether it shall stop.
@@ -378,6 +378,9 @@ def test_what_ends_while_the_worker_is_told_to_stop_has_ended(site: Site, broker
 
 def hand_to_a_stopped_child(site: Site, worker: subprocess.Popen) -> tuple[str, int]:
     """A task that the only child of a worker was given and has not begun; its id, and the child's process ID."""
+    # A child that has done one can be given another.
+    site.send("sample.tick")
+    wait_until(lambda: "succeeded" in site.output(worker))
     (child,) = map(int, children(worker))
     os.kill(child, signal.SIGSTOP)
     sent = site.send()

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from databases import new_database
 
 PACKAGE = Path(__file__).parents[2] / "roles/release/files/release"
 
@@ -47,15 +47,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="root would become the
 @pytest.fixture
 def url() -> Iterator[str]:
     """A database of one table."""
-    server = os.environ["DATABASE_URL"]
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        made = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+    with new_database() as made:
         with psycopg.connect(made) as inside:
             inside.execute("CREATE TABLE plant AS SELECT 'basil' AS name")
         yield made
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 class Said(list):
@@ -355,10 +350,11 @@ def test_what_is_not_atomic_is_not_tried_again(shop: Any, project: Project, url:
     assert len(project.calls) == 1
 
 
-def test_what_it_waited_for_stays_known() -> None:
-    """Also where the last look comes just as it gives up."""
+@pytest.mark.parametrize("then", [[], [[{"pid": 8, "relation": None}]]], ids=["", "another"])
+def test_what_it_waited_for_stays_known(then: list[list[dict[str, Any]]]) -> None:
+    """Also where the last look comes just as it gives up; not where it waits for another, of whose row."""
     held = [{"pid": 7, "relation": "plant"}]
-    answers = iter([[{"pid": 7, "relation": None}], held, [{"pid": 7, "relation": None}], []])
+    answers = iter([[{"pid": 7, "relation": None}], held, [{"pid": 7, "relation": None}], [], *then])
 
     class Session:
         def ask(self, question: str) -> list[dict[str, Any]]:
@@ -368,7 +364,7 @@ def test_what_it_waited_for_stays_known() -> None:
 
     watch = database.Watch(Session(), "shop-migrate")
     watch.look()
-    assert watch.blockers == held
+    assert watch.blockers == (then[0] if then else held)
 
 
 def commit_late(holder: psycopg.Connection, url: str) -> None:

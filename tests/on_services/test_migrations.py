@@ -9,15 +9,14 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import django
 import psycopg
 import pytest
+from databases import new_database
 
 SCRIPTS = Path(__file__).parents[2] / "roles/release/files"
 ROWS = 20_000
@@ -118,14 +117,8 @@ class Project:
 
 @contextmanager
 def a_project(folder: Path) -> Iterator[Project]:
-    server = os.environ["DATABASE_URL"]
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        try:
-            yield Project(folder, urlunsplit(urlsplit(server)._replace(path=f"/{name}")))
-        finally:
-            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database() as url:
+        yield Project(folder, url)
 
 
 @pytest.fixture

@@ -95,9 +95,9 @@ def secrets(app: Installation) -> Path:
 
 @pytest.fixture(scope="module")
 def canaries(secrets: Path) -> dict[str, str]:
-    """A word for every secret that is in no other text, and for one of the application's own."""
+    """A word for every secret that is in no other text, and for two of the application's own."""
     assert {file.name for file in secrets.iterdir()} >= {*ROTATED, "admin_password"}
-    return {name: f"canary{uuid.uuid4().hex}" for name in (*ROTATED, "admin_password", "PAYMENT_KEY")}
+    return {name: f"canary{uuid.uuid4().hex}" for name in (*ROTATED, "admin_password", "PAYMENT_KEY", "mail")}
 
 
 @contextmanager
@@ -132,12 +132,13 @@ def talkative_run(
     timeout = random.randrange(61, 10_000)
     # In place of the whole dict, so with what is in it already.
     environment = variables["app_environment"] | {"PAYMENT_KEY": canaries["PAYMENT_KEY"]}
+    mail = f"smtp://shop:{canaries['mail']}@mail.invalid:587/?tls=true"
     # Given to the host, but to nobody: the administrator exists, and keeps the password that he has.
     former = (secrets / "admin_password").read_text()
     (secrets / "admin_password").write_text(f"{canaries['admin_password']}{ODDER}\n")
     try:
         with arguments_watched(rollouts.host, canaries):
-            options = {"app_gate_timeout": timeout, "app_environment": environment}
+            options = {"app_gate_timeout": timeout, "app_environment": environment, "app_email_url": mail}
             run = rollouts.playbook("site.yml", "-vvv", "--diff", **options).wait()
     finally:
         (secrets / "admin_password").write_text(former)

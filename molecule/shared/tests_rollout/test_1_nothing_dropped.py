@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-import pytest
 from probes import Visitor
 from rollouts import Rollouts, between
 from traffic import verdict
@@ -19,15 +17,10 @@ def stylesheet(visitor: Visitor) -> str:
     return found[1]
 
 
-@pytest.fixture(scope="module")
-def column(rollouts: Rollouts) -> Path:
-    """A version with a migration."""
-    return rollouts.version("column", "column=note")
-
-
-def test_two_rollouts_and_a_rollback(rollouts: Rollouts, old: str, column: Path) -> None:
+def test_two_rollouts_and_a_rollback(rollouts: Rollouts, old: str) -> None:
     visitor = Visitor(rollouts.app.url, rollouts.app.certificate)
     stylesheets = [stylesheet(visitor)]
+    column = rollouts.version("column", "column=note")
     with rollouts.under_load() as traffic:
         before = traffic.pause(5)
         runs, releases = [rollouts.deploy(column).succeeded()], [old, rollouts.current]
@@ -64,15 +57,13 @@ def test_two_rollouts_and_a_rollback(rollouts: Rollouts, old: str, column: Path)
     entries = re.findall(r"(deploy|rollback) +(\S+) +\S+@\S+ +[\d.]+ +serves", history)
     assert entries[:3] == [("rollback", second), ("deploy", third), ("deploy", second)], history
 
-
-def test_only_one_release_runs_afterwards(rollouts: Rollouts) -> None:
-    current = rollouts.current
-    assert {name.partition("@")[2] or current for name in rollouts.processes()} == {current}
-
-
-def test_the_same_again_changes_nothing(rollouts: Rollouts, column: Path) -> None:
-    """The version that serves since the rollback."""
+    # The version that serves, again.
     processes, status = rollouts.processes(), rollouts.status()
     again = rollouts.deploy(column).succeeded()
     assert again.changed == 0, again.output
     assert (rollouts.processes(), rollouts.status()) == (processes, status)
+
+
+def test_only_one_release_runs_afterwards(rollouts: Rollouts) -> None:
+    current = rollouts.current
+    assert {name.partition("@")[2] or current for name in rollouts.processes()} == {current}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from itertools import cycle, zip_longest
+from itertools import cycle
 
 import pytest
 from rollouts import STEPS, Rollouts
@@ -23,23 +23,29 @@ LOAD = {"rate": 5.0, "tasks": 2.0}
 @pytest.mark.os("debian13")
 @pytest.mark.parametrize("steps", CHAINS, ids="-".join)
 def test_a_killed_rollout_is_made_good_by_the_next(rollouts: Rollouts, old: str, steps: Sequence[str]) -> None:
-    """The next one too is killed, a few steps later, and so on; the last one is not."""
-    version = rollouts.version("killed", f"column=killed_at_{steps[0]}")
+    """The next one too is killed, a few steps later, and so on; the last one is not.
+
+    In the first chain the next one is of another version, in the others of the same.
+    """
+    names = ["killed", "killed-too"] if steps is CHAINS[0] else ["killed"]
+    versions = [rollouts.version(name, f"column=killed_at_{steps[0]}") for name in names]
+    releases = {old}
     with rollouts.under_load(**LOAD) as traffic:
-        for step, following in zip_longest(steps, steps[1:]):
+        for step, following, version in zip(steps, [*steps[1:], None], cycle(versions), strict=False):
             watch = rollouts.watch(step, kill=True)
             run = rollouts.begin(version)
             seen = watch.seen()["step"]
             print(f"killed at {seen}")
             run.wait().failed()
             assert seen in STEPS[STEPS.index(step) : following and STEPS.index(following)]
-        rollouts.deploy(version).succeeded()
+            releases.add(rollouts.current)
+        rollouts.deploy(versions[-1]).succeeded()
         traffic.pause(3)
     new = rollouts.current
     assert new != old
     assert rollouts.is_idle(), rollouts.status()
     assert {name.partition("@")[2] or new for name in rollouts.processes()} == {new}
-    rollouts.nothing_suffered(traffic, [old, new])
+    rollouts.nothing_suffered(traffic, sorted(releases | {new}))
 
 
 @pytest.mark.os("debian12")

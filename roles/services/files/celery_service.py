@@ -10,6 +10,7 @@ What it adds to `celery worker`:
   stays where it is.
 - A message whose task this release does not know is set aside, and put back by a worker that knows the task.
 - On its way out it writes down what became of the tasks it held.
+- A beat that is told to stop first ends what it is at.
 - It leaves out Celery's command line, which costs megabytes, and has a pool's processes share what they can.
 
 gevent must patch before anything of Celery is imported, hence the imports inside functions.
@@ -39,6 +40,8 @@ PART = 200
 PROBE = "seedbed.probe"
 # Seconds. Whoever puts back what a worker held keeps the worker from starting for as long as that takes.
 LOCK_PATIENCE = 10
+# What ends beat.
+ENDING = (signal.SIGTERM, signal.SIGINT)
 # Seconds after which a worker looks again for what dead ones held: on a host that is gone, none starts that would look.
 LOOK_SECONDS = 60
 
@@ -377,13 +380,22 @@ def consumer_class(app: Any, account: Path) -> type:
         waiting: frozenset[str] = frozenset()
 
         def on_close(self) -> None:
+            pool = getattr(self.pool, "_pool", None)
+            # Celery forgets a task until it has read that a child began it. A child runs what was written to it.
+            jobs = getattr(pool, "_cache", {})
+            if jobs:
+                # What a dead child said last is read.
+                pool.maintain_pool()
+            written = {
+                number: job
+                for number, job in jobs.items()
+                if job._write_to and job._write_to._is_alive() and not job._accepted
+            }
             # A pool without a `flush` of its own, such as threads, still runs what waits in it.
-            keeps = getattr(self.pool.flush, "__func__", None) is BasePool.flush
-            # A child runs what was written to it, which Celery forgets until it has read that the child began.
-            jobs = getattr(getattr(self.pool, "_pool", None), "_cache", {})
-            written = {number: job for number, job in jobs.items() if job._write_to and not job._accepted}
-            ids = {job.correlation_id for job in written.values()}
-            self.waiting |= tags([request for request in state.reserved_requests if keeps or request.id in ids])
+            if getattr(self.pool.flush, "__func__", None) is BasePool.flush:
+                self.waiting |= tags(state.reserved_requests)
+            else:
+                self.waiting = tags([job._accept_callback.__self__ for job in written.values()])
             super().on_close()
             jobs.update(written)
 
@@ -454,36 +466,42 @@ def beat(arguments: argparse.Namespace) -> int:
     from celery.app.utils import find_app
     from celery.signals import beat_init
 
-    beat_init.connect(stop_between_ticks, weak=False)
     file = arguments.schedule.with_name("lock")
     if not lock(file):
         sys.exit(f"Beat runs already: another process has locked {file}.")
-    find_app(arguments.app).Beat(schedule=str(arguments.schedule), loglevel="INFO", quiet=True).run()
+    program = find_app(arguments.app).Beat(schedule=str(arguments.schedule), loglevel="INFO", quiet=True)
+    # Until beat has read its schedule a signal just ends it: there is nothing to write.
+    write_on_signal, program.install_sync_handler = program.install_sync_handler, lambda service: None
+
+    def has_read_schedule(sender: Any, **_: Any) -> None:
+        for name in ("tick", "_do_sync", "close"):
+            setattr(sender.scheduler, name, undisturbed(getattr(sender.scheduler, name)))
+        write_on_signal(sender)
+        # This waits for Redis, and may be ended meanwhile.
+        _ = sender.scheduler.producer
+
+    beat_init.connect(has_read_schedule, weak=False)
+    program.run()
     return 0
 
 
-def stop_between_ticks(sender: Any, **_: Any) -> None:
-    """Have a signal that ends beat wait until beat does nothing else.
-
-    Celery writes the schedule in the signal's own handler: in the middle of a query that would wait for ever for the
-    connection to the database, and what is being sent would be lost.
-    """
-    scheduler = sender.scheduler
-    # This waits for Redis, and may be ended meanwhile.
-    _ = scheduler.producer
-    scheduler.tick = undisturbed(scheduler.tick)
-    scheduler._do_sync = undisturbed(scheduler._do_sync)
-
-
 def undisturbed(work: Callable[[], Any]) -> Callable[[], Any]:
-    """The same work, but signals that end this process come after it."""
+    """The same work, but what is done on a signal that ends this process is done after it.
+
+    On a signal Celery writes the schedule: in the middle of a query that would wait for ever for the connection to the
+    database, and what is just being sent would be lost. (To block the signals would not do: another thread gets them.)
+    """
 
     def wrapped() -> Any:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+        came: list[Any] = []
+        before = {number: signal.signal(number, lambda *call: came.append(call)) for number in ENDING}
         try:
             return work()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for number, frame in came[:1]:
+                before[number](number, frame)
 
     return wrapped
 

@@ -393,8 +393,8 @@ class Watch:
                 found = self.session.ask(self.question)
             except ReleaseError:
                 return
-            # Asked just as it gives up, its process may be seen and what it waits for not any more.
-            if found and (found[0]["relation"] or not self.blockers):
+            # Just as it gives up, who holds it up may still be seen, and what it waits for not any more.
+            if found and (found[0]["relation"] or pids(found) != pids(self.blockers)):
                 self.blockers = found
 
     def __enter__(self) -> None:
@@ -406,6 +406,10 @@ class Watch:
 
 
 # --- helpers
+
+
+def pids(sessions: list[dict[str, Any]]) -> set[int]:
+    return {session["pid"] for session in sessions}
 
 
 def free_name(path: Path) -> Path:

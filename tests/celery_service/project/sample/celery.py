@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ def total(numbers: list[int]) -> int:
 def tick() -> None:
     write("TICK")
 
+
+if os.environ.get("THREAD"):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
 
 if os.environ.get("LATER"):
 

@@ -6,6 +6,7 @@ import dj_database_url
 
 SECRET_KEY = "only-for-tests"
 INSTALLED_APPS = ["django_celery_beat"]
+# A connection that is kept is the one that a query still uses when a signal comes.
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_max_age=60)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
