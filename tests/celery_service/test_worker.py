@@ -378,9 +378,9 @@ def test_what_ends_while_the_worker_is_told_to_stop_has_ended(site: Site, broker
 
 def hand_to_a_stopped_child(site: Site, worker: subprocess.Popen) -> tuple[str, int]:
     """A task that the only child of a worker was given and has not begun; its id, and the child's process ID."""
-    # A child that has done one can be given another.
+    # A child can be given a task when its worker has read that it did the one before.
     site.send("sample.tick")
-    wait_until(lambda: "succeeded" in site.output(worker))
+    wait_until(lambda: "succeeded" in site.output(worker) and not site.broker.admin.keys("unacked:*"))
     (child,) = map(int, children(worker))
     os.kill(child, signal.SIGSTOP)
     sent = site.send()

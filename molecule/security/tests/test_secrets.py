@@ -132,7 +132,8 @@ def talkative_run(
     timeout = random.randrange(61, 10_000)
     # In place of the whole dict, so with what is in it already.
     environment = variables["app_environment"] | {"PAYMENT_KEY": canaries["PAYMENT_KEY"]}
-    mail = f"smtp://shop:{canaries['mail']}@mail.invalid:587/?tls=true"
+    # With a password as for a server, and to files all the same, since there is none that would take it.
+    mail = f"file://shop:{canaries['mail']}@/srv/{app.name}/shared/mail"
     # Given to the host, but to nobody: the administrator exists, and keeps the password that he has.
     former = (secrets / "admin_password").read_text()
     (secrets / "admin_password").write_text(f"{canaries['admin_password']}{ODDER}\n")

@@ -380,24 +380,25 @@ def consumer_class(app: Any, account: Path) -> type:
         waiting: frozenset[str] = frozenset()
 
         def on_close(self) -> None:
-            pool = getattr(self.pool, "_pool", None)
-            # Celery forgets a task until it has read that a child began it. A child runs what was written to it.
-            jobs = getattr(pool, "_cache", {})
-            if jobs:
-                # What a dead child said last is read.
-                pool.maintain_pool()
-            written = {
-                number: job
-                for number, job in jobs.items()
-                if job._write_to and job._write_to._is_alive() and not job._accepted
-            }
+            written = self.written()
             # A pool without a `flush` of its own, such as threads, still runs what waits in it.
             if getattr(self.pool.flush, "__func__", None) is BasePool.flush:
                 self.waiting |= tags(state.reserved_requests)
             else:
                 self.waiting = tags([job._accept_callback.__self__ for job in written.values()])
             super().on_close()
-            jobs.update(written)
+            if written:
+                self.pool._pool._cache.update(written)
+
+        def written(self) -> dict[int, Any]:
+            """Jobs that a child of prefork was given and will run; until it has read so, Celery forgets them."""
+            pool = getattr(self.pool, "_pool", None)
+            return {
+                number: job
+                for number, job in getattr(pool, "_cache", {}).items()
+                if job._write_to and job._write_to._is_alive() and job not in pool.outbound_buffer
+                if job._accept_callback and not job._accepted
+            }
 
         def remembered(self) -> frozenset[str]:
             """What it runs or will run, after a loss of the connection."""
