@@ -77,7 +77,7 @@ def scenario(name: str) -> Part:
 
 
 def all_parts() -> list[list[Part]]:
-    """Two lanes. No two of the first at a time: they put hosts under load, and would make each other late."""
+    """Two lanes. No two of the first at a time: most put hosts under load, and would make each other late."""
     unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
     application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
     under_load = [name for name in scenarios() if name.startswith("rollout")]

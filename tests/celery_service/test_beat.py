@@ -15,6 +15,21 @@ from databases import new_database
 MIGRATE = ("-m", "django", "migrate", "--verbosity", "0")
 
 
+@pytest.fixture
+def database(site: Site) -> Iterator[dict[str, str]]:
+    """The variables of a project whose schedule lies in PostgreSQL, with its tables."""
+    with new_database() as url:
+        variables = {"DATABASE_URL": url, "SCHEDULER": "django_celery_beat.schedulers:DatabaseScheduler"}
+        site.django(*MIGRATE, **variables)
+        yield variables
+
+
+def wait_until_one_waits(connection: psycopg.Connection) -> None:
+    """For a lock in this database."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    wait_until(lambda: connection.execute(waiting).fetchone() == (1,))
+
+
 def test_beat_runs_once(site: Site, broker: Broker) -> None:
     beat = site.beat()
     wait_until(lambda: site.depth("ticks") >= 1)
@@ -33,26 +48,16 @@ def test_beat_runs_once(site: Site, broker: Broker) -> None:
     wait_until(lambda: site.depth("ticks") > number)
 
 
-@pytest.fixture
-def database_url() -> Iterator[str]:
-    with new_database() as url:
-        yield url
-
-
-def test_beat_that_waits_for_the_database_stops_after_that(site: Site, broker: Broker, database_url: str) -> None:
+def test_beat_that_waits_for_the_database_stops_after_that(
+    site: Site, broker: Broker, database: dict[str, str]
+) -> None:
     # Another thread, such as that of a pool of connections or of a reporter of errors, gets the signal too.
-    variables = {
-        "DATABASE_URL": database_url,
-        "SCHEDULER": "django_celery_beat.schedulers:DatabaseScheduler",
-        "THREAD": "yes",
-    }
-    site.django(*MIGRATE, **variables)
-    beat = site.beat(**variables)
+    beat = site.beat(**database, THREAD="yes")
     wait_until(lambda: site.depth("ticks") >= 2)
-    with psycopg.connect(database_url) as holder, psycopg.connect(database_url, autocommit=True) as other:
+    url = database["DATABASE_URL"]
+    with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as other:
         holder.execute("LOCK TABLE django_celery_beat_periodictasks")
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        wait_until(lambda: other.execute(waits).fetchone() == (1,))
+        wait_until_one_waits(other)
         beat.terminate()
         # Long enough for it to begin whatever it does on a signal.
         time.sleep(1)
@@ -63,14 +68,12 @@ def test_beat_that_waits_for_the_database_stops_after_that(site: Site, broker: B
         assert counted.fetchone() == (site.depth("ticks"),)
 
 
-def test_beat_that_has_not_read_its_schedule_just_ends(site: Site, broker: Broker, database_url: str) -> None:
-    variables = {"DATABASE_URL": database_url, "SCHEDULER": "django_celery_beat.schedulers:DatabaseScheduler"}
-    site.django(*MIGRATE, **variables)
-    with psycopg.connect(database_url) as holder, psycopg.connect(database_url, autocommit=True) as other:
+def test_beat_that_has_not_read_its_schedule_just_ends(site: Site, broker: Broker, database: dict[str, str]) -> None:
+    url = database["DATABASE_URL"]
+    with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as other:
         holder.execute("LOCK TABLE django_celery_beat_periodictask")
-        beat = site.beat(**variables)
-        waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        wait_until(lambda: other.execute(waits).fetchone() == (1,))
+        beat = site.beat(**database)
+        wait_until_one_waits(other)
         beat.terminate()
         assert beat.wait(20) == -signal.SIGTERM
 

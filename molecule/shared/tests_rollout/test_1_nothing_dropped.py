@@ -58,6 +58,7 @@ def test_two_rollouts_and_a_rollback(rollouts: Rollouts, old: str) -> None:
     assert entries[:3] == [("rollback", second), ("deploy", third), ("deploy", second)], history
 
     # The version that serves, again.
+    assert runs[0].changed > 0
     processes, status = rollouts.processes(), rollouts.status()
     again = rollouts.deploy(column).succeeded()
     assert again.changed == 0, again.output

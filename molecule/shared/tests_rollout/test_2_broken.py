@@ -58,13 +58,15 @@ def test_the_repaired_release_rolls_out_after_a_failed_migration(rollouts: Rollo
 def test_a_migration_that_waits_for_a_lock_gives_up(rollouts: Rollouts, old: str) -> None:
     """The site goes on meanwhile, also the page that reads the table."""
     processes, schema = rollouts.processes(), rollouts.schema()
+    version = rollouts.version("locked", "column=remark")
     with rollouts.under_load() as traffic:
         with rollouts.held_transaction("ledger_effect"):
-            run = rollouts.deploy(rollouts.version("locked", "column=remark")).failed()
+            run = rollouts.deploy(version).failed()
         traffic.pause(2)
     run.says("lock")
     assert (rollouts.processes(), rollouts.schema()) == (processes, schema)
     rollouts.nothing_suffered(traffic, [old])
+    rollouts.deploy(version).succeeded()
 
 
 def test_a_release_that_falls_ill_after_the_switch_is_switched_back(rollouts: Rollouts, old: str) -> None:
