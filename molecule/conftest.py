@@ -75,7 +75,7 @@ def recent_journal(host: Host) -> str:
     try:
         name = host.ansible.get_variables()["app_name"]
         units = f"-u '{name}-*' -u nginx -u 'redis-server@*' -u 'postgresql@*' -u ssh -u fail2ban -u certbot"
-        rollout = f"/srv/{name}/rollout.json $(ls -t /srv/{name}/rollouts/* | head -n 1)"
+        rollout = f"/srv/{name}/deployment.json $(ls -t /srv/{name}/deployments/* | head -n 1)"
         logs = f"/var/log/nginx/error.log /var/log/{name}/*.log {rollout}"
         result = host.run(f"systemctl --failed; journalctl --no-pager -p info -n 80 {units}; tail -n 40 {logs}")
     except Exception as problem:  # the report is about the test, whatever is wrong with the host

@@ -26,7 +26,7 @@ GROUPS = ("web", "worker", "scheduler", "database", "broker")
 APP, INVENTORY, VAULT = "group_vars/all/app.yml", "hosts.yml", "group_vars/all/vault.yml"
 WORKER = {"name": "io", "queues": ["io"]}
 WEB = {"processes": 2, "threads": 4}
-SANDBOX = {"write_paths": [], "jit": False, "outgoing": []}
+SANDBOX = {"read_write_paths": [], "allow_jit": False, "egress_allow": []}
 LIMITS = {"requests_per_second": 50, "burst": 200, "connections": 100}
 SECRET = "hunter2-colon"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKMXJ2zGHsrkdF4zIhPEXC/OkkCoL5M7SPKYvbbiIj+f alice@laptop"
@@ -49,7 +49,7 @@ def admin(name: str, keys: list[str] | None = None) -> dict[str, Any]:
 
 # Each key is the host; each message must begin with the file, then the variable, then these words.
 CASES = {
-    "text_is_number": Case("app_version must be text", {"app_version": 1.10, "app_source": "x.git"}),
+    "text_is_number": Case("app_git_ref must be text", {"app_git_ref": 1.10, "app_source": "x.git"}),
     "text_is_list": Case("app_source must be text; it is", {"app_source": ["app_src"]}),
     "text_is_empty": Case("app_domain must be text; it is empty", {"app_domain": None}),
     "bool_is_text": Case("app_health_names_release must be true or false", {"app_health_names_release": "no"}),
@@ -74,17 +74,17 @@ CASES = {
     "domain_scheme": Case("app_domain must be a plain name", {"app_domain": "https://shop.example.org"}),
     "domain_path": Case("app_domain must be a plain name", {"app_domain": "shop.example.org/shop"}),
     "domain_port": Case("app_domain must be a plain name", {"app_domain": "shop.example.org:8443"}),
-    "more_domains": Case('app_more_domains holds "*.example.org"; write', {"app_more_domains": ["*.example.org"]}),
-    "domain_twice": Case('app_more_domains holds "a.example.org", which', {"app_more_domains": ["a.example.org"] * 2}),
+    "more_domains": Case('app_domain_aliases holds "*.example.org"; write', {"app_domain_aliases": ["*.example.org"]}),
+    "domain_twice": Case('app_domain_aliases holds "a.example.org", which', {"app_domain_aliases": ["a.example.org"] * 2}),
     "acme_address": Case(
         'app_domain is "192.0.2.7", for which no CA', {"app_domain": "192.0.2.7", "app_certificate_email": EMAIL}
     ),
     "acme_label": Case('app_domain is "shop", for which', {"app_domain": "shop", "app_certificate_email": EMAIL}),
     "acme_email": Case("app_certificate_email must be empty or a mail", {"app_certificate_email": "ada"}),
     "acme_no_email": Case(
-        "app_certificate_server names a server to ask, but", {"app_certificate_server": "https://ca.example.org/dir"}
+        "app_acme_directory_url names a server to ask, but", {"app_acme_directory_url": "https://ca.example.org/dir"}
     ),
-    "acme_server": Case("app_certificate_server must be a URL", {"app_certificate_server": "ca.example.org"}),
+    "acme_server": Case("app_acme_directory_url must be a URL", {"app_acme_directory_url": "ca.example.org"}),
     "acme_and_files": Case(
         "app_certificate_files is set, and app_certificate_email too",
         {"app_domain": "a.example.org", "app_certificate_email": EMAIL, "app_certificate_files": {"key": "a"}},
@@ -97,13 +97,13 @@ CASES = {
     ),
     "hsts": Case("app_hsts_seconds must be 0 or more", {"app_hsts_seconds": -1}),
     "no_folder": Case(f"app_source names the folder {ROOT}/nowhere, which does not exist", {"app_source": "nowhere"}),
-    "no_manage": Case("app_directory must name the folder of manage.py", {"app_directory": "shop"}),
-    "outside": Case("app_directory must be a path inside the project", {"app_directory": "../app_src"}),
+    "no_manage": Case("app_project_dir must name the folder of manage.py", {"app_project_dir": "shop"}),
+    "outside": Case("app_project_dir must be a path inside the project", {"app_project_dir": "../app_src"}),
     "no_requirements": Case("app_requirements names uv.lock, which", {"app_requirements": "uv.lock"}),
-    "version_of_folder": Case('app_version is "v1", but app_source is a folder', {"app_version": "v1"}),
-    "wsgi": Case("app_wsgi must be a module and a callable", {"app_wsgi": "core/wsgi.py"}),
+    "version_of_folder": Case('app_git_ref is "v1", but app_source is a folder', {"app_git_ref": "v1"}),
+    "wsgi": Case("app_wsgi_app must be a module and a callable", {"app_wsgi_app": "core/wsgi.py"}),
     "settings_module": Case("app_settings_module must be a module", {"app_settings_module": "core/settings.py"}),
-    "celery": Case("app_celery must be a module", {"app_celery": "core.celery app"}),
+    "celery": Case("app_celery_app must be a module", {"app_celery_app": "core.celery app"}),
     "python": Case("app_python must be python3 or a version", {"app_python": "python3.12"}),
     "health": Case("app_health_path must be a path", {"app_health_path": "healthz"}),
     "time_zone": Case('app_time_zone must be a time zone such as', {"app_time_zone": "Berlin"}),
@@ -111,18 +111,18 @@ CASES = {
     "variable_lines": Case("app_environment.KEY must be one line", {"app_environment": {"KEY": "a\nb"}}),
     "variable_bool": Case("app_environment.DEBUG must be in quotes", {"app_environment": {"DEBUG": False}}),
     "sandbox_name": Case("app_sandbox.paths is not a setting", {"app_sandbox": SANDBOX | {"paths": []}}),
-    "sandbox_path": Case("app_sandbox.write_paths holds", {"app_sandbox": SANDBOX | {"write_paths": ["exports"]}}),
+    "sandbox_path": Case("app_sandbox.read_write_paths holds", {"app_sandbox": SANDBOX | {"read_write_paths": ["exports"]}}),
     "sandbox_manager": Case(
-        "app_sandbox.outgoing is for systemd",
-        {"app_sandbox": SANDBOX | {"outgoing": ["192.0.2.7"]}, "app_process_manager": "supervisor"},
+        "app_sandbox.egress_allow is for systemd",
+        {"app_sandbox": SANDBOX | {"egress_allow": ["192.0.2.7"]}, "app_process_manager": "supervisor"},
     ),
-    "sandbox_address": Case("app_sandbox.outgoing holds", {"app_sandbox": SANDBOX | {"outgoing": ["example.org"]}}),
+    "sandbox_address": Case("app_sandbox.egress_allow holds", {"app_sandbox": SANDBOX | {"egress_allow": ["example.org"]}}),
     "web_memory": Case("app_web.memory_mb must be at least 64", {"app_web": WEB | {"memory_mb": 1}}),
     "worker_memory": Case("app_workers.io.memory_mb must be at least 64", {"app_workers": [WORKER | {"memory_mb": 1}]}),
     "upload": Case("app_max_upload must be megabytes", {"app_max_upload": "10 MB"}),
-    "limits": Case("app_visitor_limits.burst must be at least 0", {"app_visitor_limits": LIMITS | {"burst": -1}}),
+    "limits": Case("app_rate_limit.burst must be at least 0", {"app_rate_limit": LIMITS | {"burst": -1}}),
     "secret_blank": Case("secret_redis_admin_password is empty", {"secret_redis_admin_password": "  "}),
-    "release_variable": Case("app_release_environment.KEY must", {"app_release_environment": {"KEY": ["a"]}}),
+    "release_variable": Case("app_migration_environment.KEY must", {"app_migration_environment": {"KEY": ["a"]}}),
     "email_url": Case("app_email_url must be empty or a URL", {"app_email_url": "mail.example.org"}),
     "email_from": Case("app_email_from must be a mail address", {"app_email_from": "shop"}),
     "no_workers": Case("app_workers must list at least one worker", {"app_workers": []}),
@@ -154,10 +154,10 @@ CASES = {
     "ssh_port": Case("app_ssh_port must not be 443: nginx listens", {"app_ssh_port": 443}),
     "ssh_port_range": Case("app_ssh_port must be a port", {"app_ssh_port": 0}),
     "trusted": Case('app_trusted_addresses holds "office"; write', {"app_trusted_addresses": ["office"]}),
-    "firewall": Case('app_firewall holds "25/tcp"; write a rule of ufw', {"app_firewall": ["limit 26/tcp", "25/tcp"]}),
+    "firewall": Case('app_firewall_rules holds "25/tcp"; write a rule of ufw', {"app_firewall_rules": ["limit 26/tcp", "25/tcp"]}),
     "firewall_deny": Case(
-        'app_firewall holds "deny from 192.0.2.7"; write a rule of ufw',
-        {"app_firewall": ["allow in on br-lan to any port 25", "deny from 192.0.2.7"]},
+        'app_firewall_rules holds "deny from 192.0.2.7"; write a rule of ufw',
+        {"app_firewall_rules": ["allow in on br-lan to any port 25", "deny from 192.0.2.7"]},
     ),
     "maintenance_path": Case('app_maintenance_paths holds "up"; write', {"app_maintenance_paths": ["up"]}),
     "port_range": Case("app_https_port must be a port, from 1 to 65535; it is 70000", {"app_https_port": 70000}),
@@ -244,7 +244,7 @@ def edited_project(folder: Path) -> Path:
     for name in ("app_src", "plugins"):
         (folder / name).symlink_to(ROOT / name)
     app = folder / APP
-    lines = [line for line in app.read_text().splitlines() if not line.startswith(("app_wsgi:", "app_health_path:"))]
+    lines = [line for line in app.read_text().splitlines() if not line.startswith(("app_wsgi_app:", "app_health_path:"))]
     app.write_text("\n".join([*lines, "app_health_path: up", ""]))
     (folder / VAULT).write_text("---\nsecret_django_key: CHANGEME\n")
     return folder
@@ -256,7 +256,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     top = tmp_path_factory.mktemp("preflight")
     edited = edited_project(top / "edited")
     second = Case("", {"app_hosts": ["two_schedulers", "second"]}, ("database", "broker"))
-    several = Case("", {"app_wsgi": "wsgi", "app_https_port": 0, "app_domian": "x", "app_time_zone": "Berlin"})
+    several = Case("", {"app_wsgi_app": "wsgi", "app_https_port": 0, "app_domian": "x", "app_time_zone": "Berlin"})
     with ThreadPoolExecutor(2) as pool:
         started = {
             "wrong": pool.submit(play, top / "wrong", CASES | {"second": second}),
@@ -298,14 +298,14 @@ def test_every_mistake_is_listed(runs: dict[str, Run]) -> None:
     """Also by a playbook that only rolls out a release."""
     first, *problems = runs["several"].messages()["several"].splitlines()
     assert first == "Nothing was changed: 4 settings need an edit."
-    assert [problem.split()[1] for problem in problems] == ["app_domian", "app_wsgi", "app_time_zone", "app_https_port"]
+    assert [problem.split()[1] for problem in problems] == ["app_domian", "app_wsgi_app", "app_time_zone", "app_https_port"]
 
 
 def test_the_line_to_edit_is_named(runs: dict[str, Run]) -> None:
     _, *problems = runs["edited"].messages()["edited"].splitlines()
     last_line = len((ROOT / APP).read_text().splitlines()) - 1
     assert [problem.strip() for problem in problems] == [
-        f"{APP}: app_wsgi is missing. Every setting needs its line there.",
+        f"{APP}: app_wsgi_app is missing. Every setting needs its line there.",
         f'{APP}:{last_line}: app_health_path must be a path such as /healthz/; it is "up".',
         f"{VAULT}:2: secret_django_key is still CHANGEME. Give it a value, or remove the line to have one made.",
     ]

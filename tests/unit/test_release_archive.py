@@ -116,7 +116,7 @@ def test_a_git_url_is_named_by_its_commit(archive: ModuleType, project: Path, tm
 
 @pytest.mark.parametrize(
     ("source", "version", "says"),
-    [("nothing", "", "app_source"), ("project", "v1", "app_version"), ("file:///nothing.git", "", "git clone")],
+    [("nothing", "", "app_source"), ("project", "v1", "app_git_ref"), ("file:///nothing.git", "", "git clone")],
 )
 def test_errors_say_what_to_edit(
     archive: ModuleType, project: Path, tmp_path: Path, source: str, version: str, says: str
@@ -127,7 +127,7 @@ def test_errors_say_what_to_edit(
 
 def test_an_unknown_version_is_named(archive: ModuleType, project: Path, tmp_path: Path) -> None:
     commit(project)
-    with pytest.raises(archive.SourceError, match=r"'v9'.*app_version"):
+    with pytest.raises(archive.SourceError, match=r"'v9'.*app_git_ref"):
         archive.pack(f"file://{project}", "v9", tmp_path, tmp_path / "cache", "0123456789")
 
 

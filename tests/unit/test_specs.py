@@ -213,7 +213,7 @@ def test_a_playbook_finds_its_way_in_before_it_meets_a_host(path: Path) -> None:
     """The inventory may name root and port 22 where only an administrator gets in, and elsewhere."""
     plays = load(path)
     roles = [role for role in plays[0]["roles"] if role != "preflight"]
-    assert roles == ["contact"]
+    assert roles == ["connection"]
     assert [play["name"] for play in plays if play["gather_facts"] is not False] == [], "this would come first"
 
 

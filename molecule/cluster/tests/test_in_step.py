@@ -46,7 +46,7 @@ def test_what_fails_anywhere_is_put_back_on_all(cluster: Cluster, old: str, chan
     before = cluster.everywhere()
     with cluster.under_load() as traffic:
         # What never answers is waited for no longer than needed.
-        run = cluster.deploy(cluster.version(change, change), app_gate_timeout=15).failed()
+        run = cluster.deploy(cluster.version(change, change), app_health_check_timeout=15).failed()
         for name in ("front", "work"):
             cluster.at(name).wait_until_idle()
     run.says(BROKEN[change])
@@ -60,7 +60,7 @@ def test_what_fails_after_the_switch_is_switched_back_on_all(cluster: Cluster, o
         watch = cluster.watch("watch")
         run = cluster.begin(cluster.version("called-off"))
         watch.seen()
-        cluster.at("work").host.check_output(f"{cluster.app.name}-release cancel")
+        cluster.at("work").host.check_output(f"{cluster.app.name}ctl cancel")
         print(run.wait().failed().output)
         # The run has waited for it.
         assert cluster.everywhere() == before

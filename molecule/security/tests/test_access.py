@@ -113,7 +113,7 @@ def first(rollouts: Rollouts, settings: dict[str, Any], password: Path | None, f
     if password:
         Door(rollouts.app.address, "ops").as_root("mv /root/.ssh/authorized_keys.away /root/.ssh/authorized_keys")
     yield run
-    back = {"app_administrators": [], "app_ssh_port": 22, "contact_user": "ops", "contact_port": PORT}
+    back = {"app_administrators": [], "app_ssh_port": 22, "connection_user": "ops", "connection_port": PORT}
     rollouts.playbook("playbooks/provision.yml", tags="access", **back).wait().succeeded()
 
 
@@ -192,7 +192,7 @@ def test_the_host_gives_access_back(
     in_full = "app_ssh_port" in fault and variables["testhost_os"] == "debian13"
     time_given = {} if in_full else {"access_undo_after": 10}
     # The port from which a change begins, since neither the settings nor the inventory know it any more.
-    given = settings | fault | time_given | {"contact_port": PORT}
+    given = settings | fault | time_given | {"connection_port": PORT}
     run = rollouts.playbook("playbooks/provision.yml", tags="access", **given)
     wait_for(lambda: not ops.lets_in(), 240, "the operator is shut out")
     shut = time.monotonic()

@@ -65,9 +65,9 @@ class Acme:
         """What somebody writes into group_vars/all/app.yml who wants its certificates."""
         return {
             "app_domain": self.domain,
-            "app_more_domains": [],
+            "app_domain_aliases": [],
             "app_certificate_email": "ada@security.example",
-            "app_certificate_server": f"https://{self.address}:{ACME_PORT}/dir",
+            "app_acme_directory_url": f"https://{self.address}:{ACME_PORT}/dir",
             "base_ca_certificates": [str(self.file)],
         }
 
@@ -125,7 +125,7 @@ def acme(host: Host, app: Installation, rollouts: Rollouts, folder: Path) -> Ite
     server.check_output(PEBBLE.format(address=address, config=json.dumps({"pebble": config}), port=ACME_PORT))
     file = folder / "pebble-test.crt"
     file.write_text(server.file("/etc/pebble/cert.pem").content_string)
-    domain = host.ansible.get_variables()["app_more_domains"][0]
+    domain = host.ansible.get_variables()["app_domain_aliases"][0]
     acme = Acme(server, address, host, app.address, domain, file)
     yield acme
     for name in (domain, f"www.{domain}"):
@@ -140,7 +140,7 @@ def self_signed(host: Host, app: Installation) -> str:
 
 def test_the_site_has_more_domains(host: Host, app: Installation, variables: dict[str, Any]) -> None:
     """With a form, which the application takes from its own origins only."""
-    (domain,) = variables["app_more_domains"]
+    (domain,) = variables["app_domain_aliases"]
     visitor = Visitor(f"https://{domain}", self_signed(host, app))
     with resolved(domain, app.address):
         assert visitor.get("/").status == 200
@@ -264,7 +264,7 @@ def test_a_domain_more_is_in_the_next_certificate(rollouts: Rollouts, acme: Acme
     """The one that leads here at once, the one that does not as soon as it does."""
     www, later = f"www.{acme.domain}", f"later.{acme.domain}"
     acme.point(www, acme.own_address)
-    settings = acme.settings | {"app_more_domains": [www, later]}
+    settings = acme.settings | {"app_domain_aliases": [www, later]}
     run = rollouts.playbook(PROVISION, tags="certificate,nginx", **settings).wait().succeeded()
     print(run.output)
     assert f"{later} has no address in the DNS yet" in run.output
@@ -300,7 +300,7 @@ def test_a_wrong_one_stops_the_run_and_the_old_one_serves_on(rollouts: Rollouts,
         "other-key": ((good.chain, ca.issue(acme.domain).key), "is not the certificate of the key"),
         "other-order": ((ca.chain + good.site, good.key), "has the site's certificate after its chain"),
     }
-    domain = {"app_domain": acme.domain, "app_more_domains": []}
+    domain = {"app_domain": acme.domain, "app_domain_aliases": []}
     runs = {
         name: rollouts.playbook(PROVISION, **domain, **own(folder, name, *pair)) for name, (pair, _) in wrong.items()
     }
@@ -315,7 +315,7 @@ def test_a_wrong_one_stops_the_run_and_the_old_one_serves_on(rollouts: Rollouts,
 def test_a_good_one_is_served_and_acme_is_left(host: Host, rollouts: Rollouts, acme: Acme, folder: Path) -> None:
     """Nothing of the other provider stays: neither what it renews nor what renews it."""
     ca = Authority()
-    settings = {"app_domain": acme.domain, "app_more_domains": [], **own(folder, "good", *ca.issue(acme.domain))}
+    settings = {"app_domain": acme.domain, "app_domain_aliases": [], **own(folder, "good", *ca.issue(acme.domain))}
     run = rollouts.playbook(PROVISION, tags="certificate,nginx", **settings).wait().succeeded()
     assert "PRIVATE KEY" not in run.output
     assert "ssl_stapling" not in host.check_output("nginx -T 2>/dev/null")

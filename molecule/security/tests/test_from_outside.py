@@ -13,7 +13,7 @@ from probes import wait_for
 from testinfra.host import Host
 
 PUBLIC = {22, 80, 443}
-# What app_firewall allows here, beside what the groups name.
+# What app_firewall_rules allows here, beside what the groups name.
 ALLOWED = {4711}
 # An address of its own, beside the one that `outsider` does everything else from.
 ATTACKER = "10.178.0.53"
@@ -77,7 +77,7 @@ def test_a_flood_leads_to_a_ban(
     host: Host, app: Installation, outsider: Host, attacker: str, variables: dict[str, Any]
 ) -> None:
     """More at the same time than one address may have, so that the site refuses, however fast it answers."""
-    limits = variables["app_visitor_limits"]
+    limits = variables["app_rate_limit"]
     refusals = int(host.check_output("fail2ban-client get seedbed-flood maxretry"))
     # What ten seconds allow, and a ban's worth beyond.
     count = limits["burst"] + 10 * limits["requests_per_second"] + refusals

@@ -139,7 +139,7 @@ def talkative_run(
     (secrets / "admin_password").write_text(f"{canaries['admin_password']}{ODDER}\n")
     try:
         with arguments_watched(rollouts.host, canaries):
-            options = {"app_gate_timeout": timeout, "app_environment": environment, "app_email_url": mail}
+            options = {"app_health_check_timeout": timeout, "app_environment": environment, "app_email_url": mail}
             run = rollouts.playbook("site.yml", "-vvv", "--diff", **options).wait()
     finally:
         (secrets / "admin_password").write_text(former)
@@ -185,7 +185,7 @@ def test_no_secret_is_in_git(talkative_run: str, secrets: Path, canaries: dict[s
     ("file", "rights"),
     {
         "/etc/APP/app.env": "640 root APP",
-        "/etc/APP/release.env": "600 root root",
+        "/etc/APP/migrate.env": "600 root root",
         "/etc/APP/flower.env": "600 root root",
         "/etc/redis/users-broker.acl": "640 root redis",
         "/etc/redis/users-cache.acl": "640 root redis",
@@ -197,7 +197,7 @@ def test_who_may_read_a_file_with_secrets(host: Host, app: Installation, file: s
     assert found == rights.replace("APP", app.name)
 
 
-@pytest.mark.parametrize(("file", "name"), {"app.env": "PAYMENT_KEY", "release.env": "admin_password"}.items())
+@pytest.mark.parametrize(("file", "name"), {"app.env": "PAYMENT_KEY", "migrate.env": "admin_password"}.items())
 def test_what_no_service_uses_was_there_to_be_found(
     host: Host, app: Installation, talkative_run: str, canaries: dict[str, str], file: str, name: str
 ) -> None:
@@ -221,7 +221,7 @@ def test_every_odd_character_arrives(
     script = (
         "import os, psycopg; print(psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT user').fetchone()[0])"
     )
-    environment = [f"/etc/{app.name}/app.env", f"/etc/{app.name}/release.env"]
+    environment = [f"/etc/{app.name}/app.env", f"/etc/{app.name}/migrate.env"]
     python = f"/srv/{app.name}/current/.venv/bin/python"
     assert run_python(host, script, environment=environment, python=python).strip() == f"{app.name}_owner"
     # The administrator's of Redis, which no process has.
@@ -306,7 +306,7 @@ def test_secrets_change_under_load(
         killed.wait()
         between = values(secrets)
         rollouts.wait_until_idle()
-        rotate(rollouts, source, contact_user="deputy").wait().succeeded()
+        rotate(rollouts, source, connection_user="deputy").wait().succeeded()
         traffic.pause(3)
     rollouts.nothing_suffered(traffic, sorted({sample.release for sample in traffic.samples if sample.release}))
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Rolls out releases of {{ release_name }}: {{ release_name }}-release --help."""
+"""Rolls out releases of {{ release_name }}: {{ release_name }}ctl --help."""
 
 import sys
 

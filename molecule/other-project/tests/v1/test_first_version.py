@@ -85,7 +85,7 @@ def test_migrations_ran_as_the_owner_of_the_tables(host: Host, app: Installation
 
 
 def test_there_is_no_administrator(host: Host, app: Installation) -> None:
-    assert "SUPERUSER" not in host.check_output(f"cat /etc/{app.name}/release.env /etc/{app.name}/app.env")
+    assert "SUPERUSER" not in host.check_output(f"cat /etc/{app.name}/migrate.env /etc/{app.name}/app.env")
     assert query(host, app, "SELECT count(*) FROM pg_tables WHERE tablename = 'auth_user'") == "0"
 
 

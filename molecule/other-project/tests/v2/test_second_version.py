@@ -1,4 +1,4 @@
-"""Another value of app_version has rolled out another version; odd characters arrive to the letter."""
+"""Another value of app_git_ref has rolled out another version; odd characters arrive to the letter."""
 
 from __future__ import annotations
 

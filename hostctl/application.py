@@ -1,0 +1,134 @@
+"""Running a release's own code: its commands, and the questions that only its interpreter can answer."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .host import Host
+from .settings import ReleaseError, Settings, read_environment, tail
+
+
+class Application:
+    """The code of one release on this host."""
+
+    def __init__(self, host: Host, release: str) -> None:
+        self.host = host
+        self.settings: Settings = host.settings
+        self.release = release
+        self.path = host.path(release)
+        self.folder = self.path / self.settings.directory
+        self.python = f"{self.path}/.venv/bin/python"
+        self._inspector: Inspector | None = None
+
+    def environment(self, *, owner: bool = False) -> dict[str, str]:
+        """The environment of the release's processes; with `owner`, that of the commands which may alter the schema."""
+        variables = {
+            "PATH": f"{self.path}/.venv/bin:/usr/bin:/bin",
+            "HOME": f"{self.settings.home}/shared",
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+        }
+        files = [self.settings.etc / "app.env", self.path / "release.env"]
+        for file in files + ([self.settings.etc / "migrate.env"] if owner else []):
+            variables |= read_environment(file)
+        return variables
+
+    def manage(self, *arguments: str, environment: dict[str, str] | None = None) -> str:
+        """Run manage.py as the owner of the tables, and return its output.
+
+        Raises ReleaseError with the end of that output when it fails.
+        """
+        command = [self.python, "manage.py", *arguments]
+        variables = self.environment(owner=True) | (environment or {})
+        return as_user(self.settings, command, variables, self.folder, f"manage.py {' '.join(arguments)}")
+
+    def hook(self, name: str) -> list[str]:
+        """Run the application's own commands of a hook, one after another, as the application; name those that ran."""
+        for command in self.settings.hooks.get(name, []):
+            shell = ["/bin/sh", "-euc", command]
+            as_user(self.settings, shell, self.environment(), self.folder, f"The command of {name} ({command})")
+        return self.settings.hooks.get(name, [])
+
+    def ask(self, question: str, *arguments: Any, seconds: float = 120) -> Any:
+        """Ask the application something inside its own interpreter; see in_app/inspector.py.
+
+        Raises ReleaseError when the application cannot answer, or not within `seconds`.
+        """
+        if self._inspector is None:
+            self._inspector = Inspector(self)
+        return self._inspector.ask(question, *arguments, seconds=seconds)
+
+    def close(self) -> None:
+        if self._inspector is not None:
+            self._inspector.close()
+            self._inspector = None
+
+
+class Inspector:
+    """in_app/inspector.py of a release: one process for a whole rollout, so that Django is loaded once."""
+
+    def __init__(self, application: Application) -> None:
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by close()
+        command = [application.python, str(application.settings.library / "in_app/inspector.py")]
+        self.process = subprocess.Popen(
+            command, env=application.environment(), cwd=application.folder,
+            user=application.settings.name, group=application.settings.name, extra_groups=[], umask=0o027,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+        )  # fmt: skip
+
+    def ask(self, question: str, *arguments: Any, seconds: float) -> Any:
+        try:
+            self.process.stdin.write(json.dumps([question, *arguments]) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise ReleaseError(self.reason(question)) from None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            if not selector.select(seconds):
+                self.process.kill()
+                raise ReleaseError(
+                    f"The application's {question} has no answer after {seconds:.0f} s.\n{self.output()}"
+                )
+        line = self.process.stdout.readline()
+        if not line:
+            raise ReleaseError(self.reason(question))
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ReleaseError(f"The application's {question} failed:\n{tail(answer['error'], 15)}")
+        return answer["answer"]
+
+    def output(self) -> str:
+        self.errors.seek(0)
+        return tail(self.errors.read())
+
+    def reason(self, question: str) -> str:
+        status = self.process.wait()
+        return f"The application's {question} failed with exit status {status}:\n{self.output()}"
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.errors):
+            stream.close()
+
+
+def as_user(
+    settings: Settings, command: list[str], environment: dict[str, str], folder: Path, what: str, user: str = ""
+) -> str:
+    """Run a command as one of the application's users, in the application's group, and return its output.
+
+    Raises ReleaseError with the end of that output when the command fails.
+    """
+    done = subprocess.run(
+        command, env=environment, cwd=folder, user=user or settings.name, group=settings.name, extra_groups=[],
+        umask=0o027, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise ReleaseError(f"{what} failed with exit status {done.returncode}:\n{tail(done.stdout)}")
+    return done.stdout

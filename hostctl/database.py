@@ -1,0 +1,434 @@
+"""The application's database: a snapshot of it, and its migrations.
+
+PostgreSQL's client programs run as the application's user, who needs the password anyway, and get it by their
+environment alone. What they need to know is the URL that the release's own commands see (DATABASE_URL).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from .settings import ReleaseError, Settings, tail
+
+SCHEMES = {"postgres", "postgresql", "postgis", "pgsql", "psql", "timescale", "timescalegis"}
+PARAMETERS = {
+    name: f"PG{name.upper().replace('_', '')}"
+    for name in ("host", "sslmode", "sslrootcert", "sslcert", "sslkey", "options", "target_session_attrs")
+} | {"connect_timeout": "PGCONNECT_TIMEOUT", "channel_binding": "PGCHANNELBINDING"}
+
+# Whoever reads the table waits behind a migration that waits: longer than this, and a small site has no thread left.
+LOCK_TIMEOUT = "1s"
+# Building an index beside other work waits for the open transactions, and keeps nobody waiting.
+PATIENT_LOCK_TIMEOUT = "30min"
+# Migrations in Django, psycopg 3 and 2, in any language of the server's.
+LOCK_FAILURE = re.compile(r"LockNotAvailable|55P03|due to lock timeout")
+
+
+def connection_variables(url: str) -> dict[str, str]:
+    """The variables by which PostgreSQL's programs reach what a URL names; {} where that is no PostgreSQL."""
+    parts = urlsplit(url)
+    if parts.scheme.partition("+")[0] not in SCHEMES:
+        return {}
+    account, _, place = parts.netloc.rpartition("@")
+    user, _, password = account.partition(":")
+    # Not parts.hostname, which is in small letters: it may be the folder of a socket.
+    host, port = re.fullmatch(r"(\[[^]]*\]|[^:]*):?(\d*)", place).groups() if place.count(",") == 0 else (place, "")
+    found = {
+        "PGHOST": unquote(host.strip("[]")),
+        "PGPORT": port,
+        "PGUSER": unquote(user),
+        "PGPASSWORD": unquote(password),
+        "PGDATABASE": unquote(parts.path.lstrip("/")),
+    }
+    given = dict(parse_qsl(parts.query))
+    if given.get("ssl_require", "").lower() in ("1", "true"):
+        found["PGSSLMODE"] = "require"
+    found |= {PARAMETERS[name]: value for name, value in given.items() if name in PARAMETERS}
+    return {"PGCONNECT_TIMEOUT": "10"} | {name: value for name, value in found.items() if value}
+
+
+class Database:
+    """The database behind the owner's URL in `environment`; `say` is told what happens, sentence by sentence."""
+
+    programs = Path("/usr/bin")
+    lock_wait = 5.0  # seconds for what a killed rollout left behind to end
+    delays = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds between attempts
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.say = say
+        url = environment.get("DATABASE_URL", "")
+        self.kind = urlsplit(url).scheme
+        self.connection = connection_variables(url)
+        self.options = environment.get("PGOPTIONS", "")
+
+    # -- PostgreSQL's programs
+
+    def call(self, program: str, *arguments: str, **more: Any) -> dict[str, Any]:
+        """The arguments for subprocess by which one of PostgreSQL's programs runs.
+
+        Raises ReleaseError, naming the package, where it is not installed.
+        """
+        if not (self.programs / program).exists():
+            raise ReleaseError(
+                f"{program} is not on this host. Install PostgreSQL's client programs: apt install postgresql-client."
+            )
+        variables = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PGAPPNAME": f"{self.settings.name}-release"}
+        options = f"{self.connection.get('PGOPTIONS', self.options)} -c statement_timeout=30s".strip()
+        variables |= self.connection | {"PGOPTIONS": options}
+        name = self.settings.name
+        account = {"user": name, "group": name, "extra_groups": []} if os.geteuid() == 0 else {}
+        command = [str(self.programs / program), *arguments]
+        return {"args": command, "env": variables, "cwd": "/", "stdin": subprocess.DEVNULL, **account, **more}
+
+    def ask(self, sql: str) -> list[dict[str, Any]]:
+        """The rows that a query answers with."""
+        session = Session(self)
+        try:
+            return session.ask(sql)
+        finally:
+            session.close()
+
+    # -- snapshot
+
+    def snapshot(self, path: Path, keep: int = 5) -> Path | None:
+        """Dump the database to `path`, or beside it where an earlier attempt's dump lies; keep the newest `keep`.
+
+        Returns where the dump is, or None where the database is not PostgreSQL. Raises ReleaseError when there is no
+        dump that could be read back.
+        """
+        if not self.connection:
+            self.say(f"No snapshot: DATABASE_URL is {self.kind or 'not set'}, and only PostgreSQL's is made here.")
+            return None
+        began = time.monotonic()
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.refuse_early(path.parent)
+        for left in path.parent.glob("before-*.new"):
+            left.unlink()
+        new = path.with_name(f"{path.name}.new")
+        handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            dump = self.call("pg_dump", "--format=custom", "--no-password", "--lock-wait-timeout=30s", stdout=handle)
+            self.must(dump, "pg_dump")
+            os.fsync(handle)
+            self.verify(new)
+            final = free_name(path)
+            new.rename(final)
+        finally:
+            os.close(handle)
+            new.unlink(missing_ok=True)
+        sync_folder(path.parent)
+        self.prune(path.parent, keep)
+        self.say(f"Snapshot: {final} ({size(final.stat().st_size)}, {time.monotonic() - began:.1f} s).")
+        return final
+
+    def refuse_early(self, folder: Path) -> None:
+        """Stop before the dump where it cannot succeed."""
+        called = self.call("pg_dump", "--version", stdout=subprocess.PIPE, text=True)
+        version = int(re.search(r"(\d+)", subprocess.run(**called, check=True).stdout)[1])
+        [facts] = self.ask(
+            "SELECT pg_database_size(current_database()) AS size, "
+            "current_setting('server_version_num')::int / 10000 AS version"
+        )
+        if facts["version"] > version:
+            raise ReleaseError(
+                f"The server is PostgreSQL {facts['version']}, and pg_dump is {version}, which cannot dump it. "
+                f"Install the package postgresql-client-{facts['version']}, or set app_dump_before_migrate: false."
+            )
+        free = shutil.disk_usage(folder).free
+        if free < 2 * facts["size"]:
+            raise ReleaseError(
+                f"A snapshot of the database ({size(facts['size'])}) wants {size(2 * facts['size'])} free in {folder}; "
+                f"there are {size(free)}. Make room, or set app_dump_before_migrate: false and see to a backup yourself."
+            )
+
+    def verify(self, dump: Path) -> None:
+        with dump.open("rb") as file:
+            called = self.call("pg_restore", "--list", stdin=file, stdout=subprocess.PIPE)
+            if b"\n" not in self.must(called, "Reading the snapshot back with pg_restore"):
+                raise ReleaseError("The snapshot has no contents. Nothing was migrated.")
+
+    def must(self, called: dict[str, Any], what: str) -> bytes:
+        done = subprocess.run(**called, stderr=subprocess.PIPE, check=False)
+        if done.returncode != 0:
+            reason = tail(done.stderr.decode(errors="replace"))
+            raise ReleaseError(
+                f"{what} failed, so nothing was migrated (app_dump_before_migrate: false leaves the snapshot out):\n{reason}"
+            )
+        return done.stdout or b""
+
+    def prune(self, folder: Path, keep: int) -> None:
+        dumps = sorted(folder.glob("before-*.dump"), key=lambda dump: dump.stat().st_mtime_ns, reverse=True)
+        for dump in dumps[keep:]:
+            dump.unlink()
+
+    # -- migrations
+
+    def migrate(
+        self,
+        manage: Callable[..., str],
+        pending: list[str],
+        not_atomic: Collection[str] = (),
+        concurrent: Collection[str] = (),
+    ) -> None:
+        """Apply what waits, while no other migration of this application does.
+
+        `manage` is called like manage("migrate", "--noinput", environment={...}) and raises ReleaseError with the
+        output; the names are as migrations.py gives them. Raises ReleaseError, saying what was applied all the same.
+        """
+        if not self.connection:
+            manage("migrate", "--noinput", environment={})
+            return
+        plan = Plan(pending, not_atomic, concurrent)
+        session = Session(self)
+        try:
+            self.take_lock(session)
+            for portion in plan.portions:
+                self.apply(session, manage, plan, portion)
+        finally:
+            session.close()
+
+    def take_lock(self, session: Session) -> None:
+        """Take the advisory lock of this application's migrations for as long as the session lives."""
+        deadline = time.monotonic() + self.lock_wait
+        while True:
+            [answer] = session.ask(f"SELECT pg_try_advisory_lock({self.key}) AS taken")
+            # A killed rollout leaves its lock, but its manage.py may live on.
+            others = session.ask(
+                f"""SELECT pid, usename AS user, application_name AS application, client_addr AS address,
+                           extract(epoch FROM clock_timestamp() - backend_start)::int AS seconds
+                      FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()
+                       AND (application_name = '{self.application}' OR pid IN
+                            (SELECT pid FROM pg_locks
+                              WHERE locktype = 'advisory' AND granted AND objsubid = 1
+                                AND (classid::bigint << 32 | objid::bigint) = {self.key}))"""
+            )
+            if answer["taken"] and not others:
+                return
+            if time.monotonic() > deadline:
+                holders = "; ".join(
+                    f"process {other['pid']} (user {other['user']}, {other['application'] or 'no name'}, "
+                    f"from {other['address'] or 'this host'}, for {other['seconds']} s)"
+                    for other in others
+                )
+                raise ReleaseError(
+                    f"Another migration of this database is at work: {holders or 'it has just ended'}. Wait until it "
+                    "is over, or end it with SELECT pg_terminate_backend(...), then roll out again."
+                )
+            time.sleep(0.25)
+
+    @property
+    def key(self) -> int:
+        """The number of this application's advisory lock: 64 bits, signed."""
+        digest = hashlib.sha256(f"{self.settings.name}: migrations".encode()).digest()
+        return int.from_bytes(digest[:8], "big", signed=True)
+
+    @property
+    def application(self) -> str:
+        """What the migrating session is called in pg_stat_activity."""
+        return f"{self.settings.name}-migrate"
+
+    def apply(self, session: Session, manage: Callable[..., str], plan: Plan, portion: list[str]) -> None:
+        """Run one command of migrations, again where a lock was all that it lacked."""
+        timeout = PATIENT_LOCK_TIMEOUT if portion[0] in plan.concurrent else LOCK_TIMEOUT
+        environment = {
+            "PGOPTIONS": f"{self.options} -c lock_timeout={timeout}".strip(),
+            "PGAPPNAME": self.application,
+        }
+        target = portion[0].split(".", 1) if portion != plan.pending else []
+        left = portion
+        for delay in (*self.delays, None):
+            names = ", ".join(left) if len(left) <= 10 else f"{len(left)} migrations"
+            self.say(f"Migrating: {names or 'what follows'}.")
+            began = time.monotonic()
+            watch = Watch(session, self.application)
+            try:
+                with watch:
+                    manage("migrate", *target, "--noinput", environment=environment)
+            except ReleaseError as error:
+                done = self.applied()
+                left = [name for name in portion if name not in done]
+                held = lock_problem(str(error), watch.blockers, timeout)
+                if not held or delay is None or (left and left[0] in plan.not_atomic):
+                    raise ReleaseError(plan.failure(left, done, held, tail(str(error)))) from None
+                self.say(f"{left[0] if left else 'What follows the migrations'}: {held} Next attempt in {delay:.0f} s.")
+                time.sleep(delay)
+            else:
+                self.say(f"Applied in {time.monotonic() - began:.1f} s.")
+                return
+
+    def applied(self) -> set[str]:
+        """The migrations that the database has noted as applied."""
+        [table] = self.ask("SELECT to_regclass('django_migrations') IS NOT NULL AS here")
+        if not table["here"]:
+            return set()
+        return {row["name"] for row in self.ask("SELECT app || '.' || name AS name FROM django_migrations")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The migrations that wait, in order, named as migrations.py names them."""
+
+    pending: list[str]
+    not_atomic: Collection[str] = ()
+    concurrent: Collection[str] = ()
+
+    @property
+    def portions(self) -> list[list[str]]:
+        """One command for all of them, unless some may wait for a lock longer than the others."""
+        if set(self.pending) & set(self.concurrent):
+            return [[name] for name in self.pending]
+        return [self.pending] if self.pending else []
+
+    def failure(self, left: list[str], done: Collection[str], held: str, output: str) -> str:
+        """What a person has to know when the first of `left` failed: on a lock (`held` says which) or else."""
+        if not left:
+            return f"Every migration is applied, but what follows them failed: {held}\n{output}"
+        before = [name for name in self.pending if name in done]
+        lines = [f"Migrating stops at {left[0]}{f': {held}' if held else '.'}"]
+        lines.append(
+            f"Applied before it, and staying: {', '.join(before)}." if before else "None was applied before it."
+        )
+        if left[0] in self.concurrent:
+            lines.append("It may have left an invalid index, which \\d TABLE in psql names: drop that first.")
+        elif left[0] in self.not_atomic:
+            lines.append("It is not atomic: what it did before it failed is still there.")
+        else:
+            lines.append("What it had begun is undone.")
+        return "\n".join(lines if held else [*lines, output])
+
+
+def lock_problem(output: str, blockers: list[dict[str, Any]], timeout: str) -> str:
+    """What held the lock that a migration did not get, and the way out; "" where it failed on something else."""
+    if not LOCK_FAILURE.search(output):
+        return ""
+    if not blockers:
+        return f"no lock within {timeout}; what held it is not known."
+    table = f" on {blockers[0]['relation']}" if blockers[0]["relation"] else ""
+    return (
+        f"no lock{table} within {timeout}, because of {'; '.join(describe(blocker) for blocker in blockers)}. "
+        f"Wait until that is over, or end it in psql: SELECT pg_terminate_backend({blockers[0]['pid']});"
+    )
+
+
+def describe(blocker: dict[str, Any]) -> str:
+    """A session that holds a lock, in words; what the role may not see of another's is left out."""
+    words = [f"user {blocker['user']}", blocker["application"] or blocker["kind"] or "no name"]
+    if blocker["seconds"] is not None:
+        words.append(f"in a transaction for {blocker['seconds']} s")
+    if blocker["state"] and blocker["state"] != "active":
+        words.append(blocker["state"])
+    return f"process {blocker['pid']} ({', '.join(words)}: {blocker['query']})"
+
+
+class Session:
+    """A psql that stays connected: what it holds lasts until it is closed, or this program dies."""
+
+    def __init__(self, database: Database) -> None:
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        flags = ["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--no-password", "--set=ON_ERROR_STOP=1"]
+        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors}
+        self.process = subprocess.Popen(**database.call("psql", *flags, **streams, text=True))
+
+    def ask(self, sql: str) -> list[dict[str, Any]]:
+        try:
+            self.process.stdin.write(f"SELECT coalesce(jsonb_agg(answer), '[]') FROM ({sql}) AS answer;\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            raise ReleaseError(f"The database does not answer as it should:\n{tail(self.errors.read())}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        try:
+            self.process.communicate(timeout=10)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            self.process.kill()
+            self.process.wait()
+        self.errors.close()
+
+
+class Watch:
+    """Looks on while a migration runs: whoever keeps it waiting is not to be seen any more once it has given up."""
+
+    interval = 0.2  # seconds
+
+    def __init__(self, session: Session, application: str) -> None:
+        self.session = session
+        self.blockers: list[dict[str, Any]] = []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.look, daemon=True)
+        self.question = f"""
+            SELECT DISTINCT held.pid, held.usename AS user, held.application_name AS application,
+                   held.backend_type AS kind, held.state,
+                   extract(epoch FROM clock_timestamp() - held.xact_start)::int AS seconds,
+                   left(regexp_replace(held.query, '[[:space:]]+', ' ', 'g'), 80) AS query,
+                   (SELECT min(relation::regclass::text) FROM pg_locks
+                     WHERE pg_locks.pid = waiting.pid AND NOT granted) AS relation
+              FROM pg_stat_activity AS waiting, unnest(pg_blocking_pids(waiting.pid)) AS blocking (pid)
+              JOIN pg_stat_activity AS held USING (pid)
+             WHERE waiting.datname = current_database() AND waiting.application_name = '{application}'"""
+
+    def look(self) -> None:
+        while not self.over.wait(self.interval):
+            try:
+                found = self.session.ask(self.question)
+            except ReleaseError:
+                return
+            # Just as it gives up, who holds it up may still be seen, and what it waits for not any more.
+            if found and (found[0]["relation"] or pids(found) != pids(self.blockers)):
+                self.blockers = found
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+
+# --- helpers
+
+
+def pids(sessions: list[dict[str, Any]]) -> set[int]:
+    return {session["pid"] for session in sessions}
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or that with a number: the dump of an earlier attempt is the one from before the first change."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return free
+
+
+def sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def size(number: float) -> str:
+    """A number of bytes in words."""
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{max(number, 1e5) / 1e6:.1f} MB"

@@ -1,0 +1,123 @@
+"""The processes of the application's releases as systemd units."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..settings import ReleaseError, Settings
+
+UNITS = Path("/etc/systemd/system")
+
+
+@dataclass(frozen=True)
+class Systemd:
+    """Starts, stops and looks at units. They are named without `.service`: APP-web@ID, APP-worker-NAME@ID, APP-beat."""
+
+    settings: Settings
+    # How often units that ran already had been started again when they were started here.
+    restarts: dict[str, str] = field(default_factory=dict)
+
+    def alive(self) -> dict[str, str]:
+        """Every unit of every release that is running, starting or stopping, and its release."""
+        name = self.settings.name
+        patterns = [f"{name}-web@*", f"{name}-worker-*@*"]
+        states = "--state=active,activating,deactivating,reloading"
+        output = systemctl("list-units", "--plain", "--no-legend", states, *patterns)
+        units = [line.split()[0].removesuffix(".service") for line in output.splitlines() if line.strip()]
+        return {unit: unit.partition("@")[2] for unit in units}
+
+    def failed(self, units: list[str]) -> list[str]:
+        """Those of the units that have ended or had to be started again."""
+        return [
+            unit
+            for unit, state in self.states(units).items()
+            if state["ActiveState"] not in ("active", "activating")
+            or state["NRestarts"] != self.restarts.get(unit, "0")
+        ]
+
+    def states(self, units: list[str]) -> dict[str, dict[str, str]]:
+        """ActiveState and NRestarts of units."""
+        if not units:
+            return {}
+        output = systemctl("show", "--property=Id,ActiveState,NRestarts", *services(units))
+        states = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
+        return {state["Id"].removesuffix(".service"): state for state in states}
+
+    def prepare(self, release: str) -> None:
+        """Nothing to do: a unit with @ is there for every release."""
+
+    def forget(self, release: str) -> None:
+        """A release is gone: what systemd remembers of its failures goes too."""
+        pattern = f"{self.settings.name}-*@{release}.service"
+        subprocess.run(["systemctl", "reset-failed", pattern], capture_output=True, check=False)
+
+    def start(self, units: list[str], *, wait: bool = True) -> None:
+        if units:
+            running = {unit: state for unit, state in self.states(units).items() if state["ActiveState"] == "active"}
+            self.restarts.update({unit: state["NRestarts"] for unit, state in running.items()})
+            systemctl("start", *([] if wait else ["--no-block"]), *services(units))
+
+    def stop(self, units: list[str], *, wait: bool = True) -> None:
+        if units:
+            systemctl("stop", *([] if wait else ["--no-block"]), *services(units))
+
+    def take_up(self) -> None:
+        """Let systemd know that the application as a whole is up."""
+        systemctl("start", "--no-block", f"{self.settings.name}.service")
+
+    def beat_runs(self) -> bool:
+        return (
+            subprocess.run(["systemctl", "is-active", "--quiet", f"{self.settings.name}-beat"], check=False).returncode
+            == 0
+        )
+
+    def restart_beat(self) -> None:
+        beat = f"{self.settings.name}-beat"
+        systemctl("restart", *services([beat]))
+        self.restarts.update({unit: state["NRestarts"] for unit, state in self.states([beat]).items()})
+
+    def stop_beat(self) -> None:
+        systemctl("stop", f"{self.settings.name}-beat.service")
+
+    def tidy(self) -> None:
+        """Remove the units of what this host no longer runs; before its end a process would lose its time to stop."""
+        settings = self.settings
+        wanted = {f"{settings.name}-worker-{worker.name}@.service" for worker in settings.workers}
+        wanted |= {f"{settings.name}-web@.service"} if settings.web else set()
+        wanted |= {f"{settings.name}-beat.service"} if settings.beat else set()
+        self.remove_unwanted(wanted)
+
+    def leave(self) -> None:
+        """Another manager has taken over: nothing of this one stays, but for what runs."""
+        self.remove_unwanted(set())
+
+    def remove_unwanted(self, wanted: set[str]) -> None:
+        used = {f"{unit.partition('@')[0]}@.service" for unit in self.alive()}
+        patterns = ("web@", "worker-*@", "beat")
+        files = [file for pattern in patterns for file in UNITS.glob(f"{self.settings.name}-{pattern}.service")]
+        unwanted = [file for file in files if file.name not in wanted | used]
+        for file in unwanted:
+            file.unlink()
+        if unwanted:
+            systemctl("daemon-reload")
+
+    def last_words(self, units: list[str], lines: int = 25) -> str:
+        """The last log lines of the units, also of one that has just died."""
+        subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
+        selected = [argument for unit in services(units) for argument in ("--unit", unit)]
+        command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *selected]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.rstrip()
+
+
+def services(units: Iterable[str]) -> list[str]:
+    return [f"{unit}.service" for unit in units]
+
+
+def systemctl(*arguments: str) -> str:
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ReleaseError(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,448 @@
+"""The release program with Supervisor: its calls, answered by a stand-in on a socket like supervisord's."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import socketserver
+import sys
+import threading
+import xmlrpc.client
+import xmlrpc.server
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "roles/release/files"))
+from release import processes, supervisor  # noqa: E402
+from release.settings import ReleaseError, Settings, Worker  # noqa: E402
+
+OLD, NEW = "old-1", "new-2"
+WEB, WORKER = f"shop-web@{NEW}", f"shop-worker-default@{NEW}"
+TEMPLATE = """\
+[group:shop@@RELEASE@]
+programs=shop-web@@RELEASE@,shop-worker-default@@RELEASE@
+[program:shop-web@@RELEASE@]
+command=web
+[program:shop-worker-default@@RELEASE@]
+command=worker
+"""
+
+
+class Daemon:
+    """Stands in for supervisord: programs run from `startProcess` to `stopProcess`, or as a test says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.known: dict[str, list[str]] = {}
+        self.groups: dict[str, dict[str, dict[str, Any]]] = {}
+        self.pids = count(100)
+        self.state = 1
+        # Programs that take a while to stop.
+        self.slow: set[str] = set()
+
+    def process(self, name: str) -> dict[str, Any]:
+        return next(group[name] for group in self.groups.values() if name in group)
+
+    def set(self, name: str, state: int, **more: Any) -> None:
+        self.process(name).update(state=state, **more)
+
+    def find(self, name: str) -> dict[str, Any]:
+        group, _, program = name.partition(":")
+        try:
+            return self.groups[group][program]
+        except KeyError:
+            raise xmlrpc.client.Fault(10, f"BAD_NAME: {name}") from None
+
+    # Supervisor's own names and numbers from here on: supervisord.org/api.html
+
+    def getState(self) -> dict[str, int]:  # noqa: N802
+        return {"statecode": self.state}
+
+    def getAllProcessInfo(self) -> list[dict[str, Any]]:  # noqa: N802
+        found = [dict(process) for group in self.groups.values() for process in group.values()]
+        for name in [process["name"] for process in found if process["state"] == 40 and process["name"] in self.slow]:
+            self.slow.remove(name)
+            self.set(name, 0, pid=0)
+        return found
+
+    def reloadConfig(self) -> list[Any]:  # noqa: N802
+        parser = configparser.RawConfigParser()
+        parser.read(self.folder.glob("*.conf"))
+        groups = {name[6:]: parser[name]["programs"].split(",") for name in parser if name.startswith("group:")}
+        grouped = {program for programs in groups.values() for program in programs}
+        alone = {name[8:] for name in parser if name.startswith("program:")} - grouped
+        self.known = groups | {name: [name] for name in alone}
+        return []
+
+    def addProcessGroup(self, name: str) -> bool:  # noqa: N802
+        if name in self.groups:
+            raise xmlrpc.client.Fault(90, f"ALREADY_ADDED: {name}")
+        self.groups[name] = {
+            program: {"name": program, "group": name, "state": 0, "pid": 0} for program in self.known[name]
+        }
+        return True
+
+    def removeProcessGroup(self, name: str) -> bool:  # noqa: N802
+        if name not in self.groups:
+            raise xmlrpc.client.Fault(10, f"BAD_NAME: {name}")
+        if any(process["state"] in (10, 20, 30, 40) for process in self.groups[name].values()):
+            raise xmlrpc.client.Fault(91, f"STILL_RUNNING: {name}")
+        del self.groups[name]
+        return True
+
+    def startProcess(self, name: str, wait: bool) -> bool:  # noqa: N802
+        process = self.find(name)
+        if process["state"] in (10, 20, 30):
+            raise xmlrpc.client.Fault(60, f"ALREADY_STARTED: {name}")
+        process.update(state=10, pid=next(self.pids))
+        return True
+
+    def stopProcess(self, name: str, wait: bool) -> bool:  # noqa: N802
+        process = self.find(name)
+        if process["state"] not in (10, 20, 30):
+            raise xmlrpc.client.Fault(70, f"NOT_RUNNING: {name}")
+        if process["name"] in self.slow:
+            process.update(state=40)
+        else:
+            process.update(state=0, pid=0)
+        return True
+
+
+class Handler(xmlrpc.server.SimpleXMLRPCRequestHandler):
+    disable_nagle_algorithm = False
+
+    def address_string(self) -> str:
+        return "socket"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+class Server(socketserver.ThreadingUnixStreamServer, xmlrpc.server.SimpleXMLRPCDispatcher):
+    def __init__(self, path: Path, daemon: Daemon) -> None:
+        xmlrpc.server.SimpleXMLRPCDispatcher.__init__(self, allow_none=False)
+        socketserver.ThreadingUnixStreamServer.__init__(self, str(path), Handler)
+        self.daemon_threads, self.logRequests = True, False
+        methods = [name for name in dir(daemon) if re.match(r"[a-z]+[A-Z]", name)]
+        for name in methods:
+            self.register_function(getattr(daemon, name), f"supervisor.{name}")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name in ("conf.d", "units", "log", "etc/shop/supervisor", "srv/shop/releases", "lib"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "etc/shop/supervisor/release.conf").write_text(TEMPLATE)
+    (tmp_path / "etc/shop/supervisor/beat.conf").write_text("[program:shop-beat]\ncommand=beat\n")
+    for name, folder in {"SOCKET": "sock", "PROGRAMS": "conf.d", "UNITS": "units", "LOGS": "log"}.items():
+        monkeypatch.setattr(supervisor, name, tmp_path / folder)
+    monkeypatch.setattr(supervisor, "PATIENCE", 0.2)
+    monkeypatch.setattr(Settings, "library", property(lambda self: tmp_path / "lib"))
+    workers = [Worker("default", ["default"])]
+    return Settings(name="shop", domain="", workers=workers, root=tmp_path / "srv", config=tmp_path / "etc")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What systemctl is called with."""
+    found: list[tuple[str, ...]] = []
+    monkeypatch.setattr(supervisor, "systemctl", lambda *arguments: found.append(arguments))
+    return found
+
+
+@pytest.fixture
+def daemon(settings: Settings) -> Iterator[Daemon]:
+    daemon = Daemon(supervisor.PROGRAMS)
+    server = Server(supervisor.SOCKET, daemon)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield daemon
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def manager(settings: Settings, daemon: Daemon) -> supervisor.Supervisor:
+    return supervisor.Supervisor(settings)
+
+
+def conf_files() -> set[str]:
+    return {file.name for file in supervisor.PROGRAMS.iterdir()}
+
+
+# --- Starting and stopping
+
+
+def test_a_release_starts_and_stops(manager: supervisor.Supervisor) -> None:
+    manager.prepare(NEW)
+    assert manager.alive() == {}
+    manager.start([WEB, WORKER])
+    assert manager.alive() == {WEB: NEW, WORKER: NEW}
+    assert manager.failed([WEB, WORKER]) == []
+    manager.stop([WEB, WORKER])
+    assert manager.alive() == {}
+
+
+def test_what_runs_is_not_started_twice(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+    manager.start([WEB])
+    first = daemon.process(WEB)["pid"]
+    manager.prepare(NEW)
+    manager.start([WEB])
+    assert daemon.process(WEB)["pid"] == first
+
+
+def test_programs_that_supervisord_does_not_know_are_loaded(manager: supervisor.Supervisor) -> None:
+    """After a reboot that follows a change of the manager."""
+    manager.start([WEB, "shop-beat"], wait=False)
+    assert conf_files() == {f"shop@{NEW}.conf", "shop-beat.conf"}
+    assert manager.beat_runs()
+
+
+def test_a_slow_end_is_waited_for(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+    manager.start([WORKER])
+    daemon.slow = {WORKER}
+    manager.stop([WORKER], wait=False)
+    assert manager.alive() == {WORKER: NEW}
+    manager.start([WORKER])
+    assert manager.failed([WORKER]) == []
+    assert daemon.process(WORKER)["state"] == 10
+
+
+def test_one_that_is_about_to_be_started_again_is_stopped_all_the_same(
+    manager: supervisor.Supervisor, daemon: Daemon
+) -> None:
+    manager.start([WEB])
+    daemon.set(WEB, 100, pid=0)
+    thread = threading.Timer(0.2, lambda: daemon.set(WEB, 10, pid=7))
+    thread.start()
+    manager.stop([WEB])
+    thread.join()
+    assert daemon.process(WEB)["state"] == 0
+
+
+@pytest.mark.parametrize(
+    "became",
+    [
+        pytest.param({"state": 30, "pid": 0}, id="waiting-to-be-started-again"),
+        pytest.param({"state": 200, "pid": 0}, id="given-up"),
+        pytest.param({"state": 20, "pid": 7}, id="started-again"),
+    ],
+)
+def test_what_ended_has_failed(manager: supervisor.Supervisor, daemon: Daemon, became: dict[str, int]) -> None:
+    manager.start([WEB, WORKER])
+    daemon.set(WEB, **became)
+    assert manager.failed([WEB, WORKER]) == [WEB]
+
+
+def test_beat_is_started_anew(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+    manager.restart_beat()
+    first = daemon.process("shop-beat")["pid"]
+    manager.restart_beat()
+    assert daemon.process("shop-beat")["pid"] != first
+    assert manager.alive() == {}, "beat belongs to no release"
+    manager.stop_beat()
+    assert not manager.beat_runs()
+
+
+def test_last_words_are_those_of_the_release(manager: supervisor.Supervisor) -> None:
+    (supervisor.LOGS / "shop").mkdir()
+    manager.log(WEB).write_text("\n".join(f"line {number}" for number in range(50)))
+    manager.log(f"shop-web@{OLD}").write_text("of another")
+    assert manager.last_words([WEB, WORKER], lines=2) == "line 48\nline 49"
+
+
+# --- supervisord is not there, or says no
+
+
+def test_without_supervisord_nothing_runs(settings: Settings) -> None:
+    manager = supervisor.Supervisor(settings)
+    assert (manager.alive(), manager.beat_runs()) == ({}, False)
+    with pytest.raises(ReleaseError, match="supervisord does not answer at"):
+        manager.start([WEB])
+
+
+def test_a_supervisord_that_is_about_to_end_is_not_asked(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+    manager.start([WEB])
+    daemon.state = -1
+    assert manager.alive() == {}
+
+
+def test_what_supervisord_says_is_passed_on(manager: supervisor.Supervisor) -> None:
+    manager.start([WEB])
+    with pytest.raises(ReleaseError, match="STILL_RUNNING"):
+        manager.forget(NEW)
+
+
+# --- Nothing is left behind
+
+
+def test_a_release_that_is_gone_takes_its_programs_and_logs_along(manager: supervisor.Supervisor) -> None:
+    for release in (OLD, NEW):
+        manager.prepare(release)
+        for name in ("log", "log.1"):
+            (supervisor.LOGS / f"shop/shop-web@{release}.{name}").write_text("")
+    manager.forget(OLD)
+    assert conf_files() == {f"shop@{NEW}.conf"}
+    assert {file.name for file in (supervisor.LOGS / "shop").iterdir()} == {f"{WEB}.log", f"{WEB}.log.1"}
+
+
+def test_tidying_keeps_what_is_current_and_what_runs(manager: supervisor.Supervisor, settings: Settings) -> None:
+    for release in (OLD, NEW, "older-0"):
+        manager.prepare(release)
+    manager.restart_beat()
+    manager.start([f"shop-web@{OLD}"])
+    settings.current.symlink_to(f"releases/{NEW}")
+    manager.tidy()
+    assert conf_files() == {f"shop@{OLD}.conf", f"shop@{NEW}.conf", "shop-beat.conf"}
+
+
+def test_nothing_stays_when_another_manager_has_taken_over(
+    manager: supervisor.Supervisor, settings: Settings, tmp_path: Path, calls: list[tuple[str, ...]]
+) -> None:
+    manager.start([WEB])
+    for place in ("shop.service.d", "supervisor.service.d"):
+        (supervisor.UNITS / place).mkdir()
+        (supervisor.UNITS / place / "shop-supervisor.conf").write_text("")
+    (settings.library / "run_with_environment").write_text("")
+    manager.leave()
+    assert calls == [], "not while something runs"
+    manager.stop([WEB])
+    manager.leave()
+    kept = {file for file in tmp_path.rglob("*") if file.is_file()}
+    assert kept == set()
+    assert list(supervisor.UNITS.iterdir()) == []
+    assert not (supervisor.LOGS / "shop").exists()
+    assert calls == [("daemon-reload",), ("disable", "--quiet", "--now", "supervisor.service")]
+    manager.leave()
+    assert len(calls) == 2, "once is enough"
+
+
+def test_a_supervisord_that_others_use_goes_on(manager: supervisor.Supervisor, calls: list[tuple[str, ...]]) -> None:
+    (supervisor.PROGRAMS / "theirs.conf").write_text("[program:theirs]\ncommand=true\n")
+    manager.leave()
+    assert calls == [("daemon-reload",)]
+    assert conf_files() == {"theirs.conf"}
+
+
+# --- Two managers at once
+
+
+class Remembers:
+    """A manager that only remembers what it was told."""
+
+    def __init__(self, *running: str) -> None:
+        self.running = set(running)
+        self.told: list[tuple[str, Any]] = []
+
+    def alive(self) -> dict[str, str]:
+        return {unit: unit.partition("@")[2] for unit in self.running if "@" in unit}
+
+    def beat_runs(self) -> bool:
+        return "shop-beat" in self.running
+
+    def stop_beat(self) -> None:
+        self.told.append(("stop_beat", None))
+
+    def restart_beat(self) -> None:
+        self.told.append(("restart_beat", None))
+
+    def start(self, units: list[str], *, wait: bool) -> None:
+        self.told.append(("start", units))
+
+    def stop(self, units: list[str], *, wait: bool = True) -> None:
+        self.told.append(("stop", units))
+
+    def tidy(self) -> None:
+        self.told.append(("tidy", None))
+
+    def leave(self) -> None:
+        self.told.append(("leave", None))
+
+    def forget(self, release: str) -> None:
+        self.told.append(("forget", release))
+
+
+@pytest.fixture
+def both(settings: Settings) -> processes.Processes:
+    both = processes.Processes(settings)
+    both.chosen, other = Remembers(WEB), Remembers(f"shop-web@{OLD}", "shop-beat")
+    both.others, both.all = [other], [both.chosen, other]
+    return both
+
+
+def test_what_the_other_manager_runs_is_seen(both: processes.Processes) -> None:
+    assert both.alive() == {WEB: NEW, f"shop-web@{OLD}": OLD}
+    assert both.beat_runs()
+
+
+def test_each_manager_stops_its_own(both: processes.Processes) -> None:
+    both.stop([f"shop-web@{OLD}", WEB], wait=False)
+    assert (both.chosen.told, both.others[0].told) == ([("stop", [WEB])], [("stop", [f"shop-web@{OLD}"])])
+
+
+def test_beat_goes_over_to_the_chosen_manager(both: processes.Processes) -> None:
+    both.restart_beat()
+    assert (both.chosen.told, both.others[0].told) == ([("restart_beat", None)], [("stop_beat", None)])
+
+
+def test_the_other_manager_leaves(both: processes.Processes) -> None:
+    both.tidy()
+    assert (both.chosen.told, both.others[0].told) == ([("tidy", None)], [("leave", None)])
+
+
+# --- The templates of both managers
+
+
+def render(name: str, **more: Any) -> str:
+    folder = ROOT / "roles/services/templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    variables = {
+        "ansible_managed": "", "services_name": "shop", "services_directory": "backend", "services_celery": "core",
+        "services_wsgi": "core.wsgi:application", "services_web": {"processes": 2, "threads": 4},
+        "services_workers": [{"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}],
+        "__services_programs": ["web", "worker-io"],
+        "services_memory_mb": 400, "services_read_write_paths": ["/srv/exports"], "services_allow_jit": False,
+        "services_egress_allow": ["10.0.0.0/8"],
+    }  # fmt: skip
+    return environment.get_template(name).render(**variables | more)
+
+
+def unit(name: str, **more: Any) -> dict[str, str]:
+    text = render(f"systemd/{name}.service", **more).replace("\\\n", "").replace("%i", NEW)
+    return dict(re.findall(r"^(ExecStart|WorkingDirectory|TimeoutStopSec)=(.*)$", text, re.M))
+
+
+def test_a_request_has_as_long_to_end_as_nginx_waits_for_it() -> None:
+    """gunicorn lets it end; whoever stops gunicorn, and the machine, wait for longer."""
+    [patience] = re.findall(r"^  proxy_read_timeout: (\d+)s$", (ROOT / "roles/nginx/vars/main.yml").read_text(), re.M)
+    [graceful] = re.findall(r"^graceful_timeout = (\d+)$", render("gunicorn.conf.py"), re.M)
+    stop = unit("web")["TimeoutStopSec"]
+    [longest] = re.findall(r"__services_longest_stop: .*\[(\d+)\]", (ROOT / "roles/services/vars/main.yml").read_text())
+    assert int(patience) <= int(graceful) < int(stop)
+    assert longest == stop
+
+
+@pytest.mark.parametrize("kind", ["web", "worker", "beat"])
+def test_both_managers_start_the_same(kind: str) -> None:
+    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
+    for name in ("release", "beat"):
+        parser.read_string(render(f"supervisor/{name}.conf").replace("@RELEASE@", NEW))
+    sections = {"web": f"program:{WEB}", "worker": f"program:shop-worker-io@{NEW}", "beat": "program:shop-beat"}
+    program = parser[sections[kind]]
+    worker = {"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}
+    wanted = unit(kind, __services_worker=worker)
+    wrapper, release, *command = shlex.split(program["command"])
+    assert command == shlex.split(wanted["ExecStart"])
+    assert wrapper == "/usr/local/lib/shop/run_with_environment"
+    assert command[0].startswith(f"{release}/.venv/bin/")
+    assert program["directory"] == wanted["WorkingDirectory"]
+    assert program["stopwaitsecs"] == wanted["TimeoutStopSec"]
+    assert set(parser[f"group:shop@{NEW}"]["programs"].split(",")) == {WEB, f"shop-worker-io@{NEW}"}

@@ -1,0 +1,252 @@
+"""A Redis as the role `redis` sets it up, a release's folders, and processes that the real programs run in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from redis import Redis
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parent / "project"
+HOST = socket.gethostname()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 45) -> Any:
+    """The condition's first true value. Raises AssertionError when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"Not within {seconds} s; last {value!r}"
+        time.sleep(0.05)
+    return value
+
+
+# --- Redis ---------------------------------------------------------------------------------------------------------
+
+
+def acl() -> str:
+    """The users of the role `redis`: its own template, filled in."""
+    roles = ROOT / "roles/redis"
+    text = (roles / "templates/users-broker.acl.j2").read_text()
+    password = hashlib.sha256(b"secret").hexdigest()
+    (line,) = [line for line in text.splitlines() if line.startswith("user {{ redis_user }}")]
+    values = iter(["app", password])
+    return f"user default on nopass ~* &* +@all\n{re.sub('{{.*?}}', lambda _: next(values), line)}\n"
+
+
+@dataclass
+class Broker:
+    """A Redis server that keeps what it has when it is stopped."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://app:secret@127.0.0.1:{self.port}/0"
+
+    @property
+    def admin(self) -> Redis:
+        return Redis(port=self.port)
+
+    def start(self) -> None:
+        options = {"port": self.port, "dir": self.folder, "aclfile": self.folder / "users.acl", "appendonly": "yes"}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        with (self.folder / "redis.log").open("a") as log:
+            self.process = subprocess.Popen(["redis-server", "--bind", "127.0.0.1", "--save", "", *words], stdout=log)
+        wait_until(self.answers)
+
+    def answers(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait(20)
+            self.process = None
+
+
+@pytest.fixture
+def stopped_broker(tmp_path: Path) -> Iterator[Broker]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    (folder / "users.acl").write_text(acl())
+    server = Broker(folder, port)
+    yield server
+    refused = [f"{entry['reason']} {entry['object']}" for entry in server.admin.acl_log()] if server.process else []
+    server.stop()
+    assert not refused, f"The role's users may not do this: {refused}"
+
+
+@pytest.fixture
+def broker(stopped_broker: Broker) -> Broker:
+    stopped_broker.start()
+    return stopped_broker
+
+
+# --- Processes -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Site:
+    """The folders of a site as on a server, and the processes of its releases."""
+
+    folder: Path
+    broker: Broker
+    processes: list[subprocess.Popen] = field(default_factory=list)
+
+    @property
+    def library(self) -> Path:
+        return self.folder / "library"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "tasks.log"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    @property
+    def gate(self) -> Path:
+        return self.folder / "gate"
+
+    def run(self, release: str) -> Path:
+        return self.folder / "releases" / release / "run"
+
+    def environment(self, variables: dict[str, str]) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "CELERY_BROKER_URL": self.broker.url,
+            "DATABASE_URL": f"sqlite:///{self.folder / 'database'}",
+            "RESULTS": str(self.results),
+            "TASK_LOG": str(self.log),
+            "TASK_GATE": str(self.gate),
+            "PYTHONUNBUFFERED": "1",
+            **variables,
+        }
+
+    def start(self, *words: str, release: str = "r1", variables: dict[str, str] | None = None) -> subprocess.Popen:
+        """hostctl/in_app/celery_runner.py with these words, as systemd starts it: in a group of its own."""
+        self.run(release).mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(self.library / "hostctl/in_app/celery_runner.py"), *words, "--app", "sample"]
+        process = subprocess.Popen(
+            [*command, "--release", release], cwd=PROJECT, env=self.environment(variables or {}),
+            stdout=(self.folder / f"log-{len(self.processes)}").open("w"), stderr=subprocess.STDOUT, process_group=0,
+        )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def output(self, process: subprocess.Popen) -> str:
+        return (self.folder / f"log-{self.processes.index(process)}").read_text()
+
+    def worker(
+        self, name: str = "one", *, queues: str = "default", concurrency: int = 2, pool: str = "prefork",
+        release: str = "r1", wait: bool = True, **variables: str,
+    ) -> subprocess.Popen:  # fmt: skip
+        """A worker, ready to take tasks."""
+        words = ["--name", name, "--queues", queues, "--concurrency", str(concurrency), "--pool", pool]
+        run = ["--run", str(self.run(release))]
+        process = self.start("worker", *words, *run, release=release, variables=variables)
+        if wait:
+            wait_until(lambda: " ready." in self.output(process) or process.poll() is not None)
+            assert process.poll() is None, self.output(process)
+        return process
+
+    def beat(self, **variables: str) -> subprocess.Popen:
+        return self.start("beat", "--schedule", str(self.folder / "schedule"), variables=variables)
+
+    def django(self, *words: str, **variables: str) -> None:
+        """Python of this project: -m django COMMAND, or -c CODE."""
+        environment = self.environment({"DJANGO_SETTINGS_MODULE": "sample.settings"} | variables)
+        subprocess.run([sys.executable, *words], cwd=PROJECT, env=environment, check=True)
+
+    def stop(self, process: subprocess.Popen) -> int:
+        process.terminate()
+        return process.wait(60)
+
+    def kill(self, process: subprocess.Popen) -> None:
+        """As systemd leaves it when the first process was killed: its children are killed too."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def ask(self, *questions: list[Any], **variables: str) -> Any:
+        """The answers of inspect_release.py; one question's, or a list."""
+        command = [str(self.folder / "releases/r1/.venv/bin/python"), str(self.library / "inspect_release.py")]
+        lines = "".join(json.dumps(question) + "\n" for question in questions)
+        done = subprocess.run(
+            command,
+            cwd=PROJECT,
+            env=self.environment(variables),
+            input=lines,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert all("answer" in answer for answer in answers), answers
+        return answers[0]["answer"] if len(answers) == 1 else [answer["answer"] for answer in answers]
+
+    # -- tasks
+
+    @property
+    def client(self) -> Celery:
+        app = Celery(broker=self.broker.url, backend=f"file://{self.results}")
+        app.conf.task_default_queue = "default"
+        return app
+
+    def send(self, name: str = "sample.hold", **options: Any) -> str:
+        """Send a task and return its id."""
+        return self.client.send_task(name, **options).id
+
+    def lines(self, word: str) -> list[str]:
+        """The ids of tasks by what happened: START or END, in order."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line.partition(" ")[2] for line in lines if line.startswith(word)]
+
+    def depth(self, queue: str = "default") -> int:
+        return self.broker.admin.llen(queue)
+
+    def slots(self) -> set[str]:
+        return {slot.decode() for slot in self.broker.admin.smembers("unacked_slots")}
+
+
+@pytest.fixture
+def site(tmp_path: Path, stopped_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    # Celery would prefer it to the broker that it is given.
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
+    here = Site(tmp_path / "site", stopped_broker)
+    here.library.mkdir(parents=True)
+    for file in ("services/files/hostctl/in_app/celery_runner.py", "release/files/inspect_release.py"):
+        shutil.copy(ROOT / "roles" / file, here.library)
+    here.results.mkdir()
+    # The release's own interpreter: where it lies tells where the releases are.
+    environment = here.folder / "releases/r1/.venv"
+    environment.mkdir(parents=True)
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)
+    for name in ("bin", "lib"):
+        (environment / name).symlink_to(Path(sys.prefix) / name)
+    yield here
+    for process in here.processes:
+        if process.poll() is None:
+            here.kill(process)
+        print(f"--- {' '.join(process.args[2:])}\n{here.output(process)}")

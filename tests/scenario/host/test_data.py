@@ -1,0 +1,142 @@
+"""Redis and PostgreSQL: settings that keep the data, and accounts that may do no more than they need."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from installation import Installation, run_python
+from testinfra.host import Host
+
+# --- Redis -------------------------------------------------------------------------------
+
+REDIS = """
+import json, os, redis
+client = redis.Redis.from_url(os.environ["VARIABLE"], decode_responses=True)
+answers = {}
+for command in json.loads('COMMANDS'):
+    try:
+        answers[command] = client.execute_command(*command.split())
+    except redis.RedisError as error:
+        answers[command] = type(error).__name__
+print(json.dumps(answers))
+"""
+BROKER, CACHE = "CELERY_BROKER_URL", "CACHE_URL"
+ADMINISTRATION = [
+    *("FLUSHALL", "CONFIG GET maxmemory", "CONFIG SET dir /tmp", "ACL LIST", "MONITOR"),
+    *("REPLICAOF 127.0.0.1 1", "SAVE", "SHUTDOWN"),
+]
+
+
+def ask_redis(host: Host, app: Installation, variable: str, *commands: str) -> dict[str, object]:
+    """What Redis answers to the application, by its own address and password; an error is its name."""
+    script = REDIS.replace("VARIABLE", variable).replace("COMMANDS", json.dumps(commands))
+    python = f"/srv/{app.name}/current/.venv/bin/python"
+    return json.loads(run_python(host, script, environment=[f"/etc/{app.name}/app.env"], python=python))
+
+
+@pytest.mark.parametrize("variable", [BROKER, CACHE])
+def test_redis_answers_the_application(host: Host, app: Installation, variable: str) -> None:
+    assert ask_redis(host, app, variable, "PING") == {"PING": True}
+
+
+@pytest.mark.parametrize("port", [6379, 6380])
+@pytest.mark.parametrize("command", ["PING", "INFO", "KEYS '*'"])
+def test_redis_refuses_strangers(host: Host, port: int, command: str) -> None:
+    assert "NOAUTH" in host.run(f"redis-cli -p {port} {command}").stdout
+
+
+@pytest.mark.parametrize("port", [6379, 6380])
+@pytest.mark.parametrize("user", ["default", "APP"])
+def test_redis_refuses_a_wrong_password(host: Host, app: Installation, port: int, user: str) -> None:
+    command = f"REDISCLI_AUTH=wrong redis-cli --user {user.replace('APP', app.name)} -p {port} PING"
+    result = host.run(command)
+    assert "WRONGPASS" in result.stdout + result.stderr
+    assert "PONG" not in result.stdout
+
+
+@pytest.mark.parametrize("variable", [BROKER, CACHE])
+def test_the_application_may_not_administer_redis(host: Host, app: Installation, variable: str) -> None:
+    answers = ask_redis(host, app, variable, *ADMINISTRATION)
+    assert answers == dict.fromkeys(ADMINISTRATION, "NoPermissionError")
+
+
+def test_the_broker_loses_nothing(host: Host, app: Installation) -> None:
+    info = ask_redis(host, app, BROKER, "INFO")["INFO"]
+    assert info["aof_enabled"] == 1
+    assert info["aof_last_write_status"] == "ok"
+    assert info["maxmemory_policy"] == "noeviction"
+    assert info["maxmemory"] > 0
+
+
+def test_the_cache_forgets_what_is_old(host: Host, app: Installation) -> None:
+    info = ask_redis(host, app, CACHE, "INFO")["INFO"]
+    assert info["maxmemory_policy"] == "allkeys-lru"
+    assert info["aof_enabled"] == 0
+    assert info["maxmemory"] > 0
+
+
+# --- PostgreSQL --------------------------------------------------------------------------
+
+SQL = """
+import json, os, psycopg
+answers = {}
+with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
+    for statement in json.loads('STATEMENTS'):
+        try:
+            connection.execute(statement)
+            answers[statement] = "done"
+        except psycopg.Error as error:
+            answers[statement] = type(error).__name__
+        connection.rollback()
+print(json.dumps(answers))
+"""
+ROWS = [
+    "SELECT count(*) FROM shop_order",
+    "INSERT INTO shop_pageview (page, count) VALUES ('of a test', 1)",
+    "UPDATE shop_pageview SET count = count + 1",
+    "DELETE FROM shop_pageview",
+]
+SCHEMA = [
+    "CREATE TABLE of_a_test (id int)",
+    "ALTER TABLE shop_pageview ADD COLUMN of_a_test int",
+    "DROP TABLE shop_pageview",
+    "TRUNCATE shop_pageview",
+    "CREATE SCHEMA of_a_test",
+]
+SUPERUSER = ["CREATE ROLE of_a_test", "COPY shop_pageview TO '/tmp/of_a_test'"]
+
+
+def ask_database(host: Host, app: Installation, files: list[str], statements: list[str]) -> dict[str, str]:
+    """What each statement comes to, none of them to stay, by the address and password in these files."""
+    script = SQL.replace("STATEMENTS", json.dumps(statements).replace("'", r"\'"))
+    python = f"/srv/{app.name}/current/.venv/bin/python"
+    environment = [f"/etc/{app.name}/{file}" for file in files]
+    return json.loads(run_python(host, script, environment=environment, python=python))
+
+
+def test_the_running_application_changes_rows_only(host: Host, app: Installation) -> None:
+    answers = ask_database(host, app, ["app.env"], ROWS + SCHEMA + SUPERUSER)
+    assert {statement: answers[statement] for statement in ROWS} == dict.fromkeys(ROWS, "done")
+    refused = {statement: answers[statement] for statement in SCHEMA + SUPERUSER}
+    assert set(refused.values()) == {"InsufficientPrivilege"}, refused
+
+
+def test_migrations_may_change_the_schema(host: Host, app: Installation) -> None:
+    answers = ask_database(host, app, ["app.env", "migrate.env"], SCHEMA[:4] + SUPERUSER)
+    assert {statement: answers[statement] for statement in SCHEMA[:4]} == dict.fromkeys(SCHEMA[:4], "done")
+    refused = {statement: answers[statement] for statement in SUPERUSER}
+    assert set(refused.values()) == {"InsufficientPrivilege"}, refused
+
+
+@pytest.mark.parametrize("user", ["APP", "APP_owner", "postgres"])
+def test_the_database_wants_a_password(host: Host, app: Installation, user: str) -> None:
+    name = user.replace("APP", app.name)
+    result = host.run(f"PGPASSWORD=wrong psql --no-password -h 127.0.0.1 -U {name} -d {app.name} -c 'SELECT 1'")
+    assert result.rc == 2
+    assert "password authentication failed" in result.stderr
+
+
+def test_passwords_are_stored_as_verifiers(host: Host, app: Installation) -> None:
+    stored = "SELECT bool_and(rolpassword LIKE 'SCRAM-SHA-256$%') FROM pg_authid WHERE rolpassword IS NOT NULL"
+    assert host.check_output(f'cd / && runuser -u postgres -- psql -tAc "{stored}"'.replace("$", r"\$")) == "t"

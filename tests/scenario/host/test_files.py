@@ -1,0 +1,111 @@
+"""Who owns what, who may read what, and that no secret is to be seen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from installation import Installation, run_python
+from testinfra.host import Host
+
+# APP and ID stand for the application's name and its current release.
+EXPECTED = {
+    "/etc/APP": "751 root APP",
+    "/etc/APP/app.env": "640 root APP",
+    "/etc/APP/migrate.env": "600 root root",
+    "/etc/APP/flower.env": "600 root root",
+    "/etc/APP/gunicorn.conf.py": "644 root root",
+    "/srv/APP": "755 root root",
+    "/srv/APP/releases": "751 APP-build APP",
+    "/srv/APP/releases/ID": "751 APP-build APP",
+    "/srv/APP/releases/ID/run": "2750 APP www-data",
+    "/srv/APP/shared": "751 root APP",
+    "/srv/APP/shared/static": "2750 APP www-data",
+    "/srv/APP/shared/media": "2750 APP www-data",
+    "/srv/APP/shared/mail": "750 APP APP",
+    "/srv/APP/shared/beat": "750 APP APP",
+    "/etc/ssl/APP/privkey.pem": "600 root root",
+    "/etc/ssl/APP/fullchain.pem": "644 root root",
+    "/etc/redis/redis-broker.conf": "640 root redis",
+    "/etc/redis/redis-cache.conf": "640 root redis",
+    "/etc/redis/users-broker.acl": "640 root redis",
+    "/etc/redis/users-cache.acl": "640 root redis",
+    "/etc/postgresql/*/main/pg_hba.seedbed.conf": "640 root postgres",
+}
+
+
+@pytest.mark.parametrize("path", EXPECTED)
+def test_owner_and_mode(host: Host, app: Installation, release: str, path: str) -> None:
+    place = path.replace("APP", app.name).replace("ID", release)
+    assert host.check_output(f"stat --format='%a %U %G' {place}") == EXPECTED[path].replace("APP", app.name)
+
+
+def test_the_application_cannot_write_its_own_code(host: Host, app: Installation) -> None:
+    """It may write to the folders of its data, and nowhere else in all that an installation put there."""
+    places = f"/srv/{app.name} /etc/{app.name} /etc/ssl/{app.name} /opt /usr/local /var/www /var/cache/{app.name}"
+    # uv opens the empty files that it locks to everybody.
+    find = f"find {places} -writable -not -type l -not \\( -name '*.lock' -empty \\) -printf '%p\\n'"
+    writable = host.run(f"runuser -u {app.name} -- {find} 2>/dev/null").stdout.split()
+    data = [f"/srv/{app.name}/shared/{name}" for name in ("static", "media", "mail", "beat")]
+    allowed = [
+        *map(Path, data),
+        *(Path(folder) for folder in host.check_output(f"ls -d /srv/{app.name}/releases/*/run").split()),
+    ]
+    assert set(data) <= set(writable), "this test sees nothing: it should find the folders for data"
+    assert [path for path in writable if not any(Path(path).is_relative_to(folder) for folder in allowed)] == []
+
+
+@pytest.mark.parametrize("file", ["migrate.env", "flower.env"])
+def test_the_application_cannot_read_what_is_not_its_own(host: Host, app: Installation, file: str) -> None:
+    assert host.run(f"runuser -u {app.name} -- cat /etc/{app.name}/{file}").rc == 1
+
+
+# Runs on the host, so that no secret travels: it finds the values in the files that hold them, knows which is which
+# by their hashes, and prints names only. After the fork it is `nobody`, and finds what anybody could.
+HUNT = r"""
+import glob, hashlib, json, os, pwd, re, subprocess, sys
+
+wanted = json.loads('HASHES')
+values = {}
+for file in glob.glob('/etc/APP/*.env'):
+    for word in re.findall(r'[A-Za-z0-9]{12,}', open(file).read()):
+        name = wanted.get(hashlib.sha256(word.encode()).hexdigest())
+        if name:
+            values[name] = word.encode()
+found = {'known': sorted(values), 'seen': []}
+journal = subprocess.run(['journalctl', '--no-pager', '--output=cat'], stdout=subprocess.PIPE).stdout
+found['seen'] += ['%s in the journal' % name for name, value in values.items() if value in journal]
+
+def look(path):
+    try:
+        with open(path, 'rb') as file:
+            content = file.read(4_000_000)
+    except OSError:
+        return
+    found['seen'] += ['%s in %s' % (name, path) for name, value in values.items() if value in content]
+
+nobody = pwd.getpwnam('nobody')
+os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)
+for path in glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ'):
+    look(path)
+for place in ('/etc', '/srv', '/opt', '/root', '/home', '/tmp', '/run', '/usr/local', '/var'):
+    for folder, _, files in os.walk(place):
+        for path in (os.path.join(folder, name) for name in files):
+            if os.path.isfile(path) and not path.startswith('/var/lib/apt'):
+                look(path)
+print(json.dumps(found))
+"""
+
+
+def test_no_secret_is_to_be_seen(host: Host, app: Installation) -> None:
+    """Not in a file that anybody may read, not in a process's arguments, not in the journal."""
+    # The password by which Redis's users are changed never leaves the control machine.
+    names = {file.name for file in Path(app.secrets).iterdir()} - {"redis_admin_password"}
+    secrets = {name: app.secret(name) for name in names}
+    hashes = {hashlib.sha256(value.encode()).hexdigest(): name for name, value in secrets.items()}
+    script = HUNT.replace("HASHES", json.dumps(hashes)).replace("APP", app.name)
+    found = json.loads(run_python(host, script))
+    assert found["known"] == sorted(secrets), "this test must know every secret that was generated"
+    assert found["seen"] == []
