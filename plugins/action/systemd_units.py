@@ -21,7 +21,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-PROGRAM = Path(__file__).parents[1] / "host/running.py"
+PROGRAM = Path(__file__).parents[1] / "host/systemd_units.py"
 OPTIONS = {"services": [], "stopped": [], "restarted": [], "daemon_reload": False}
 
 
@@ -32,11 +32,11 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         if unknown := set(self._task.args) - set(OPTIONS):
-            raise AnsibleActionFail(f"running has no option {', '.join(sorted(unknown))}")
+            raise AnsibleActionFail(f"systemd_units has no option {', '.join(sorted(unknown))}")
         asked = json.dumps(OPTIONS | self._task.args | {"check": self._task.check_mode})
         command = shlex.join(["/usr/bin/python3", "-IS", "-c", PROGRAM.read_text()])
         done = self._low_level_execute_command(command, in_data=asked.encode())
         try:
             return json.loads(done["stdout"])
         except json.JSONDecodeError:
-            raise AnsibleActionFail(f"running: {(done['stdout'] + done['stderr']).strip()}") from None
+            raise AnsibleActionFail(f"systemd_units: {(done['stdout'] + done['stderr']).strip()}") from None

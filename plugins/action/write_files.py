@@ -30,7 +30,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 
-PROGRAM = Path(__file__).parents[1] / "host/templates.py"
+PROGRAM = Path(__file__).parents[1] / "host/write_files.py"
 KINDS = {"src", "content", "link", "absent"}
 OPTIONS = {"dest", "vars", "owner", "group", "mode", "validate"}
 
@@ -45,11 +45,11 @@ class ActionModule(ActionBase):
         files = [common | file for file in self._task.args["files"]]
         for file in files:
             if len(KINDS & set(file)) != 1 or "dest" not in file:
-                raise AnsibleActionFail(f"templates: {file.get('dest')} needs one of src, content, link and absent")
+                raise AnsibleActionFail(f"write_files: {file.get('dest')} needs one of src, content, link and absent")
             if file.get("absent") is False:
-                raise AnsibleActionFail(f"templates: {file['dest']} has absent: false; leave it out, or say true")
+                raise AnsibleActionFail(f"write_files: {file['dest']} has absent: false; leave it out, or say true")
             if unknown := set(file) - KINDS - OPTIONS:
-                raise AnsibleActionFail(f"templates: {file['dest']} has no option {', '.join(sorted(unknown))}")
+                raise AnsibleActionFail(f"write_files: {file['dest']} has no option {', '.join(sorted(unknown))}")
             if "src" in file:
                 file["content"] = self.render(file.pop("src"), file.pop("vars", {}), task_vars or {})
         asked = json.dumps({"files": files, "check": self._task.check_mode})
@@ -58,7 +58,7 @@ class ActionModule(ActionBase):
         try:
             return json.loads(done["stdout"])
         except json.JSONDecodeError:
-            raise AnsibleActionFail(f"templates: {(done['stdout'] + done['stderr']).strip()}") from None
+            raise AnsibleActionFail(f"write_files: {(done['stdout'] + done['stderr']).strip()}") from None
 
     def render(self, name: str, own: dict[str, Any], task_vars: dict[str, Any]) -> str:
         """The text of a template of this role, with the file's own variables on top of the task's."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "plugins/host/running.py"
+PROGRAM = Path(__file__).parents[2] / "plugins/host/systemd_units.py"
 # A unit is active, and enabled, where a file of its name says so; what is `broken` does not start.
 SYSTEMCTL = """#!/bin/sh
 case "$*" in

@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 def play(folder: Path, arguments: dict[str, Any], *options: str) -> dict[str, Any]:
     """Run the action and return its result."""
-    task = {"name": "Write", "templates": arguments}
+    task = {"name": "Write", "write_files": arguments}
     variables = {
         "word": "of all",
         "ansible_managed": "ours",
