@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from plugin_utils.documented import documented_arguments
 
 DOCUMENTATION = r"""
-module: connection
+module: detect_connection
 short_description: Detect a user and a port with which SSH logs in to a host and becomes root
 description:
   - Tries each candidate (user, port, key or password) until one logs in and is root or can use sudo.
@@ -64,7 +64,7 @@ author: Seedbed
 
 EXAMPLES = r"""
 - name: Detect a working SSH user and port
-  connection:
+  detect_connection:
     administrators: [{name: alice, keys: ["ssh-ed25519 AAAA... alice@laptop"]}]
     ports: [2222, 22]
 """
