@@ -34,7 +34,7 @@ options:
     type: str
     required: true
   secrets:
-    description: Name and value in use of each secret. If the file of that name holds another value, the user set it, and it stays.
+    description: Name and value in use of each secret. A value that differs from its file was set by the user and stays.
     type: dict
     required: true
   keep_previous:
@@ -92,7 +92,7 @@ def generate(length: int) -> str:
 
 
 def prepare(folder: Path, wanted: Mapping[str, str], logins: Iterable[str]) -> None:
-    """Write the new values beside the current ones, then the marker: from then on, every run completes this rotation."""
+    """Write the new values beside the current ones, then the marker: from then on, a run completes this rotation."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for incomplete in folder.glob(f"*{NEXT}"):
         incomplete.unlink()
@@ -144,4 +144,5 @@ class ActionModule(ActionBase):
             names = begin(folder, wanted, filter(None, args["logins"]))
         else:
             names = end(folder, args["keep_previous"])
-        return result | {"changed": True, "names": names, "user_defined": [name for name in wanted if name not in names]}
+        user_defined = [name for name in wanted if name not in names]
+        return result | {"changed": True, "names": names, "user_defined": user_defined}

@@ -405,8 +405,9 @@ def render(name: str, **more: Any) -> str:
         loader=jinja2.FileSystemLoader(folder), trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     variables = {
-        "ansible_managed": "", "services_name": "shop", "services_project_dir": "backend", "services_celery_app": "core",
-        "services_wsgi_app": "core.wsgi:application", "services_web": {"processes": 2, "threads": 4},
+        "ansible_managed": "", "services_name": "shop", "services_project_dir": "backend",
+        "services_celery_app": "core", "services_wsgi_app": "core.wsgi:application",
+        "services_web": {"processes": 2, "threads": 4},
         "services_workers": [{"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}],
         "__services_programs": ["web", "worker-io"],
         "services_memory_mb": 400, "services_read_write_paths": ["/srv/exports"], "services_allow_jit": False,

@@ -90,8 +90,8 @@ def test_a_rotation_of_an_earlier_version_is_completed(plugin: ModuleType, folde
     (folder / "database_login.next").write_text("shop_2\n")
     assert plugin.begin(folder, IN_USE | {"one": "new one"}, LOGINS) == ["one", "two"]
     assert contents(folder) == {
-        "rotation": "one\ntwo", "one": "new one", "one.previous": "the one", "two": "new two", "two.previous": "the two",
-        "kept": "the kept", "database_login": "shop_2",
+        "rotation": "one\ntwo", "one": "new one", "one.previous": "the one", "two": "new two",
+        "two.previous": "the two", "kept": "the kept", "database_login": "shop_2",
     }  # fmt: skip
 
 
