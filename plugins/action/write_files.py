@@ -64,6 +64,12 @@ written:
   description: Paths of the files that changed.
   type: list
   elements: str
+reconfigured:
+  description: >-
+    Those whose text changed in more than comments and blank lines. A role restarts a service for these only, so that
+    a new comment in a template restarts none.
+  type: list
+  elements: str
 """
 
 SOURCES = ("src", "content", "link", "absent")

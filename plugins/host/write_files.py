@@ -1,7 +1,7 @@
 """Write several files and links: the host's part of the action plugin of the same name.
 
 Needs Debian's Python and its standard library alone. Reads {"files": [...], "check": false} from stdin; prints
-{"changed", "written", "diff"} or {"failed", "msg"}, as JSON.
+{"changed", "written", "reconfigured", "diff"} or {"failed", "msg"}, as JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Diff = dict[str, str]
+COMMENTS = ("#", ";", "//")
 
 
 class InvalidFileError(Exception):
@@ -87,6 +88,12 @@ def diff(path: Path, before: str, after: str) -> Diff:
     return {"before": before, "after": after, "before_header": str(path), "after_header": str(path)}
 
 
+def directives(text: str) -> list[str]:
+    """Return the lines of a configuration file without comments and blank lines."""
+    lines = (line.strip() for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith(COMMENTS)]
+
+
 def write(path: Path, file: dict[str, Any], check: bool) -> tuple[bool, Diff]:
     """Give one file its text and permissions. Returns whether anything changed, and the difference."""
     before, requested = read(path), {}
@@ -130,7 +137,7 @@ def set_link(path: Path, target: str | None, check: bool) -> tuple[bool, Diff]:
 
 def main() -> dict[str, Any]:
     request = json.load(sys.stdin)
-    written, diffs = [], []
+    written, reconfigured, diffs = [], [], []
     for file in request["files"]:
         path = Path(file["dest"])
         try:
@@ -144,8 +151,10 @@ def main() -> dict[str, Any]:
             return {"failed": True, "msg": f"{path}: {error.args[0]}"}
         if changed:
             written.append(str(path))
+            if directives(difference["before"]) != directives(difference["after"]):
+                reconfigured.append(str(path))
             diffs.append(difference)
-    return {"changed": bool(written), "written": written, "diff": diffs}
+    return {"changed": bool(written), "written": written, "reconfigured": reconfigured, "diff": diffs}
 
 
 if __name__ == "__main__":

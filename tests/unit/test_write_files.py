@@ -68,6 +68,17 @@ def test_check_mode_writes_nothing_and_shows_the_diff(folder: Path) -> None:
     assert not (folder / "nowhere").exists()
 
 
+def test_changed_comment_does_not_reconfigure(folder: Path) -> None:
+    (folder / "comment").write_text("# old\n[Service]\nUMask=0027\n")
+    (folder / "directive").write_text("# old\n[Service]\nUMask=0077\n")
+    text = "# new\n\n[Service]\nUMask=0027\n"
+    result = play(
+        folder, {"files": [{"content": text, "dest": str(folder / name)} for name in ("comment", "directive")]}
+    )
+    assert len(result["written"]) == 2
+    assert result["reconfigured"] == [str(folder / "directive")]
+
+
 def test_invalid_file_replaces_nothing(folder: Path) -> None:
     (folder / "old").write_text("before\n")
     file = {"content": "wrong\n", "dest": str(folder / "old"), "mode": "0644", "validate": "grep -q right %s"}
