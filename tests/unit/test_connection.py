@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
-PATH = Path(__file__).parents[2] / "plugins/action/connection.py"
+PATH = Path(__file__).parents[2] / "plugins/action/detect_connection.py"
 SPEC = importlib.util.spec_from_file_location("connection_action", PATH)
 contact = importlib.util.module_from_spec(SPEC)
 sys.modules["connection_action"] = contact

@@ -316,7 +316,7 @@ def test_an_old_ansible_is_told_how_to_get_the_right_one(runs: dict[str, Run]) -
 
 
 def load_preflight() -> ModuleType:
-    loader = importlib.util.spec_from_file_location("preflight", ROOT / "roles/preflight/action_plugins/preflight.py")
+    loader = importlib.util.spec_from_file_location("preflight", ROOT / "plugins/action/preflight.py")
     assert loader
     assert loader.loader
     sys.modules["preflight"] = preflight = importlib.util.module_from_spec(loader)
