@@ -38,6 +38,26 @@ encrypted by ansible-vault ([secrets.md](secrets.md)).
   release ID: changing one is a deployment, and no process is restarted in place.
 - A variable of a role (at the end of this page) may be written in the same file.
 """
+ENVIRONMENT = """\
+## Environment variables of the application
+
+The processes of your application get these; `app_environment` adds to them or replaces them:
+
+| variable | content |
+|---|---|
+| `DJANGO_SETTINGS_MODULE` | `app_settings_module` |
+| `SECRET_KEY`, `SECRET_KEY_FALLBACK` | Django's key; the previous one after a rotation |
+| `ALLOWED_HOSTS`, `CSRF_TRUSTED_ORIGINS` | domains and origins, comma-separated |
+| `DATABASE_URL` | PostgreSQL; migrations get the URL of the tables' owner under the same name |
+| `CELERY_BROKER_URL`, `CACHE_URL` | Redis |
+| `EMAIL_URL`, `DEFAULT_FROM_EMAIL` | outgoing mail; without `app_email_url`, files in `/srv/NAME/shared/mail` |
+| `STATIC_ROOT`, `STATIC_MANIFEST_ROOT`, `MEDIA_ROOT` | folders; the manifest of static files belongs to one release |
+| `SECURE_HSTS_SECONDS`, `TIME_ZONE` | `app_hsts_seconds`, `app_time_zone` |
+| `RELEASE_ID` | the release; the health check can print it |
+
+A project that uses other names maps them in `app_environment`, for example `PG_URL: "{{ app_database_url_runtime }}"`,
+and gives its migrations the owner's URL in `app_migration_environment`: `PG_URL: "{{ app_database_url_owner }}"`.
+"""
 ROLES_INTRODUCTION = """\
 ## Role variables
 
@@ -176,6 +196,7 @@ def page() -> str:
         INTRODUCTION,
         *settings(spec, list(read_blocks(DEFAULTS.read_text()))),
         *secrets(list(read_blocks(SECRETS.read_text()))),
+        ENVIRONMENT,
         *roles(ROOT),
     ]
     return "\n".join(lines).rstrip() + "\n"
