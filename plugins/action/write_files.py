@@ -64,10 +64,8 @@ written:
   description: Paths of the files that changed.
   type: list
   elements: str
-reconfigured:
-  description: >-
-    Those whose text changed in more than comments and blank lines. A role restarts a service for these only, so that
-    a new comment in a template restarts none.
+effective:
+  description: Those of RV(written) that differ in more than comments and blank lines. Roles restart services for these.
   type: list
   elements: str
 """

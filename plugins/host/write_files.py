@@ -1,7 +1,7 @@
 """Write several files and links: the host's part of the action plugin of the same name.
 
 Needs Debian's Python and its standard library alone. Reads {"files": [...], "check": false} from stdin; prints
-{"changed", "written", "reconfigured", "diff"} or {"failed", "msg"}, as JSON.
+{"changed", "written", "effective", "diff"} or {"failed", "msg"}, as JSON.
 """
 
 from __future__ import annotations
@@ -88,12 +88,6 @@ def diff(path: Path, before: str, after: str) -> Diff:
     return {"before": before, "after": after, "before_header": str(path), "after_header": str(path)}
 
 
-def directives(text: str) -> list[str]:
-    """Return the lines of a configuration file without comments and blank lines."""
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith(COMMENTS)]
-
-
 def write(path: Path, file: dict[str, Any], check: bool) -> tuple[bool, Diff]:
     """Give one file its text and permissions. Returns whether anything changed, and the difference."""
     before, requested = read(path), {}
@@ -135,9 +129,19 @@ def set_link(path: Path, target: str | None, check: bool) -> tuple[bool, Diff]:
     return before != target, diff(path, f"{before or 'absent'}\n", f"{target or 'absent'}\n")
 
 
+def directives(text: str) -> list[str]:
+    """Return the lines of a configuration file without comments and blank lines."""
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(COMMENTS)]
+
+
+def is_effective(difference: Diff) -> bool:
+    """Return whether more than comments and blank lines differ."""
+    return directives(difference["before"]) != directives(difference["after"])
+
+
 def main() -> dict[str, Any]:
     request = json.load(sys.stdin)
-    written, reconfigured, diffs = [], [], []
+    written, diffs = [], []
     for file in request["files"]:
         path = Path(file["dest"])
         try:
@@ -151,10 +155,9 @@ def main() -> dict[str, Any]:
             return {"failed": True, "msg": f"{path}: {error.args[0]}"}
         if changed:
             written.append(str(path))
-            if directives(difference["before"]) != directives(difference["after"]):
-                reconfigured.append(str(path))
             diffs.append(difference)
-    return {"changed": bool(written), "written": written, "reconfigured": reconfigured, "diff": diffs}
+    effective = [path for path, difference in zip(written, diffs, strict=True) if is_effective(difference)]
+    return {"changed": bool(written), "written": written, "effective": effective, "diff": diffs}
 
 
 if __name__ == "__main__":

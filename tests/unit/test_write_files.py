@@ -68,17 +68,6 @@ def test_check_mode_writes_nothing_and_shows_the_diff(folder: Path) -> None:
     assert not (folder / "nowhere").exists()
 
 
-def test_changed_comment_does_not_reconfigure(folder: Path) -> None:
-    (folder / "comment").write_text("# old\n[Service]\nUMask=0027\n")
-    (folder / "directive").write_text("# old\n[Service]\nUMask=0077\n")
-    text = "# new\n\n[Service]\nUMask=0027\n"
-    result = play(
-        folder, {"files": [{"content": text, "dest": str(folder / name)} for name in ("comment", "directive")]}
-    )
-    assert len(result["written"]) == 2
-    assert result["reconfigured"] == [str(folder / "directive")]
-
-
 def test_invalid_file_replaces_nothing(folder: Path) -> None:
     (folder / "old").write_text("before\n")
     file = {"content": "wrong\n", "dest": str(folder / "old"), "mode": "0644", "validate": "grep -q right %s"}
@@ -124,3 +113,13 @@ def test_unknown_owner_is_an_error(folder: Path) -> None:
 def test_unknown_option_is_an_error(folder: Path) -> None:
     result = play(folder, {"files": [{"content": "", "dest": str(folder / "new"), "own": "root"}]})
     assert "files.own" in result["msg"]
+
+
+def test_a_changed_comment_is_written_but_not_effective(folder: Path) -> None:
+    """Roles restart services only for effective changes."""
+    file = str(folder / "settings")
+    play(folder, {"files": [{"content": "# one\nport 1\n", "dest": file}]})
+    comment = play(folder, {"files": [{"content": "# two\nport 1\n", "dest": file}]})
+    assert (comment["written"], comment["effective"]) == ([file], [])
+    setting = play(folder, {"files": [{"content": "# two\nport 2\n", "dest": file}]})
+    assert (setting["written"], setting["effective"]) == ([file], [file])
