@@ -56,22 +56,22 @@ class Installation:
 
 
 # One look takes more than a second, and every module has host objects of its own.
-LOOKED_AT: dict[str, Installation] = {}
+INSPECTED: dict[str, Installation] = {}
 
 
-def look_at(host: Host) -> Installation:
+def inspect(host: Host) -> Installation:
     """Ask Ansible and the host itself, once a run."""
     place = host.backend.get_pytest_id()
-    if place not in LOOKED_AT:
+    if place not in INSPECTED:
         wanted = ", ".join(f"'{key}': {expression}" for key, expression in SETTINGS.items())
         found = host.ansible("debug", f'msg="{{{{ {{{wanted}}} }}}}"', check=False)["msg"]
-        LOOKED_AT[place] = Installation(
+        INSPECTED[place] = Installation(
             **found,
             certificate=host.file(f"{found['certificate_folder']}/fullchain.pem").content_string,
             hostname=host.check_output("hostname"),
             began=host.check_output("date --iso-8601=seconds"),
         )
-    return LOOKED_AT[place]
+    return INSPECTED[place]
 
 
 def query(host: Host, app: Installation, sql: str) -> str:

@@ -77,7 +77,7 @@ def test_up_needs_an_address(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--address" in capsys.readouterr().err
 
 
-def test_the_rules_of_a_bridge_that_is_gone_are_left_behind() -> None:
+def test_rules_of_a_removed_bridge_are_stale() -> None:
     rules = "\n".join(
         [
             "-P POSTROUTING ACCEPT",
@@ -87,4 +87,4 @@ def test_the_rules_of_a_bridge_that_is_gone_are_left_behind() -> None:
         ]
     )
     left = f"POSTROUTING -s {testhost.SUBNET} ! -o br-former -j MASQUERADE".split()
-    assert testhost.left_behind(rules, {"docker0", "br-now"}) == [left]
+    assert testhost.stale_rules(rules, {"docker0", "br-now"}) == [left]
