@@ -1,42 +1,61 @@
-"""Have services running, now and at boot, in one trip.
-
-    - running:
-        services: [nginx.service]
-
-`stopped` are units that must not run, stopped and disabled first; `services` are started and enabled in this order;
-`restarted` are restarted in any case; with `daemon_reload` systemd reads the units again first. A service that does not
-start fails with the last lines of its journal. Returns `started`: the services that did not run before, which have read
-their settings just now.
-
-Why not ansible.builtin.systemd_service: see templates.py.
-"""
+"""Start, enable, stop and restart systemd units in one round trip."""
 
 from __future__ import annotations
 
-import json
-import shlex
+import sys
 from pathlib import Path
-from typing import Any
 
-from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
+sys.path.append(str(Path(__file__).parents[1]))
 
-PROGRAM = Path(__file__).parents[1] / "host/running.py"
-OPTIONS = {"services": [], "stopped": [], "restarted": [], "daemon_reload": False}
+from plugin_utils.host_program import HostProgramAction
+
+DOCUMENTATION = r"""
+module: systemd_units
+short_description: Start, enable, stop and restart systemd units in one round trip
+description:
+  - Does the work of several tasks of M(ansible.builtin.systemd_service), in this order; reload of the unit files,
+    O(stopped), O(services), O(restarted).
+  - If a unit fails to start, the error includes the last 20 lines of its journal.
+  - Supports check mode.
+options:
+  services:
+    description: Units to start and enable, in this order.
+    type: list
+    elements: str
+    default: []
+  stopped:
+    description: Units to stop and disable.
+    type: list
+    elements: str
+    default: []
+  restarted:
+    description: Units to restart in any case.
+    type: list
+    elements: str
+    default: []
+  daemon_reload:
+    description: Reload the unit files first.
+    type: bool
+    default: false
+author: Seedbed
+"""
+
+EXAMPLES = r"""
+- name: Start nginx and enable it at boot
+  systemd_units:
+    services: [nginx.service]
+"""
+
+RETURN = r"""
+started:
+  description: Services that were not active before, so that they have just read their configuration.
+  type: list
+  elements: str
+"""
 
 
-class ActionModule(ActionBase):
-    _supports_check_mode = True
-    _supports_async = False
+class ActionModule(HostProgramAction):
+    """Run plugins/host/systemd_units.py."""
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        super().run(tmp, task_vars)
-        if unknown := set(self._task.args) - set(OPTIONS):
-            raise AnsibleActionFail(f"running has no option {', '.join(sorted(unknown))}")
-        asked = json.dumps(OPTIONS | self._task.args | {"check": self._task.check_mode})
-        command = shlex.join(["/usr/bin/python3", "-IS", "-c", PROGRAM.read_text()])
-        done = self._low_level_execute_command(command, in_data=asked.encode())
-        try:
-            return json.loads(done["stdout"])
-        except json.JSONDecodeError:
-            raise AnsibleActionFail(f"running: {(done['stdout'] + done['stderr']).strip()}") from None
+    program = "systemd_units.py"
+    documentation = DOCUMENTATION

@@ -1,6 +1,7 @@
-"""Write several files: what the action of the same name runs on the host, with Debian's Python and its library alone.
+"""Write several files and links: the host's part of the action plugin of the same name.
 
-Reads {"files": [...], "check": false} from stdin; prints {"changed", "written", "diff"} or {"failed", "msg"}, as JSON.
+Needs Debian's Python and its standard library alone. Reads {"files": [...], "check": false} from stdin; prints
+{"changed", "written", "effective", "diff"} or {"failed", "msg"}, as JSON.
 """
 
 from __future__ import annotations
@@ -16,45 +17,56 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+Diff = dict[str, str]
 
-class InvalidError(Exception):
-    """A new file is not valid; the message says which, and why."""
+
+class InvalidFileError(Exception):
+    """The validation command rejected the new file; the message includes its output."""
 
 
 def read(path: Path) -> str | None:
-    """The text of a file, or None where there is none."""
+    """Return the text of a file, or None if it does not exist."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return None
 
 
-def rights_of(path: Path) -> dict[str, int]:
+def permissions_of(path: Path) -> dict[str, int]:
+    """Return mode, owner and group of a file, as numbers."""
     found = path.stat()
     return {"mode": found.st_mode & 0o7777, "owner": found.st_uid, "group": found.st_gid}
 
 
-def wanted_rights(file: dict[str, Any]) -> dict[str, int]:
-    """Of mode, owner and group what was asked for, as numbers. Raises KeyError for somebody who is not there."""
-    rights = {}
+def requested_permissions(file: dict[str, Any]) -> dict[str, int]:
+    """Return the requested mode, owner and group as numbers. Raises KeyError for an unknown user or group."""
+    permissions = {}
     if file.get("mode"):
-        rights["mode"] = int(str(file["mode"]), 8)
+        permissions["mode"] = int(str(file["mode"]), 8)
     if file.get("owner"):
-        rights["owner"] = pwd.getpwnam(file["owner"]).pw_uid
+        permissions["owner"] = pwd.getpwnam(file["owner"]).pw_uid
     if file.get("group"):
-        rights["group"] = grp.getgrnam(file["group"]).gr_gid
-    return rights
+        permissions["group"] = grp.getgrnam(file["group"]).gr_gid
+    return permissions
 
 
-def set_rights(path: Path, rights: dict[str, int]) -> None:
-    os.chown(path, rights["owner"], rights["group"])
-    path.chmod(rights["mode"])
+def set_permissions(path: Path, permissions: dict[str, int]) -> None:
+    os.chown(path, permissions["owner"], permissions["group"])
+    path.chmod(permissions["mode"])
 
 
-def replace(path: Path, file: dict[str, Any], rights: dict[str, int]) -> None:
-    """Put the new text in the file's place in one step, once it is found valid. Nobody but root sees it before.
+def validate(path: Path, command: str, new: str) -> None:
+    """Run the validation command on the new file. Raises InvalidFileError."""
+    done = subprocess.run(shlex.split(command % new), capture_output=True, text=True)
+    if done.returncode != 0:
+        output = f"{done.stdout}{done.stderr}".strip()
+        raise InvalidFileError(f"{path} was not replaced: validation of the new file failed: {output}")
 
-    Raises InvalidError.
+
+def replace(path: Path, file: dict[str, Any], permissions: dict[str, int]) -> None:
+    """Validate the new text and replace the file atomically; the temporary file is readable by root only.
+
+    Raises InvalidFileError.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -63,69 +75,87 @@ def replace(path: Path, file: dict[str, Any], rights: dict[str, int]) -> None:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
             stream.write(file["content"])
         if file.get("validate"):
-            done = subprocess.run(shlex.split(file["validate"] % name), capture_output=True, text=True)
-            if done.returncode != 0:
-                said = f"{done.stdout}{done.stderr}".strip()
-                raise InvalidError(f"{path} was not replaced, the new one is not valid: {said}")
-        set_rights(new, rights)
+            validate(path, file["validate"], name)
+        set_permissions(new, permissions)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
 
 
-def write(path: Path, file: dict[str, Any], check: bool) -> tuple[bool, dict[str, str]]:
-    """Bring one file to its text and rights. Returns whether anything was different, and the difference."""
-    before, wanted = read(path), {}
+def diff(path: Path, before: str, after: str) -> Diff:
+    """Return the difference as Ansible's --diff shows it."""
+    return {"before": before, "after": after, "before_header": str(path), "after_header": str(path)}
+
+
+def write(path: Path, file: dict[str, Any], check: bool) -> tuple[bool, Diff]:
+    """Give one file its text and permissions. Returns whether anything changed, and the difference."""
+    before, requested = read(path), {}
     changed = before != file["content"]
-    # Under --check, its owner may be somebody whom the run would make.
+    # In check mode, an earlier task of the run may not have created the owner.
     if before is not None or not check:
-        wanted = wanted_rights(file)
-        found = rights_of(path) if before is not None else {"mode": 0o644, "owner": os.geteuid(), "group": os.getegid()}
-        rights = found | wanted
+        requested = requested_permissions(file)
+        new_file = {"mode": 0o644, "owner": os.geteuid(), "group": os.getegid()}
+        current = permissions_of(path) if before is not None else new_file
+        permissions = current | requested
         if changed and not check:
-            replace(path, file, rights)
-        elif before is not None and found != rights:
+            replace(path, file, permissions)
+        elif before is not None and current != permissions:
             changed = True
             if not check:
-                set_rights(path, rights)
-    names = {"before_header": str(path), "after_header": str(path)}
-    return changed, {"before": before or "", "after": file["content"], **names}
+                set_permissions(path, permissions)
+    return changed, diff(path, before or "", file["content"])
 
 
-def place_link(place: Path, wanted: str | None, check: bool) -> tuple[bool, dict[str, str]]:
-    """Have a link, or nothing, in the file's place. Returns whether anything was different, and the difference."""
-    before = str(place.readlink()) if place.is_symlink() else "a file" if place.exists() else None
-    if before != wanted and not check:
-        if wanted is None:
-            place.unlink()
+def current_target(path: Path) -> str | None:
+    """Return the target of a link, "a file" for anything else, or None if nothing exists."""
+    if path.is_symlink():
+        return str(path.readlink())
+    return "a file" if path.exists() else None
+
+
+def set_link(path: Path, target: str | None, check: bool) -> tuple[bool, Diff]:
+    """Create a link, or remove the path if `target` is None. Returns whether anything changed, and the difference."""
+    before = current_target(path)
+    if before != target and not check:
+        if target is None:
+            path.unlink()
         else:
-            place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            new = place.with_name(f"{place.name}.new")
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            new = path.with_name(f"{path.name}.new")
             new.unlink(missing_ok=True)
-            new.symlink_to(wanted)
-            new.replace(place)
-    names = {"before_header": str(place), "after_header": str(place)}
-    return before != wanted, {"before": f"{before or 'nothing'}\n", "after": f"{wanted or 'nothing'}\n", **names}
+            new.symlink_to(target)
+            new.replace(path)
+    return before != target, diff(path, f"{before or 'absent'}\n", f"{target or 'absent'}\n")
+
+
+def is_effective(difference: Diff) -> bool:
+    """Return whether more than comment lines differ."""
+    before, after = (
+        [line for line in difference[side].splitlines() if not line.lstrip().startswith(("#", ";"))]
+        for side in ("before", "after")
+    )
+    return before != after
 
 
 def main() -> dict[str, Any]:
-    asked = json.load(sys.stdin)
-    written, differences = [], []
-    for file in asked["files"]:
+    request = json.load(sys.stdin)
+    written, diffs = [], []
+    for file in request["files"]:
         path = Path(file["dest"])
         try:
             if "content" in file:
-                changed, difference = write(path, file, asked["check"])
+                changed, difference = write(path, file, request["check"])
             else:
-                changed, difference = place_link(path, file.get("link"), asked["check"])
-        except (InvalidError, OSError) as error:
+                changed, difference = set_link(path, file.get("link"), request["check"])
+        except (InvalidFileError, OSError) as error:
             return {"failed": True, "msg": str(error)}
         except KeyError as error:
             return {"failed": True, "msg": f"{path}: {error.args[0]}"}
         if changed:
             written.append(str(path))
-            differences.append(difference)
-    return {"changed": bool(written), "written": written, "diff": differences}
+            diffs.append(difference)
+    effective = [path for path, difference in zip(written, diffs, strict=True) if is_effective(difference)]
+    return {"changed": bool(written), "written": written, "effective": effective, "diff": diffs}
 
 
 if __name__ == "__main__":

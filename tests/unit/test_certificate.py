@@ -15,7 +15,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 
 ROLE = Path(__file__).parents[2] / "roles/certificate"
-SPEC = importlib.util.spec_from_file_location("certificate_module", ROLE / "library/certificate.py")
+SPEC = importlib.util.spec_from_file_location("certificate_module", Path(__file__).parents[2] / "plugins/modules/certificate.py")
 certificate = importlib.util.module_from_spec(SPEC)
 sys.modules["certificate_module"] = certificate
 SPEC.loader.exec_module(certificate)

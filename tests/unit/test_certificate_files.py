@@ -25,7 +25,7 @@ def load(path: str) -> ModuleType:
     return module
 
 
-preflight = load("roles/preflight/action_plugins/preflight.py")
+preflight = load("plugins/action/preflight.py")
 CA = Authority()
 GOOD = CA.issue("shop.example.org", "*.example.net")
 OTHER = CA.issue("shop.example.org")

@@ -270,7 +270,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 def test_right_settings_lead_to_the_host(runs: dict[str, Run]) -> None:
     """So that the others are known to have stopped for their mistakes, and ssh's stand-in is known to notice."""
-    assert [message.splitlines()[0] for message in runs["right"].messages().values()] == ["No way into right:"]
+    assert [message.splitlines()[0] for message in runs["right"].messages().values()] == ["Cannot log in to right:"]
     assert runs["right"].reached
 
 
@@ -316,7 +316,7 @@ def test_an_old_ansible_is_told_how_to_get_the_right_one(runs: dict[str, Run]) -
 
 
 def load_preflight() -> ModuleType:
-    loader = importlib.util.spec_from_file_location("preflight", ROOT / "roles/preflight/action_plugins/preflight.py")
+    loader = importlib.util.spec_from_file_location("preflight", ROOT / "plugins/action/preflight.py")
     assert loader
     assert loader.loader
     sys.modules["preflight"] = preflight = importlib.util.module_from_spec(loader)

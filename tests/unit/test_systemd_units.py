@@ -1,4 +1,4 @@
-"""The program that has services running, with a systemctl that writes down what it is told."""
+"""The host program of systemd_units, with a fake systemctl that records its commands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).parents[2] / "plugins/host/running.py"
-# A unit is active, and enabled, where a file of its name says so; what is `broken` does not start.
+PROGRAM = Path(__file__).parents[2] / "plugins/host/systemd_units.py"
+# The state of a unit is the text of the file of its name; a unit called `broken` fails to start.
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
   "is-active --quiet "*) grep -q active "$FOLDER/$3" ;;
   "is-enabled --quiet "*) grep -q enabled "$FOLDER/$3" ;;
-  *broken*) echo "it does not start"; exit 1 ;;
-  *) echo "$*" >>"$FOLDER/told" ;;
+  *broken*) echo "failed to start"; exit 1 ;;
+  *) echo "$*" >>"$FOLDER/commands" ;;
 esac 2>&1
 """
 
@@ -28,41 +28,44 @@ def host(tmp_path: Path) -> Path:
     for name, script in {"systemctl": SYSTEMCTL, "journalctl": "#!/bin/sh\necho the journal of $3\n"}.items():
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "serves").write_text("active enabled")
-    (tmp_path / "starts-by-hand").write_text("active")
+    (tmp_path / "running").write_text("active enabled")
+    (tmp_path / "not-enabled").write_text("active")
     return tmp_path
 
 
-def have(host: Path, **asked: Any) -> dict[str, Any]:
-    asked = {"services": [], "stopped": [], "restarted": [], "daemon_reload": False, "check": False} | asked
+def run_program(host: Path, **request: Any) -> dict[str, Any]:
+    request = {"services": [], "stopped": [], "restarted": [], "daemon_reload": False, "check": False} | request
     environment = {"PATH": f"{host}:{os.environ['PATH']}", "FOLDER": str(host)}
     command = [sys.executable, "-IS", "-c", PROGRAM.read_text()]
-    done = subprocess.run(command, input=json.dumps(asked), env=environment, capture_output=True, text=True, check=True)
+    text = json.dumps(request)
+    done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
-def told(host: Path) -> list[str]:
-    return (host / "told").read_text().splitlines() if (host / "told").exists() else []
+def commands(host: Path) -> list[str]:
+    return (host / "commands").read_text().splitlines() if (host / "commands").exists() else []
 
 
-def test_what_runs_is_left_alone(host: Path) -> None:
-    assert have(host, services=["serves"], stopped=["new"]) == {"changed": False, "started": []}
-    assert told(host) == []
+def test_running_service_is_not_touched(host: Path) -> None:
+    assert run_program(host, services=["running"], stopped=["new"]) == {"changed": False, "started": []}
+    assert commands(host) == []
 
 
-def test_what_does_not_run_is_started_and_what_should_not_run_stopped_first(host: Path) -> None:
-    found = have(host, services=["new", "starts-by-hand"], stopped=["serves"], restarted=["old"], daemon_reload=True)
+def test_commands_in_their_order(host: Path) -> None:
+    found = run_program(
+        host, services=["new", "not-enabled"], stopped=["running"], restarted=["old"], daemon_reload=True
+    )
     assert found == {"changed": True, "started": ["new"]}
-    words = [line.replace("--now --quiet ", "") for line in told(host)]
-    assert words == ["daemon-reload", "disable serves", "enable new", "enable starts-by-hand", "restart old"]
+    words = [line.replace("--now --quiet ", "") for line in commands(host)]
+    assert words == ["daemon-reload", "disable running", "enable new", "enable not-enabled", "restart old"]
 
 
-def test_a_check_changes_nothing(host: Path) -> None:
-    assert have(host, services=["new"], check=True) == {"changed": True, "started": ["new"]}
-    assert told(host) == []
+def test_check_mode_changes_nothing(host: Path) -> None:
+    assert run_program(host, services=["new"], check=True) == {"changed": True, "started": ["new"]}
+    assert commands(host) == []
 
 
-def test_what_does_not_start_fails_with_its_journal(host: Path) -> None:
-    found = have(host, services=["broken"])
+def test_failure_includes_the_journal(host: Path) -> None:
+    found = run_program(host, services=["broken"])
     assert found["failed"]
-    assert "it does not start\nthe journal of --unit=broken" in found["msg"]
+    assert "failed to start\nthe journal of --unit=broken" in found["msg"]

@@ -1,4 +1,4 @@
-"""The action that writes several files in one trip, run by Ansible on this machine."""
+"""The action write_files, run by Ansible on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
 
 def play(folder: Path, arguments: dict[str, Any], *options: str) -> dict[str, Any]:
     """Run the action and return its result."""
-    task = {"name": "Write", "templates": arguments}
+    task = {"name": "Write", "write_files": arguments}
     variables = {
         "word": "of all",
         "ansible_managed": "ours",
@@ -42,7 +42,7 @@ def play(folder: Path, arguments: dict[str, Any], *options: str) -> dict[str, An
     return json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
 
 
-def test_files_are_written_once_and_kept(folder: Path) -> None:
+def test_second_run_changes_nothing(folder: Path) -> None:
     files = [
         {"src": "list.j2", "dest": str(folder / "new/one"), "vars": {"names": ["a", "b"]}},
         {"content": "{{ '{{' }} as it is }}", "dest": str(folder / "two"), "mode": "0600"},
@@ -58,7 +58,7 @@ def test_files_are_written_once_and_kept(folder: Path) -> None:
     assert third["written"] == [str(folder / "two")]
 
 
-def test_a_check_writes_nothing_and_shows_the_difference(folder: Path) -> None:
+def test_check_mode_writes_nothing_and_shows_the_diff(folder: Path) -> None:
     (folder / "old").write_text("before\n")
     files = [{"content": "after\n", "dest": str(folder / name), "mode": "0644"} for name in ("old", "nowhere/new")]
     result = play(folder, {"files": files}, "--check", "--diff")
@@ -68,7 +68,7 @@ def test_a_check_writes_nothing_and_shows_the_difference(folder: Path) -> None:
     assert not (folder / "nowhere").exists()
 
 
-def test_what_is_not_valid_replaces_nothing(folder: Path) -> None:
+def test_invalid_file_replaces_nothing(folder: Path) -> None:
     (folder / "old").write_text("before\n")
     file = {"content": "wrong\n", "dest": str(folder / "old"), "mode": "0644", "validate": "grep -q right %s"}
     result = play(folder, {"files": [file]})
@@ -76,41 +76,50 @@ def test_what_is_not_valid_replaces_nothing(folder: Path) -> None:
     assert (folder / "old").read_text() == "before\n"
 
 
-def test_a_file_needs_a_text(folder: Path) -> None:
-    assert (
-        "needs one of src, content, link and absent" in play(folder, {"files": [{"dest": str(folder / "old")}]})["msg"]
-    )
+def test_file_without_a_source_is_an_error(folder: Path) -> None:
+    result = play(folder, {"files": [{"dest": str(folder / "old")}]})
+    assert "needs exactly one of src, content, link, absent" in result["msg"]
 
 
-def test_links_are_made_and_what_should_not_be_there_goes(folder: Path) -> None:
-    (folder / "in the way").write_text("a file\n")
-    (folder / "left over").symlink_to("nowhere")
+def test_links_are_created_and_absent_files_removed(folder: Path) -> None:
+    (folder / "replaced").write_text("a file\n")
+    (folder / "removed").symlink_to("nowhere")
     files = [
         {"link": "../there", "dest": str(folder / "new/link")},
-        {"link": "there", "dest": str(folder / "in the way")},
-        {"absent": True, "dest": str(folder / "left over")},
+        {"link": "there", "dest": str(folder / "replaced")},
+        {"absent": True, "dest": str(folder / "removed")},
     ]
     assert len(play(folder, {"files": files}, "--check")["written"]) == 3
-    assert (folder / "in the way").read_text() == "a file\n"
+    assert (folder / "replaced").read_text() == "a file\n"
     assert len(play(folder, {"files": files})["written"]) == 3
-    assert [str((folder / name).readlink()) for name in ("new/link", "in the way")] == ["../there", "there"]
-    assert not (folder / "left over").is_symlink()
+    assert [str((folder / name).readlink()) for name in ("new/link", "replaced")] == ["../there", "there"]
+    assert not (folder / "removed").is_symlink()
     assert play(folder, {"files": files})["changed"] is False
 
 
-def test_what_is_not_absent_is_not_removed(folder: Path) -> None:
+def test_absent_false_is_an_error(folder: Path) -> None:
     (folder / "old").write_text("before\n")
     result = play(folder, {"files": [{"absent": False, "dest": str(folder / "old")}]})
     assert "absent: false" in result["msg"]
     assert (folder / "old").exists()
 
 
-def test_a_file_of_nobody_is_an_error(folder: Path) -> None:
+def test_unknown_owner_is_an_error(folder: Path) -> None:
     result = play(folder, {"files": [{"content": "", "dest": str(folder / "new"), "owner": "nosuchuser"}]})
     assert "nosuchuser" in result["msg"]
     assert not (folder / "new").exists()
 
 
-def test_an_option_that_there_is_not_is_named(folder: Path) -> None:
+def test_unknown_option_is_an_error(folder: Path) -> None:
     result = play(folder, {"files": [{"content": "", "dest": str(folder / "new"), "own": "root"}]})
-    assert "has no option own" in result["msg"]
+    assert "files.own" in result["msg"]
+
+
+def test_a_changed_comment_is_written_but_not_effective(folder: Path) -> None:
+    """Roles restart services only for effective changes."""
+    file = str(folder / "settings")
+    play(folder, {"files": [{"content": "# one\nport 1\n", "dest": file}]})
+    comment = play(folder, {"files": [{"content": "# two\nport 1\n", "dest": file}]})
+    assert (comment["written"], comment["effective"]) == ([file], [])
+    setting = play(folder, {"files": [{"content": "# two\nport 2\n", "dest": file}]})
+    assert (setting["written"], setting["effective"]) == ([file], [file])

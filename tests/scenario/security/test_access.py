@@ -174,9 +174,9 @@ DENIED = "insert 1 deny from {operator}"
     "fault",
     [
         # A rule that denies the operator's address.
-        {"access_firewall": [DENIED, "allow 80,443/tcp"]},
+        {"access_firewall_rules": [DENIED, "allow 80,443/tcp"]},
         # A port that a firewall on the way blocks.
-        {"app_ssh_port": 2223, "access_firewall": [f"{DENIED} to any port 2223 proto tcp", "allow 80,443/tcp"]},
+        {"app_ssh_port": 2223, "access_firewall_rules": [f"{DENIED} to any port 2223 proto tcp", "allow 80,443/tcp"]},
     ],
     ids=["firewall", "port"],
 )
@@ -190,7 +190,7 @@ def test_host_reverts_a_change_that_locks_out(
     }
     # Once with the time that operators have.
     in_full = "app_ssh_port" in fault and variables["testhost_os"] == "debian13"
-    time_given = {} if in_full else {"access_undo_after": 10}
+    time_given = {} if in_full else {"access_revert_after": 10}
     # The present port, which neither the settings nor the inventory have any more.
     given = settings | fault | time_given | {"connection_port": PORT}
     run = deployments.playbook("playbooks/provision.yml", tags="access", **given)
@@ -199,7 +199,7 @@ def test_host_reverts_a_change_that_locks_out(
     wait_for(ops.succeeds, BOUND, "the host reverts the change")
     assert time.monotonic() - shut <= BOUND
     run.wait().failed()
-    assert "took this change back by itself" in run.output
+    assert "reverted this change, since no new connection confirmed it" in run.output
     assert "ALLOW IN" in ops.as_root("ufw status verbose")
     assert ops.as_root("sshd -T | grep ^port").split() == ["port", str(PORT)]
 
