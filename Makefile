@@ -36,7 +36,7 @@ demo-destroy: ## Remove the demo: its server, SSH configuration, inventory and s
 INVENTORY ?= inventory/demo.yml
 
 .PHONY: releases
-releases: .venv ## What was deployed, by whom, when, and the outcome; INVENTORY=inventory/production.yml
+releases: .venv ## Who deployed what, when, and the outcome; INVENTORY=inventory/production.yml
 	@ansible-playbook -i $(INVENTORY) playbooks/releases.yml
 
 .PHONY: check

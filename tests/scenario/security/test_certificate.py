@@ -1,4 +1,4 @@
-"""Certificates from settings: an ACME server's (Pebble), and files of one's own, valid and invalid.
+"""Certificates from settings: an ACME server's (Pebble), and your own files, valid and invalid.
 
 The tests of a host build on each other, in this order.
 """
@@ -280,7 +280,7 @@ def test_additional_domain_is_in_the_next_certificate(deployments: Deployments, 
         acme.shown(later, acme.root())
 
 
-# --- Files of one's own ------------------------------------------------------------------------------------------
+# --- Your own files ------------------------------------------------------------------------------------------
 
 
 def own(folder: Path, name: str, chain: str, key: str) -> dict[str, Any]:
