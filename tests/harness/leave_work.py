@@ -25,7 +25,7 @@ def leave_work(url: str, file: Path) -> None:
         "order": visitor.order(),
         "report": visitor.report(),
     }
-    assert not visitor.get(f"{note['order']}status/").json["finished"], "a worker still runs: nothing would be left to do"
+    assert not visitor.get(f"{note['order']}status/").json["finished"], "a worker still runs"
     file.write_text(json.dumps(note))
 
 

@@ -1,4 +1,6 @@
-"""Send requests and tasks to a running site, and print the verdict: python -m traffic https://127.0.0.1:8443 --seconds 30
+"""Send requests and tasks to a running site, and print the verdict.
+
+python -m traffic https://127.0.0.1:8443 --seconds 30
 
 Exits with 1 when a request failed or a task was lost. Meant for the demo and the test hosts.
 """

@@ -64,7 +64,10 @@ class Client:
         self.retried = 0
 
     def request(self, method: str, path: str, body: bytes | None = None, *, kept: bool = False) -> Answer:
-        """Send a request; with `kept`, on an idle connection if there is one. Raises OSError, http.client.HTTPException."""
+        """Send a request; with `kept`, on an idle connection if there is one.
+
+        Raises OSError, http.client.HTTPException.
+        """
         connection = self.take() if kept else None
         if connection is None:
             return self.ask(self.connect(), method, path, body, kept)

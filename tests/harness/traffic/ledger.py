@@ -34,7 +34,7 @@ class Ledger:
 
     @classmethod
     def parse(cls, text: str) -> Ledger:
-        """Parse the file's text except an incomplete last line. Raises ValueError for any other line that is no entry."""
+        """Parse the file's text, except an incomplete last line. Raises ValueError for any other invalid line."""
         known = {field.name for field in fields(Entry)}
         whole, _, _ = text.rpartition("\n")
         lines = [json.loads(line) for line in whole.splitlines()]

@@ -63,7 +63,7 @@ def only_these_answered(samples: Sequence[Sample], releases: Collection[str]) ->
 
 
 def releases_took_turns(samples: Sequence[Sample], releases: Sequence[str]) -> None:
-    """The releases answered in this order: requests that start after a release has answered are not answered by an earlier."""
+    """The releases answered in this order: after a release has answered, no request is answered by an earlier one."""
     only_these_answered(samples, releases)
     seen = {release: [sample for sample in samples if sample.release == release] for release in releases}
     silent = [release for release in releases if not seen[release]]
