@@ -14,3 +14,5 @@
 
 Standard library only; runs under the server's own Python.
 """
+
+__version__ = "0.1.0"

@@ -21,7 +21,7 @@ class Application:
         self.settings: Settings = host.settings
         self.release = release
         self.path = host.path(release)
-        self.folder = self.path / self.settings.directory
+        self.folder = self.path / self.settings.project_dir
         self.python = f"{self.path}/.venv/bin/python"
         self._inspector: Inspector | None = None
 
@@ -74,7 +74,7 @@ class Inspector:
 
     def __init__(self, application: Application) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by close()
-        command = [application.python, str(application.settings.library / "in_app/inspector.py")]
+        command = [application.python, str(application.settings.library / "hostctl/in_app/inspector.py")]
         self.process = subprocess.Popen(
             command, env=application.environment(), cwd=application.folder,
             user=application.settings.name, group=application.settings.name, extra_groups=[], umask=0o027,

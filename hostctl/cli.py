@@ -5,10 +5,10 @@ outlives the connection which began it: whatever fails puts back what served bef
 
     deploy ID ARCHIVE    build, check, migrate, start beside the old, switch, watch, let the old finish
     rollback [ID]        the release before the current one, or another that is still here
-    before               the release that a rollback without ID goes back to
+    previous [--json]    the release that a rollback without ID goes back to
     status [--json]      what is here, what runs, what a rollout is at
     follow               what the rollout at work, or the last one, says
-    history              who rolled out what, when, for how long, with which outcome
+    releases [--json]    who rolled out what, when, for how long, with which outcome
     cancel               stop the rollout at work; it puts things back
     boot                 start the processes of the current release (systemd calls this)
     halt                 stop every process of the application (systemd calls this, where Supervisor keeps them)
@@ -31,6 +31,7 @@ from types import FrameType
 from typing import Any
 from uuid import UUID, uuid4
 
+from . import __version__
 from .deploy import detach
 from .host import Host
 from .deploy.record import Record, history, who
@@ -64,12 +65,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for action in (deploy, rollback, follow):
         action.add_argument("--seconds", type=float, help="look on for so long; default: to the end")
         action.add_argument("--json", action="store_true")
-    actions.add_parser("before")
+    actions.add_parser("previous").add_argument("--json", action="store_true")
     actions.add_parser("cancel").add_argument("--log", default="", help="only the rollout that writes this log")
     actions.add_parser("boot")
     actions.add_parser("halt")
     actions.add_parser("status").add_argument("--json", action="store_true")
-    actions.add_parser("history").add_argument("--json", action="store_true")
+    actions.add_parser("releases").add_argument("--json", action="store_true")
     chosen = parser.parse_args(arguments)
     if getattr(chosen, "release", "") and not ID_FORM.fullmatch(chosen.release):
         parser.error(f"{chosen.release!r} cannot name a release: 4 to 64 letters, digits, dots and dashes")
@@ -85,8 +86,9 @@ def main(arguments: list[str]) -> int:
             return carry_out(host, chosen) if chosen.here else begin(host, chosen, arguments)
         if chosen.action == "follow":
             return follow(host, chosen)
-        if chosen.action == "before":
-            say(release_before(host))
+        if chosen.action == "previous":
+            release = release_before(host)
+            say(json.dumps({"release": release}) if chosen.json else release)
             return 0
     except BusyError as error:
         return refuse(chosen, 3, str(error))
@@ -94,7 +96,7 @@ def main(arguments: list[str]) -> int:
         return refuse(chosen, 1, str(error))
     if chosen.action == "status":
         say(json.dumps(status(host)) if chosen.json else describe(status(host)))
-    elif chosen.action == "history":
+    elif chosen.action == "releases":
         entries = history(settings)
         say(json.dumps(entries) if chosen.json else table(entries))
     elif chosen.action == "cancel":
@@ -111,8 +113,11 @@ def refuse(chosen: argparse.Namespace, status: int, text: str) -> int:
     if not getattr(chosen, "json", False):
         say(text)
         return status
-    say(json.dumps({"text": f"{text}\n", "running": False, "status": status}))
-    return 0
+    if status == 0:
+        say(json.dumps({"text": f"{text}\n", "running": False, "status": 0}))
+    else:
+        say(json.dumps({"error": text, "status": status}))
+    return status
 
 
 def begin(host: Host, chosen: argparse.Namespace, arguments: list[str]) -> int:
@@ -151,7 +156,7 @@ def waiting_for_the_same(settings: Settings, chosen: argparse.Namespace) -> Path
     record = Record(settings)
     state = record.unfinished()
     same = state and (state["action"], state["release"]) == (chosen.action, chosen.release)
-    return Path(state["log"]) if settings.in_step and same and record.held() else None
+    return Path(state["log"]) if settings.barriers and same and record.held() else None
 
 
 def take_in(host: Host, release: str, data: bytes) -> Path:
@@ -180,7 +185,7 @@ def carry_out(host: Host, chosen: argparse.Namespace) -> int:
     """Be the rollout."""
     record = Record(host.settings)
     record.hold()
-    if host.settings.in_step:
+    if host.settings.barriers:
         # Only now: another rollout might have been reading it.
         until_file(host).write_text("")
 
@@ -241,18 +246,20 @@ def status(host: Host) -> dict[str, Any]:
     return {
         "current": serving,
         "releases": host.built(),
-        "running": sorted(host.manager.alive()),
+        "running": [host.describe(process) for process in host.manager.states()],
         "beat": host.manager.beat_runs(),
         "versions": host.facts(serving).get("versions", {}),
-        "rollout": record.unfinished() or None,
+        "deployment": record.unfinished() or None,
+        "configuration": host.configuration(),
+        "version": __version__,
     }
 
 
 def describe(found: dict[str, Any]) -> str:
     lines = [f"current   {found['current'] or 'none'}", f"built     {', '.join(found['releases']) or 'none'}"]
-    lines += [f"running   {unit}" for unit in found["running"]]
+    lines += [f"running   {process['unit']}" for process in found["running"]]
     lines += ["running   beat"] if found["beat"] else []
-    if state := found["rollout"]:
+    if state := found["deployment"]:
         asked = f"{state['action']} {state['release']} by {state['by']} since {state['since']}"
         lines.append(f"rollout   {asked}, at {state['step']}")
     return "\n".join(lines)

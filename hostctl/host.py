@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .processes import Processes
+from .processes.state import ProcessState
 from .settings import Settings
 
 
@@ -66,6 +67,17 @@ class Host:
         """What Celery calls the worker of a unit."""
         return f"{self.worker_name(unit)}.{unit.partition('@')[2]}@{socket.gethostname()}"
 
+    def describe(self, state: ProcessState) -> dict[str, Any]:
+        """A process as `status --json` shows it."""
+        process = "web" if self.is_web(state.unit) else f"worker-{self.worker_name(state.unit)}"
+        return {"unit": state.unit, "process": process, "release": state.unit.partition("@")[2]} | {
+            "state": state.state, "restarts": state.restarts
+        }  # fmt: skip
+
+    def configuration(self) -> dict[str, str]:
+        """The hash of the environment and of the processes' definitions that Ansible last wrote to this host."""
+        return {name: read_text(self.settings.etc / "configuration" / name) for name in ("environment", "processes")}
+
     def switch(self, release: str) -> None:
         """Rename `current` onto the release: traffic and code move in one step."""
         link = self.settings.home / "current.new"
@@ -86,7 +98,7 @@ class Host:
         built = self.built()
         order = dict.fromkeys([*built[:1], *(release for release in built if release == before), *built])
         used = {self.serving(), *self.manager.alive().values()}
-        keep = used | set(list(order)[: self.settings.keep])
+        keep = used | set(list(order)[: self.settings.keep_releases])
         removed = [path.name for path in self.settings.releases.iterdir() if path.name not in keep]
         for release in removed:
             self.remove(release)
@@ -101,3 +113,11 @@ class Host:
         """Stop every process of the application, each in its own time."""
         self.manager.stop_beat()
         self.manager.stop(list(self.manager.alive()))
+
+
+def read_text(path: Path) -> str:
+    """The stripped text of a file; "" where there is none."""
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""

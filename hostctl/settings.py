@@ -37,40 +37,46 @@ class Worker:
 
 @dataclass(frozen=True)
 class Settings:
-    """The application on this host. All times are in seconds."""
+    """The application on this host, as roles/hostctl writes it. All times are in seconds."""
 
     name: str
     domain: str
     manager: str = "systemd"
-    directory: str = ""
+    # The folder with manage.py, relative to the release's.
+    project_dir: str = ""
     settings_module: str = ""
-    wsgi: str = ""
-    celery: str = ""
+    wsgi_app: str = ""
+    celery_app: str = ""
     requirements: str = "requirements.txt"
     python: str = "python3"
     health_path: str = "/healthz/"
+    # Must the health page name the release?
     health_names_release: bool = True
-    # Pages that are asked for before visitors come.
-    warm_paths: list[str] = field(default_factory=lambda: ["/"])
-    gate_timeout: int = 60
-    watch: int = 3
-    keep: int = 5
+    health_check_timeout: int = 60
+    # Pages requested from a new release before it gets traffic.
+    warmup_paths: list[str] = field(default_factory=lambda: ["/"])
+    # How long the new release is watched after the switch.
+    bake: int = 3
+    keep_releases: int = 5
+    dump_before_migrate: bool = True
+    # Commands of the application: before_migrate, before_switch, after_switch.
+    hooks: dict[str, list[str]] = field(default_factory=dict)
+    # Every queue that a worker of the installation consumes, on any host.
+    queues: list[str] = field(default_factory=list)
+    access_log: str = ""
+    # Create the first administrator with manage.py ensure_admin.
+    create_admin: bool = False
     web: bool = True
     workers: list[Worker] = field(default_factory=list)
-    # Every queue that a worker of the installation takes, on whatever host.
-    queues: list[str] = field(default_factory=list)
     beat: bool = True
-    # Does this host migrate the database, for all of them?
+    # The leader migrates the database for all hosts.
     leader: bool = True
-    # Does the control machine say when to go on, because other hosts must have come as far?
-    in_step: bool = False
-    admin: bool = False
-    snapshot: bool = True
-    # Commands of the application's: before_migrate, before_switch, after_switch.
-    hooks: dict[str, list[str]] = field(default_factory=dict)
+    # Several hosts: wait at each barrier until all hosts have reached it.
+    barriers: bool = False
+    # Hash of what processes are started with: the second half of a release's ID.
+    configuration: str = ""
     root: Path = Path("/srv")
     config: Path = Path("/etc")
-    access_log: str = ""
 
     @classmethod
     def load(cls, path: Path) -> Settings:

@@ -115,7 +115,7 @@ class Rollout:
         method: Callable[[], None] = getattr(self, step)
         method()
         self.record.state["steps"][step] = round(time.monotonic() - began, 2)
-        if self.settings.in_step and step in MEETINGS:
+        if self.settings.barriers and step in MEETINGS:
             self.meet(step)
 
     def meet(self, step: str) -> None:
@@ -196,8 +196,8 @@ class Rollout:
     def check(self) -> None:
         """The application's own checks, its static files, and what waits for the database."""
         settings = self.settings
-        beat = bool(settings.celery) and settings.beat
-        found = self.application.ask("check", settings.wsgi, settings.celery, beat, seconds=300)
+        beat = bool(settings.celery_app) and settings.beat
+        found = self.application.ask("check", settings.wsgi_app, settings.celery_app, beat, seconds=300)
         state = self.application.ask("migrations")
         self.refuse_older(state)
         self.migrations = state
@@ -232,7 +232,7 @@ class Rollout:
     def snapshot(self) -> None:
         if not self.migrations["pending"] or not self.settings.leader or not self.previous:
             return
-        if not self.settings.snapshot:
+        if not self.settings.dump_before_migrate:
             say("No snapshot of the database: app_dump_before_migrate is false.")
             return
         self.database().snapshot(Path("/var/backups") / self.settings.name / f"before-{self.release}.dump")
@@ -252,10 +252,10 @@ class Rollout:
             self.run_hook("before_migrate")
             self.database().migrate(self.application.manage, found["pending"], found["not_atomic"], found["concurrent"])
         say("The database has every migration of this release.")
-        celery = self.settings.celery
+        celery = self.settings.celery_app
         for name, task in self.application.ask("periodic", celery)["unknown"] if celery else []:
             self.warn(f'The periodic task "{name}" sends {task}, which this release lacks: disable it in the admin.')
-        if self.settings.admin and not self.previous:
+        if self.settings.create_admin and not self.previous:
             say(self.application.manage("ensure_admin").strip())
 
     def database(self) -> Database:
@@ -300,7 +300,7 @@ class Rollout:
         if not self.settings.web:
             return
         units = self.host.web_units(self.release)
-        deadline = time.monotonic() + self.settings.gate_timeout
+        deadline = time.monotonic() + self.settings.health_check_timeout
         while problem := self.health():
             if self.manager.failed(units) or time.monotonic() > deadline:
                 raise ReleaseError(self.explain(units, f"Its health check {self.settings.health_path}: {problem}."))
@@ -313,7 +313,7 @@ class Rollout:
     def warm(self) -> None:
         """Have every process load what its first visitor would wait for."""
         if self.settings.web:
-            warm_up(self.settings, self.host.path(self.release) / "run/web.sock", self.settings.warm_paths)
+            warm_up(self.settings, self.host.path(self.release) / "run/web.sock", self.settings.warmup_paths)
         # After a power failure `current` must not point to empty files. What served before was written long ago.
         if self.sync is not None and not build.is_synced(self.sync):
             self.warn(f"Release {self.release} may not be on the disk yet (sync failed or took too long).")
@@ -323,9 +323,9 @@ class Rollout:
         if not units:
             return
         names = [self.host.node(unit) for unit in units]
-        seconds = self.settings.gate_timeout
+        seconds = self.settings.health_check_timeout
         deadline = time.monotonic() + seconds
-        while silent := self.application.ask("ping", self.settings.celery, 3, *names)["silent"]:
+        while silent := self.application.ask("ping", self.settings.celery_app, 3, *names)["silent"]:
             if self.manager.failed(units) or time.monotonic() > deadline:
                 raise ReleaseError(self.explain(units, f"No answer (within {seconds} s) from {', '.join(silent)}."))
         say(f"Its workers answer: {', '.join(worker.name for worker in self.settings.workers)}.")
@@ -349,14 +349,14 @@ class Rollout:
         # Written down first: whoever finds this rollout killed gives them back.
         self.record.note(taken=taken)
         for node, queues in taken.items():
-            if self.application.ask("consumers", self.settings.celery, "cancel", ",".join(queues), node)["silent"]:
+            if self.application.ask("consumers", self.settings.celery_app, "cancel", ",".join(queues), node)["silent"]:
                 self.warn(f"The worker {node} does not say whether it stopped taking tasks; it is stopped later.")
         say("The old workers take no more tasks.")
 
     def give_back(self, taken: dict[str, list[str]], application: Application) -> None:
         """The old workers take tasks again, as before `handover`."""
         for node, queues in taken.items():
-            if application.ask("consumers", self.settings.celery, "add", ",".join(queues), node)["silent"]:
+            if application.ask("consumers", self.settings.celery_app, "add", ",".join(queues), node)["silent"]:
                 name, _, release = node.partition("@")[0].partition(".")
                 unit = f"{self.settings.name}-worker-{name}@{release}"
                 say(f"The worker {node} does not answer and is restarted.")
@@ -371,7 +371,7 @@ class Rollout:
         """A task goes round every queue and comes back from this release."""
         queues = sorted({queue for worker in self.settings.workers for queue in worker.queues})
         if queues:
-            celery, seconds = self.settings.celery, self.settings.gate_timeout
+            celery, seconds = self.settings.celery_app, self.settings.health_check_timeout
             units = self.host.worker_units(self.release)
             nodes = {
                 self.host.node(unit): worker.queues for unit, worker in zip(units, self.settings.workers, strict=True)
@@ -390,7 +390,7 @@ class Rollout:
 
     def watch(self) -> None:
         """For a few seconds after the switch, the pages answer and no process ends."""
-        deadline = time.monotonic() + self.settings.watch
+        deadline = time.monotonic() + self.settings.bake
         units = self.host.units(self.release)
         while True:
             problem = self.settings.web and self.health()
@@ -402,7 +402,7 @@ class Rollout:
             if failed := self.manager.failed(units):
                 raise ReleaseError(self.explain(failed, f"After the switch, these ended: {', '.join(failed)}."))
             if time.monotonic() > deadline:
-                say(f"It kept answering for {self.settings.watch} s.")
+                say(f"It kept answering for {self.settings.bake} s.")
                 return
             time.sleep(0.25)
 
@@ -427,7 +427,7 @@ class Rollout:
         self.manager.stop(web)
         self.await_end(workers)
         if workers:
-            restored = self.application.ask("rescue", self.settings.celery)["restored"]
+            restored = self.application.ask("rescue", self.settings.celery_app)["restored"]
             self.account(workers, restored)
 
     def empty_queues(self, workers: list[str]) -> None:
@@ -439,7 +439,7 @@ class Rollout:
         if not queues:
             return
         deadline = time.monotonic() + max([worker.stop_timeout for worker in self.settings.workers], default=300)
-        while any((waiting := self.application.ask("depths", self.settings.celery, *sorted(queues))).values()):
+        while any((waiting := self.application.ask("depths", self.settings.celery_app, *sorted(queues))).values()):
             if time.monotonic() > deadline:
                 for queue, number in waiting.items():
                     self.warn(f"{number} tasks wait in the queue {queue}, which no worker takes any more.")
@@ -493,8 +493,8 @@ class Rollout:
         state, tasks = self.record.state, self.tasks
         took = ", ".join(f"{step} {seconds}" for step, seconds in state["steps"].items() if seconds >= 0.05)
         failed = self.failed_requests()
-        if self.settings.celery and self.settings.workers:
-            for name, number in self.application.ask("set_aside", self.settings.celery)["tasks"].items():
+        if self.settings.celery_app and self.settings.workers:
+            for name, number in self.application.ask("set_aside", self.settings.celery_app)["tasks"].items():
                 self.warn(f"{number} tasks called {name} are set aside until a release that has such a task serves.")
         self.look_at_beat()
         if state["previous"]:
@@ -592,7 +592,7 @@ class Rollout:
         try:
             for unit in units if self.record.state["steps"].get("gate") else []:
                 queues = {worker.name: worker.queues for worker in self.settings.workers}[self.host.worker_name(unit)]
-                application.ask("consumers", self.settings.celery, "cancel", ",".join(queues), self.host.node(unit))
+                application.ask("consumers", self.settings.celery_app, "cancel", ",".join(queues), self.host.node(unit))
         except (ReleaseError, KeyError) as error:
             say(f"The new workers could not be told to take no more tasks: {error}")
         finally:

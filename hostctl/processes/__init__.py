@@ -7,6 +7,7 @@ stopped and tidied away as at any other rollout.
 from __future__ import annotations
 
 from ..settings import Settings
+from .state import ProcessState
 from .supervisor import Supervisor
 from .systemd import Systemd
 
@@ -27,6 +28,11 @@ class Processes:
 
     def alive(self) -> dict[str, str]:
         return {unit: release for manager in self.all for unit, release in manager.alive().items()}
+
+    def states(self) -> list[ProcessState]:
+        """State of every process of every release that is alive, by unit."""
+        found = [state for manager in self.all for state in manager.process_states()]
+        return sorted(found, key=lambda state: state.unit)
 
     def start(self, units: list[str], *, wait: bool = True) -> None:
         self.chosen.start(units, wait=wait)

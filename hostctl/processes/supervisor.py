@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import ReleaseError, Settings, tail
+from .state import ProcessState
 
 SOCKET = Path("/var/run/supervisor.sock")
 PROGRAMS = Path("/etc/supervisor/conf.d")
@@ -26,6 +27,8 @@ PLACEHOLDER = "@RELEASE@"
 # Numbers of Supervisor's, from its states.py and xmlrpc.py.
 STOPPED, STOPPING, FATAL, UNKNOWN = 0, 40, 200, 1000
 STARTING, RUNNING = 10, 20
+# In the words of systemd; everything else is about to be started again.
+STATES = {STARTING: "activating", RUNNING: "active", STOPPING: "deactivating"}
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
 
 
@@ -62,6 +65,14 @@ class Supervisor:
             for name, process in self.processes().items()
             if process["group"].startswith(prefix) and not has_ended(process)
         }
+
+    def process_states(self) -> list[ProcessState]:
+        processes = self.processes()
+        return [
+            ProcessState(unit, STATES.get(processes[unit]["state"], "activating"), None)
+            for unit in sorted(self.alive())
+            if unit in processes
+        ]
 
     def failed(self, units: list[str]) -> list[str]:
         """Those of the programs that have ended or had to be started again."""

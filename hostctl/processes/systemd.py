@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..settings import ReleaseError, Settings
+from .state import ProcessState
 
 UNITS = Path("/etc/systemd/system")
 
@@ -45,6 +46,12 @@ class Systemd:
         output = systemctl("show", "--property=Id,ActiveState,NRestarts", *services(units))
         states = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
         return {state["Id"].removesuffix(".service"): state for state in states}
+
+    def process_states(self) -> list[ProcessState]:
+        return [
+            ProcessState(unit, state["ActiveState"], int(state["NRestarts"]))
+            for unit, state in self.states(sorted(self.alive())).items()
+        ]
 
     def prepare(self, release: str) -> None:
         """Nothing to do: a unit with @ is there for every release."""

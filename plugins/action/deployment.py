@@ -1,12 +1,12 @@
 """Have a host roll a release out (or back), show what it says as it goes, and outlive a lost connection.
 
-    rollout:
+    deployment:
       program: /usr/local/sbin/shopctl
       action: deploy, rollback or follow
       release: the release's ID ("" with rollback: the one before)
       archive: deploy: the archive on this machine
       force: also where the database is ahead of the release
-      until: with several hosts: the meeting at which this task is done (see release/rollout.py), or "end"
+      barrier: with several hosts: the barrier at which this task is done (see hostctl/deploy/steps.py), or "end"
       log, offset: what an earlier such task returned
 
 The work is done by a program on the host, in a unit of its own. Returns log and offset.
@@ -45,7 +45,7 @@ class ActionModule(ActionBase):
         self.host = (task_vars or {}).get("inventory_hostname", "")
         self.lines: list[str] = []
         args = self._task.args
-        until = args.get("until", "")
+        until = args.get("barrier", "")
         if args["action"] == "follow" and not args["log"]:
             # There was nothing to do on this host.
             return {"changed": False, "log": "", "offset": 0}
@@ -96,8 +96,9 @@ class ActionModule(ActionBase):
         try:
             state = json.loads(done["stdout"].strip().splitlines()[-1])
         except (IndexError, json.JSONDecodeError):
-            text = (done["stdout"] + done["stderr"]).strip()
-            state = {"text": f"{text}\n", "running": False, "status": done["rc"] or 1}
+            state = {"error": (done["stdout"] + done["stderr"]).strip(), "status": done["rc"] or 1}
+        if "error" in state:
+            state = {"text": f"{state['error']}\n", "running": False, "status": state["status"]}
         for line in state.get("text", "").splitlines():
             self.lines.append(line)
             display.display(f"  {self.host}: {line}")

@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from plugin_utils.preflight.checks import setting_problems
-from plugin_utils.preflight.files import environment_of, in_environment, misplaced_files, shadowed_problems
+from plugin_utils.preflight.files import environment_of, in_environment, line_of, misplaced_files, shadowed_problems
 from plugin_utils.preflight.names import SET_BY_ROLES, Known, unknown_problems, wiring_problems
 from plugin_utils.preflight.problems import APP, VAULT, Installation, Problem
 from plugin_utils.preflight.processes import NEEDS_FACTS
@@ -140,11 +140,18 @@ class ActionModule(ActionBase):
         return yaml_load((self.project / path).read_text())
 
     def origin(self, name: str) -> Any:
-        """Return where a variable was written: by its value, or, since true, false and null have none, by its name."""
+        """Return where a variable was written: by its value, or, since true, false and null have none, by its name.
+
+        The name's is that of the file that sets it first, so it counts only outside the shipped files.
+        """
         if Origin is None:
             return None
         key = next((key for key in self.variables if key == name), None)
-        return Origin.get_tag(self.variables.get(name)) or Origin.get_tag(key)
+        origin = Origin.get_tag(self.variables.get(name)) or Origin.get_tag(key)
+        return None if origin and origin.path and Path(origin.path).resolve() in self.shipped() else origin
+
+    def shipped(self) -> list[Path]:
+        return [(self.project / path).resolve() for path in (DEFAULTS, SECRETS, WIRING)]
 
     def is_in_settings_file(self, name: str) -> bool:
         """Return whether a variable was written in group_vars/ENV."""
@@ -156,20 +163,22 @@ class ActionModule(ActionBase):
         origin = self.origin(name)
         if not origin:
             return False
-        return "'-e'" in (origin.description or "") or bool(origin.path) and "/roles/" not in origin.path
+        return "'-e'" in (origin.description or "") or (bool(origin.path) and "/roles/" not in origin.path)
 
     def place(self, problem: Problem) -> str:
         """Return the file to edit: where the value is set, with its line, else where it belongs."""
         origin = self.origin(problem.name)
-        if origin and origin.path and Path(origin.path).resolve() != (self.project / DEFAULTS).resolve():
+        if origin and origin.path:
             return self.shown(origin.path) + (f":{origin.line_num}" if origin.line_num else "")
         if origin and origin.description:
             return "-e" if "'-e'" in origin.description else origin.description
-        elsewhere = problem.name in self.variables and self.defaults.get(problem.name, ...) not in (
-            ...,
-            self.variables[problem.name],
-        )
-        return "inventory, host_vars or -e" if elsewhere else in_environment(problem.file, self.environment)
+        shipped = (self.defaults | self.wiring).get(problem.name, ...)
+        if shipped is ... or self.variables.get(problem.name, shipped) == shipped:
+            return in_environment(problem.file, self.environment)
+        for path in sorted((self.project / "group_vars" / self.environment).glob("*")):
+            if line := line_of(problem.name, path):
+                return f"{self.shown(str(path))}:{line}"
+        return "inventory, host_vars or -e"
 
     def sentence(self, problem: Problem) -> str:
         return problem.sentence.replace(APP, in_environment(APP, self.environment))

@@ -6,7 +6,7 @@
         cache: /home/me/seedbed/.releases
         configuration: "{{ app_environment | to_json | hash('sha256') }}"
 
-`source` is a folder (a relative one starts from `base`) or the URL of a git repository, of which `version` names a
+`source` is a folder (a relative one starts from `base`) or the URL of a git repository, of which `git_ref` names a
 branch, tag or commit; `cache` is a folder for archives and clones; `configuration` is a hash of what the processes are
 started with. Returns `path`, the archive, and `id`, the name of the release: of its content's hash or its commit, and
 of the configuration's hash. The same content and configuration give the same name, on every machine and at any time.
@@ -148,7 +148,7 @@ class ActionModule(ActionBase):
         given = self._task.args
         base, cache = Path(given["base"]), Path(given["cache"]).expanduser()
         try:
-            name, path = pack(given["source"], given.get("version", ""), base, cache, given["configuration"])
+            name, path = pack(given["source"], given.get("git_ref", ""), base, cache, given["configuration"])
         except SourceError as error:
             raise AnsibleActionFail(f"The application's source cannot be packed: {error}") from None
         return {"changed": False, "id": name, "path": str(path)}

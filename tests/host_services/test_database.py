@@ -5,8 +5,6 @@ DATABASE_URL is a role that may create databases; each test has one of its own. 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import stat
 import subprocess
@@ -15,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,21 +20,9 @@ import psycopg
 import pytest
 from databases import new_database
 
-PACKAGE = Path(__file__).parents[2] / "roles/release/files/release"
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from hostctl import database, settings  # noqa: E402
 
-
-def load() -> tuple[ModuleType, ModuleType]:
-    """The program's modules under a name of their own."""
-    name = "release_package"
-    spec = importlib.util.spec_from_file_location(
-        name, PACKAGE / "__init__.py", submodule_search_locations=[str(PACKAGE)]
-    )
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return importlib.import_module(f"{name}.database"), importlib.import_module(f"{name}.settings")
-
-
-database, settings = load()
 ReleaseError = settings.ReleaseError
 SHOP = settings.Settings(name="shop", domain="shop.example.org")
 

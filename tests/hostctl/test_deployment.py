@@ -23,11 +23,12 @@ from typing import Any
 
 import pytest
 
-FILES = Path(__file__).parents[2] / "roles/release/files"
-sys.path.insert(0, str(FILES))
-from release import build, cli, detach, health, record, rollout, systemd  # noqa: E402
-from release.host import Host  # noqa: E402
-from release.settings import BusyError, ReleaseError, Settings, Worker, read_environment  # noqa: E402
+FILES = Path(__file__).parents[2] / "hostctl"
+from hostctl import cli
+from hostctl.deploy import build, deployment as rollout, detach, health, record
+from hostctl.processes import systemd
+from hostctl.host import Host
+from hostctl.settings import BusyError, ReleaseError, Settings, Worker, read_environment
 
 OLD, NEW = "old-1", "new-2"
 
@@ -42,6 +43,9 @@ class Manager:
 
     def alive(self) -> dict[str, str]:
         return {unit: unit.partition("@")[2] for unit in self.running}
+
+    def states(self) -> list[Any]:
+        return []
 
     def failed(self, units: list[str]) -> list[str]:
         return [unit for unit in units if unit in self.ended]
@@ -106,8 +110,8 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "shop/incoming").mkdir()
     workers = [Worker("default", ["default"])]
     return Settings(
-        name="shop", domain="shop.example.org", wsgi="core.wsgi", celery="core", workers=workers, queues=["default"],
-        watch=0, keep=2, gate_timeout=1, root=tmp_path, config=tmp_path / "etc",
+        name="shop", domain="shop.example.org", wsgi_app="core.wsgi", celery_app="core", workers=workers, queues=["default"],
+        bake=0, keep_releases=2, health_check_timeout=1, root=tmp_path, config=tmp_path / "etc",
     )  # fmt: skip
 
 
@@ -722,12 +726,12 @@ def test_the_release_before_is_the_one_rolled_out_before(host: Host) -> None:
 
 def test_one_host_can_be_asked_for_the_release_before(host: Host, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(cli.Settings, "load", lambda path: host.settings)
-    assert cli.main(["before"]) == 1
+    assert cli.main(["previous"]) == 1
     for age, release in enumerate(("second-2", "first-1")):
         built(host, release, age=60 * age)
     host.switch("second-2")
     capsys.readouterr()
-    assert cli.main(["before"]) == 0
+    assert cli.main(["previous"]) == 0
     assert capsys.readouterr().out == "first-1\n"
 
 
@@ -795,7 +799,7 @@ def test_the_same_call_again_looks_on(
 def test_of_several_hosts_a_rollout_without_its_control_machine_is_led_on_by_the_same_again(
     host: Host, launched: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: Any, in_step: bool, release: str
 ) -> None:
-    host.settings = dataclasses.replace(host.settings, in_step=in_step)
+    host.settings = dataclasses.replace(host.settings, barriers=in_step)
     log = host.settings.home / "log"
     log.write_text("It is built.\n")
     book = record.Record(host.settings)

@@ -19,9 +19,9 @@ import jinja2
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "roles/release/files"))
-from release import processes, supervisor  # noqa: E402
-from release.settings import ReleaseError, Settings, Worker  # noqa: E402
+from hostctl import processes
+from hostctl.processes import supervisor
+from hostctl.settings import ReleaseError, Settings, Worker
 
 OLD, NEW = "old-1", "new-2"
 WEB, WORKER = f"shop-web@{NEW}", f"shop-worker-default@{NEW}"

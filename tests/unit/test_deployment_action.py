@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleConnectionFailure
 
-PATH = Path(__file__).parents[2] / "plugins/action/rollout.py"
+PATH = Path(__file__).parents[2] / "plugins/action/deployment.py"
 SPEC = importlib.util.spec_from_file_location("rollout_action", PATH)
 rollout = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(rollout)

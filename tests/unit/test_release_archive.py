@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "roles/release/action_plugins/release_archive.py"
+SCRIPT = Path(__file__).parents[2] / "plugins/action/release_archive.py"
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,15 @@ def in_environment(file: str, environment: str) -> str:
     return file.replace("/ENV/", f"/{environment}/") if file in (APP, VAULT) else file
 
 
+def line_of(name: str, path: Path) -> int:
+    """Return the number of the line that sets a variable in a file of variables; 0 if none does."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeError):
+        return 0
+    return next((number for number, line in enumerate(lines, start=1) if line.startswith(f"{name}:")), 0)
+
+
 def misplaced_files(project: Path, environment: str) -> Iterator[Problem]:
     """Yield files of the user in group_vars/all, where those of Seedbed would override them."""
     for path in sorted((project / "group_vars/all").iterdir()):

@@ -32,7 +32,7 @@ RENAMED_ROLES = {"contact": "connection", "rotation": "secrets", "report": "summ
 # Set by roles and plays while they run. A user's value would be ignored, or would break the role.
 SET_BY_ROLES = {
     "bootstrap_seen": "is set by the role bootstrap. Remove it.",
-    "connection_found": "is set by the role connection. Remove it.",
+    "connection_detected": "is set by the role connection. Remove it.",
     "secrets_state": "is set by playbooks/rotate-secrets.yml. Remove it.",
     "nginx_maintenance_state": "is set by playbooks/maintenance.yml. Use -e maintenance_state=on.",
     "nginx_maintenance_message": "is set by playbooks/maintenance.yml. Use -e maintenance_message=TEXT.",
@@ -101,11 +101,11 @@ def wiring_problems(given: Mapping[str, Any], known: Known) -> Iterator[Problem]
     for name, expression in known.wiring.items():
         if name.startswith("ansible_") or name not in given or given[name] == expression:
             continue
-        instead = sources(name, known)
+        instead = [source for source in sources(name, known) if source != "app_hosts"]
         if 0 < len(instead) <= 4:
             reason = f"is computed from {' and '.join(instead)}. Set {'that' if len(instead) == 1 else 'those'} instead."
         else:
-            reason = "is computed from other settings. Remove it."
+            reason = "is computed from the inventory and other settings. Remove it."
         yield Problem(name, f"cannot be set: it {reason}")
 
 
