@@ -1,7 +1,7 @@
 """Write several files and links: the host's part of the action plugin of the same name.
 
 Needs Debian's Python and its standard library alone. Reads {"files": [...], "check": false} from stdin; prints
-{"changed", "written", "diff"} or {"failed", "msg"}, as JSON.
+{"changed", "written", "effective", "diff"} or {"failed", "msg"}, as JSON.
 """
 
 from __future__ import annotations
@@ -128,6 +128,15 @@ def set_link(path: Path, target: str | None, check: bool) -> tuple[bool, Diff]:
     return before != target, diff(path, f"{before or 'absent'}\n", f"{target or 'absent'}\n")
 
 
+def is_effective(difference: Diff) -> bool:
+    """Return whether more than comment lines differ."""
+    before, after = (
+        [line for line in difference[side].splitlines() if not line.lstrip().startswith(("#", ";"))]
+        for side in ("before", "after")
+    )
+    return before != after
+
+
 def main() -> dict[str, Any]:
     request = json.load(sys.stdin)
     written, diffs = [], []
@@ -145,7 +154,8 @@ def main() -> dict[str, Any]:
         if changed:
             written.append(str(path))
             diffs.append(difference)
-    return {"changed": bool(written), "written": written, "diff": diffs}
+    effective = [path for path, difference in zip(written, diffs, strict=True) if is_effective(difference)]
+    return {"changed": bool(written), "written": written, "effective": effective, "diff": diffs}
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ RENAMED_ROLES = {"contact": "connection", "rotation": "secrets", "report": "summ
 SET_BY_ROLES = {
     "bootstrap_seen": "is set by the role bootstrap. Remove it.",
     "connection_detected": "is set by the role connection. Remove it.",
+    "runtime_hash": "is set by the role runtime. Remove it.",
+    "services_hash": "is set by the role services. Remove it.",
     "secrets_state": "is set by playbooks/rotate-secrets.yml. Remove it.",
     "nginx_maintenance_state": "is set by playbooks/maintenance.yml. Use -e maintenance_state=on.",
     "nginx_maintenance_message": "is set by playbooks/maintenance.yml. Use -e maintenance_message=TEXT.",
@@ -61,7 +63,7 @@ def unknown_problems(given: Iterable[str], known: Known, in_settings_file: Itera
     Unknown names with a prefix of ours are misspelt; `secret_...` and others in the user's settings files only if they
     are similar to one of ours, since users have variables of their own.
     """
-    names = set(known.all())
+    names = set(known.all()) | set(SET_BY_ROLES)
     own_files = set(in_settings_file)
     for name in given:
         if name in names:
