@@ -85,9 +85,7 @@ class ActionModule(ActionBase):
             if self.is_set_by_user(name):
                 yield Problem(name, sentence)
         yield from misplaced_files(self.project, self.environment)
-        yield from shadowed_problems(
-            Path(self.inventory), self.variables, self.defaults | self.secrets | self.wiring
-        )
+        yield from shadowed_problems(Path(self.inventory), self.variables, self.defaults | self.secrets | self.wiring)
 
     def value_problems(self, values: dict[str, Any]) -> Iterator[Problem]:
         yield from setting_problems(

@@ -65,7 +65,7 @@ written:
   type: list
   elements: str
 effective:
-  description: Those of RV(written) that differ in more than comment lines (C(#) or C(;)).
+  description: Those of RV(written) that differ in more than comments and blank lines. Roles restart services for these.
   type: list
   elements: str
 """

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Diff = dict[str, str]
+COMMENTS = ("#", ";", "//")
 
 
 class InvalidFileError(Exception):
@@ -128,13 +129,14 @@ def set_link(path: Path, target: str | None, check: bool) -> tuple[bool, Diff]:
     return before != target, diff(path, f"{before or 'absent'}\n", f"{target or 'absent'}\n")
 
 
+def directives(text: str) -> list[str]:
+    """Return the lines of a configuration file without comments and blank lines."""
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(COMMENTS)]
+
+
 def is_effective(difference: Diff) -> bool:
-    """Return whether more than comment lines differ."""
-    before, after = (
-        [line for line in difference[side].splitlines() if not line.lstrip().startswith(("#", ";"))]
-        for side in ("before", "after")
-    )
-    return before != after
+    """Return whether more than comments and blank lines differ."""
+    return directives(difference["before"]) != directives(difference["after"])
 
 
 def main() -> dict[str, Any]:

@@ -237,9 +237,7 @@ def inventory(hosts: dict[str, Case], ssh: Path, environment: str = "all") -> st
     }
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(variables)}" for name, variables in entries.items())
     given = json.dumps({"app_time_zone": "Europe/Berlin"} if environment != "all" else {})
-    return (
-        f'{{"{environment}": {{"vars": {given}, "children": {json.dumps(children)}, "hosts": {{\n{lines}\n}}}}}}\n'
-    )
+    return f'{{"{environment}": {{"vars": {given}, "children": {json.dumps(children)}, "hosts": {{\n{lines}\n}}}}}}\n'
 
 
 def play(folder: Path, hosts: dict[str, Case], project: Path = ROOT, playbook: str = "site.yml", *options: str) -> Run:
@@ -335,7 +333,12 @@ def test_every_mistake_is_listed(runs: dict[str, Run]) -> None:
     """Also by a playbook that only rolls out a release."""
     first, *problems = runs["several"].messages()["several"].splitlines()
     assert first == "Invalid settings (4). No host was contacted."
-    assert [problem.split()[1] for problem in problems] == ["app_domian", "app_wsgi_app", "app_time_zone", "app_https_port"]
+    assert [problem.split()[1] for problem in problems] == [
+        "app_domian",
+        "app_wsgi_app",
+        "app_time_zone",
+        "app_https_port",
+    ]
 
 
 def test_the_line_to_edit_is_named(runs: dict[str, Run]) -> None:

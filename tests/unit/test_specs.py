@@ -161,7 +161,9 @@ def test_a_role_variable_among_the_settings_is_not_wired() -> None:
     assert set(load(ROOT / "group_vars/all/secrets.yml")) & wired == set()
 
 
-@pytest.mark.parametrize("path", [path for path in GROUP_VARS if path.name in ("secrets.yml", "wiring.yml")], ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in GROUP_VARS if path.name in ("secrets.yml", "wiring.yml")], ids=name_of
+)
 def test_what_joins_the_roles_is_used(path: Path) -> None:
     """Names of roles are in their specs; these must be read by other group_vars, a role or the tests' harness."""
     own = {name for name in load(path) if name.startswith(("app_", "secret_"))}

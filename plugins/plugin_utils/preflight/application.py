@@ -57,9 +57,7 @@ def check_source(here: Installation) -> Iterator[Problem]:
     )
     for name, path in {"app_project_dir": directory, "app_requirements": requirements}.items():
         if not is_inside(path):
-            yield Problem(
-                name, f"must be a relative path inside the project, matching ^{PATH}$; it is {quoted(path)}."
-            )
+            yield Problem(name, f"must be a relative path inside the project, matching ^{PATH}$; it is {quoted(path)}.")
     if not requirements:
         yield Problem("app_requirements", "must name the project's requirements file or its uv.lock; it is empty.")
     if is_git_url(source):
@@ -107,7 +105,9 @@ def check_environment(name: str) -> Callable[[Installation], Iterator[Problem]]:
     def check(here: Installation) -> Iterator[Problem]:
         for key, value in here.values[name].items():
             if not re.fullmatch(VARIABLE, str(key)):
-                yield Problem(name, f"is not a valid name: environment variables must match ^{VARIABLE}$.", part=f".{key}")
+                yield Problem(
+                    name, f"is not a valid name: environment variables must match ^{VARIABLE}$.", part=f".{key}"
+                )
             elif isinstance(value, bool):
                 yield Problem(name, f'must be in quotes: without them it becomes "{value}".', part=f".{key}")
             elif not isinstance(value, str | int | float) or not one_line(str(value)):

@@ -65,7 +65,10 @@ def key_problems(certificates: list[Any], key: str) -> Iterator[tuple[str, str]]
     try:
         private = load_pem_private_key(key.encode(), None)
     except TypeError:
-        yield "key", "is encrypted with a passphrase, so nginx could not start. Remove it: openssl pkey -in KEY -out NEW."
+        yield (
+            "key",
+            "is encrypted with a passphrase, so nginx could not start. Remove it: openssl pkey -in KEY -out NEW.",
+        )
         return
     except (ValueError, UnsupportedAlgorithm):
         yield "key", "contains no PEM private key (-----BEGIN PRIVATE KEY-----)."

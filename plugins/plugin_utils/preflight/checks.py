@@ -49,9 +49,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     access.check_firewall: ("app_firewall_rules",),
     domains.check_aliases: ("app_domain", "app_domain_aliases"),
     domains.check_acme: ("app_domain", "app_domain_aliases", "app_certificate_email", "app_acme_directory_url"),
-    check_certificate_files: (
-        *("app_domain", "app_domain_aliases", "app_certificate_email", "app_certificate_files"),
-    ),
+    check_certificate_files: (*("app_domain", "app_domain_aliases", "app_certificate_email", "app_certificate_files"),),
     hosts.check_urls: ("app_database_url", "app_database_owner_url", "app_broker_url", "app_cache_url"),
     hosts.check_groups: ("app_database_url", "app_broker_url", "app_cache_url"),
     hosts.check_private_address: (),

@@ -105,7 +105,9 @@ def wiring_problems(given: Mapping[str, Any], known: Known) -> Iterator[Problem]
             continue
         instead = [source for source in sources(name, known) if source != "app_hosts"]
         if 0 < len(instead) <= 4:
-            reason = f"is computed from {' and '.join(instead)}. Set {'that' if len(instead) == 1 else 'those'} instead."
+            reason = (
+                f"is computed from {' and '.join(instead)}. Set {'that' if len(instead) == 1 else 'those'} instead."
+            )
         else:
             reason = "is computed from the inventory and other settings. Remove it."
         yield Problem(name, f"cannot be set: it {reason}")

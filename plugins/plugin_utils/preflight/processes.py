@@ -57,9 +57,7 @@ def check_sandbox(here: Installation) -> Iterator[Problem]:
     sandbox = here.values["app_sandbox"]
     for path in sandbox["read_write_paths"]:
         if not re.fullmatch(r"/[\w./-]+", path, re.ASCII) or ".." in path.split("/"):
-            yield Problem(
-                "app_sandbox", f"contains {quoted(path)}; write an absolute path.", part=".read_write_paths"
-            )
+            yield Problem("app_sandbox", f"contains {quoted(path)}; write an absolute path.", part=".read_write_paths")
     for address in sandbox["egress_allow"]:
         if sentence := address_problem(address):
             yield Problem("app_sandbox", f"contains {quoted(address)}; {sentence}", part=".egress_allow")
