@@ -29,7 +29,7 @@ PLAYBOOKS = sorted(
 )
 
 # Ansible's own, and what only the test hosts have.
-FOREIGN = re.compile(r"ansible_|testhost_os$")
+FOREIGN = re.compile(r"ansible_|testhost_(os|snapshot)$")
 SENTENCE_END = (".", "?", ":", ")")
 
 
