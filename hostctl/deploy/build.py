@@ -66,7 +66,8 @@ def check_disk_space(host: Host) -> None:
         return
     raise ReleaseError(
         f"{host.settings.home} has no space for another release: {missing}. Free some (`du -xh --max-depth=3 / | "
-        "sort -h | tail`), or keep fewer releases (app_keep_releases)."
+        "sort -h | tail`), or keep fewer releases (app_keep_releases in "
+        "group_vars/ENV/app.yml)."
     )
 
 
@@ -96,7 +97,8 @@ def make_environment(host: Host, release: str) -> None:
     requirements = path / settings.requirements
     if not requirements.is_file():
         raise ReleaseError(
-            f"the project has no {settings.requirements}. Set app_requirements to its requirements file or uv.lock."
+            f"the project has no {settings.requirements}. Set app_requirements in group_vars/ENV/app.yml to its "
+            "requirements file or uv.lock."
         )
     environment = base_environment(host) | {
         "UV_CACHE_DIR": f"/var/cache/{settings.name}/uv",
