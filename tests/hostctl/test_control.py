@@ -134,7 +134,9 @@ def test_the_live_release_starts_nothing(host: Host, launched: list[list[str]], 
     assert not launched
 
 
-@pytest.mark.parametrize(("held", "text"), [(False, "No deployment is running."), (True, f"Cancelled the deployment of {NEW}")])
+@pytest.mark.parametrize(
+    ("held", "text"), [(False, "No deployment is running."), (True, f"Cancelled the deployment of {NEW}")]
+)
 def test_cancel_answers_as_json(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: Any, held: bool, text: str
 ) -> None:

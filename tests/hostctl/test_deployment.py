@@ -40,7 +40,12 @@ def test_a_release_replaces_the_current_one(live: Host, manager: Manager, answer
     assert last_outcome(live) == "succeeded"
     assert record.history(live.settings)[-1]["previous"] == OLD
     output = capsys.readouterr().out
-    for line in (f"Traffic switched to {NEW}.", "Beat restarted.", "Health checks passed for 0 s.", f"Release {NEW} is live."):
+    for line in (
+        f"Traffic switched to {NEW}.",
+        "Beat restarted.",
+        "Health checks passed for 0 s.",
+        f"Release {NEW} is live.",
+    ):
         assert f"{line}\n" in output
 
 
@@ -58,9 +63,7 @@ def test_the_current_release_is_not_deployed_again(live: Host, manager: Manager,
     assert manager.beat == []
 
 
-def test_a_queue_whose_workers_are_busy_does_not_fail_the_smoke_test(
-    live: Host, answers: Answers, capsys: Any
-) -> None:
+def test_a_queue_whose_workers_are_busy_does_not_fail_the_smoke_test(live: Host, answers: Answers, capsys: Any) -> None:
     answers.override["smoke_test"] = {"busy": ["default"]}
     assert deploy(live) == 0
     [asked] = [asked for asked in answers.asked if asked[0] == "smoke_test"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hostctl.deploy import deployment, recovery, steps
+from hostctl.deploy import deployment, record, recovery, steps
 from hostctl.deploy.steps import Step
 from hostctl.host import Host
-from hostctl.deploy import record
 from hostctl.status import table
 from tests.hostctl.fakes import NEW, OLD, Answers, Killed, Manager, deploy, last_outcome, make_release, unfinished
 
@@ -15,9 +14,7 @@ DEPLOY_STEPS = [step.name for step in steps.DEPLOY]
 ROLLBACK_STEPS = [step.name for step in steps.ROLLBACK]
 
 
-def kill_at(
-    host: Host, name: str, monkeypatch: pytest.MonkeyPatch, release: str = NEW, action: str = "deploy"
-) -> None:
+def kill_at(host: Host, name: str, monkeypatch: pytest.MonkeyPatch, release: str = NEW, action: str = "deploy") -> None:
     """Deploy, and end without any clean-up when the step has begun."""
     take = deployment.Deployment.take
 

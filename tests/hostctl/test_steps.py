@@ -21,14 +21,14 @@ def names(plan: tuple[Step, ...] | list[Step]) -> list[str]:
 
 
 def test_each_plan_takes_the_steps_in_the_documented_order() -> None:
-    assert names(DEPLOY) == (
-        "preflight build check snapshot migrate start health_check warm_up stop_consuming switch smoke_test bake "
-        "restart_beat drain prune"
-    ).split()
-    assert names(ROLLBACK) == (
-        "preflight start health_check warm_up check_schema switch start_workers stop_consuming smoke_test bake "
-        "restart_beat drain prune"
-    ).split()
+    assert (
+        names(DEPLOY)
+        == ["preflight", "build", "check", "snapshot", "migrate", "start", "health_check", "warm_up", "stop_consuming", "switch", "smoke_test", "bake", "restart_beat", "drain", "prune"]
+    )
+    assert (
+        names(ROLLBACK)
+        == ["preflight", "start", "health_check", "warm_up", "check_schema", "switch", "start_workers", "stop_consuming", "smoke_test", "bake", "restart_beat", "drain", "prune"]
+    )
     assert names(RESUME) == [
         name for name in names(DEPLOY) if name not in ("build", "check", "snapshot", "migrate", "switch")
     ]
@@ -56,13 +56,9 @@ def test_traffic_moves_back_first_and_the_rest_in_reverse(plan: tuple[Step, ...]
     assert names(undo_order(plan)) == order
 
 
-def test_only_steps_that_were_taken_are_undone(
-    live: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_steps_that_were_taken_are_undone(live: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     undone: list[tuple[str, ...]] = []
-    monkeypatch.setattr(
-        deployment, "undo_order", lambda taken: undone.append(tuple(names(taken))) or undo_order(taken)
-    )
+    monkeypatch.setattr(deployment, "undo_order", lambda taken: undone.append(tuple(names(taken))) or undo_order(taken))
     answers.override["ping"] = failure("ping")
     assert deploy(live) == 1
     assert undone == [tuple(names(DEPLOY)[: names(DEPLOY).index("health_check") + 1])]
