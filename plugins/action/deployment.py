@@ -24,18 +24,18 @@ DOCUMENTATION = r"""
 module: deployment
 short_description: Deploy or roll back a release with APPctl, and print its progress
 description:
-  - Starts C(APPctl deploy) or C(APPctl rollback) on the host, or follows such a deployment, and prints its output as it comes.
-  - The work runs on the host in a systemd unit of its own. When the connection is lost, this action reconnects for two minutes;
-    an idempotency key ensures that nothing is started twice.
-  - With several hosts, a task ends at the barrier that O(barrier) names, and the next task continues with O(action=follow).
+  - Starts C(APPctl deploy) or C(APPctl rollback) on the host, or follows such a deployment, and prints its output.
+  - The work runs on the host in a systemd unit of its own. When the connection is lost, this action reconnects for two
+    minutes; an idempotency key ensures that nothing is started twice.
+  - With several hosts, a task ends at the barrier that O(barrier) names; the next task continues with O(action=follow).
 options:
-  program: {type: str, required: true, description: "Path of the program on the host, such as /usr/local/sbin/shopctl."}
+  program: {type: str, required: true, description: Path of the program on the host.}
   action: {type: str, required: true, choices: [deploy, rollback, follow], description: What to do.}
-  release: {type: str, default: "", description: "ID of the release; with O(action=rollback) the previous one if empty."}
+  release: {type: str, default: "", description: "ID of the release; a rollback defaults to the previous one."}
   archive: {type: str, default: "", description: "With O(action=deploy), the archive on the control machine."}
   force: {type: bool, default: false, description: Continue although the database is ahead of the release.}
-  barrier: {type: str, default: "", description: "The barrier at which this task ends (see hostctl/deploy/steps.py), or V(end)."}
-  log: {type: str, default: "", description: "With O(action=follow), RV(log) of an earlier task. If empty, there is nothing to do."}
+  barrier: {type: str, default: "", description: "Barrier of hostctl/deploy/steps.py at which this task ends, or V(end)."}
+  log: {type: str, default: "", description: "With O(action=follow), RV(log) of an earlier task; V('') does nothing."}
   offset: {type: int, default: 0, description: "With O(action=follow), RV(offset) of an earlier task."}
 author: Seedbed
 """

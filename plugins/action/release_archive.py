@@ -23,12 +23,12 @@ DOCUMENTATION = r"""
 module: release_archive
 short_description: Pack a release of the application into one archive, on the control machine
 description:
-  - The ID of the release consists of a hash of its content (or its git commit) and of the hash in O(configuration). The same
-    content and configuration have the same ID, on every machine and at any time.
+  - The ID of the release consists of a hash of its content (or its git commit) and of the hash in O(configuration). The
+    same content and configuration have the same ID, on every machine and at any time.
   - In a git work tree, files that git ignores are left out.
 options:
   source: {type: str, required: true, description: "A folder, relative to O(base), or the URL of a git repository."}
-  git_ref: {type: str, default: "", description: "With a git URL, the branch, tag or commit; the default branch if empty."}
+  git_ref: {type: str, default: "", description: "With a git URL, the branch, tag or commit. Default: the HEAD."}
   base: {type: path, required: true, description: Folder from which a relative O(source) starts.}
   cache: {type: path, required: true, description: Folder for archives and clones.}
   configuration: {type: str, required: true, description: Hash of what the processes are started with.}

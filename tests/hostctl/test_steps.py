@@ -21,13 +21,13 @@ def names(plan: tuple[Step, ...] | list[Step]) -> list[str]:
 
 
 def test_each_plan_takes_the_steps_in_the_documented_order() -> None:
-    assert (
-        names(DEPLOY)
-        == ["preflight", "build", "check", "snapshot", "migrate", "start", "health_check", "warm_up", "stop_consuming", "switch", "smoke_test", "bake", "restart_beat", "drain", "prune"]
+    assert " ".join(names(DEPLOY)) == (
+        "preflight build check snapshot migrate start health_check warm_up stop_consuming switch smoke_test bake "
+        "restart_beat drain prune"
     )
-    assert (
-        names(ROLLBACK)
-        == ["preflight", "start", "health_check", "warm_up", "check_schema", "switch", "start_workers", "stop_consuming", "smoke_test", "bake", "restart_beat", "drain", "prune"]
+    assert " ".join(names(ROLLBACK)) == (
+        "preflight start health_check warm_up check_schema switch start_workers stop_consuming smoke_test bake "
+        "restart_beat drain prune"
     )
     assert names(RESUME) == [
         name for name in names(DEPLOY) if name not in ("build", "check", "snapshot", "migrate", "switch")

@@ -17,11 +17,11 @@ from typing import Any
 import jinja2
 import pytest
 
-ROOT = Path(__file__).parents[2]
 from hostctl import processes
 from hostctl.processes import supervisor
 from hostctl.settings import ReleaseError, Settings, Worker
 
+ROOT = Path(__file__).parents[2]
 OLD, NEW = "old-1", "new-2"
 WEB, WORKER = f"shop-web@{NEW}", f"shop-worker-default@{NEW}"
 TEMPLATE = """\

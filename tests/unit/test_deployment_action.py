@@ -51,7 +51,7 @@ def test_a_lost_call_is_repeated_unchanged(module: Any, tmp_path: Path, action: 
 @pytest.mark.parametrize(
     ("stdout", "stderr", "text", "status"),
     [
-        ('sudo: a message\n{"error": "Another deployment is running", "status": 3}', "", "Another deployment is running", 3),
+        ('sudo: message\n{"error": "Another deployment runs", "status": 3}', "", "Another deployment runs", 3),
         ("", "sudo: a password is required", "sudo: a password is required", 1),
     ],
     ids=["json", "no-json"],
