@@ -36,7 +36,8 @@ encrypted by ansible-vault ([secrets.md](secrets.md)).
 - Settings are validated before any host is contacted: the error names the file, the line and the pattern.
 - A setting takes effect with the next run of `site.yml`. The settings of the application's processes are part of the
   release ID: changing one is a deployment, and no process is restarted in place.
-- A variable of a role (at the end of this page) may be written in the same file.
+- A variable of a role (at the end of this page) may be written in the same file. Those that
+  `group_vars/all/wiring.yml` computes are rejected, with the setting to use instead.
 """
 ENVIRONMENT = """\
 ## Environment variables of the application
@@ -61,8 +62,8 @@ and gives its migrations the owner's URL in `app_migration_environment`: `PG_URL
 ROLES_INTRODUCTION = """\
 ## Role variables
 
-Each role's `defaults/main.yml` has the same variables with examples. Many are derived from the settings above by
-`group_vars/all/wiring.yml`: change the setting (`app_domain`) rather than the variable (`nginx_domains`).
+Each role's `defaults/main.yml` has the same variables with examples. Those that `group_vars/all/wiring.yml` computes from
+the settings above cannot be set: set `app_domain`, not `nginx_domains`.
 """
 TYPES = {"str": "text", "int": "integer", "bool": "boolean", "path": "path", "float": "number", "dict": "dictionary"}
 
@@ -134,18 +135,24 @@ def setting(block: Block, spec: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def known_options() -> dict[str, Any]:
+    """Return the specs of the settings and, since defaults.yml has some of them too, of all roles' variables."""
+    options: dict[str, Any] = {}
+    for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
+        options |= yaml.safe_load(path.read_text())["argument_specs"]["main"].get("options") or {}
+    return options | yaml.safe_load(SPEC.read_text())["argument_specs"]["settings"]["options"]
+
+
 def settings(spec: dict[str, Any], blocks: list[Block]) -> Iterator[str]:
     """Yield the lines about all settings, by section; settings without a default come last."""
     section = ""
     for block in blocks:
-        if not set(block.names) <= set(spec):
-            continue
         if block.section != section:
             section = block.section
             yield from (f"## {section}", "")
         yield from setting(block, spec)
     listed = {name for block in blocks for name in block.names}
-    left = {name: option for name, option in spec.items() if name not in listed}
+    left = {name: option for name, option in spec.items() if name.startswith("app_") and name not in listed}
     if left:
         yield from ("## Without a default", "", "| setting | type | |", "|---|---|---|")
         for name, option in left.items():
@@ -191,10 +198,9 @@ def default(option: dict[str, Any]) -> str:
 
 def page() -> str:
     """Return the text of docs/settings.md."""
-    spec = yaml.safe_load(SPEC.read_text())["argument_specs"]["settings"]["options"]
     lines = [
         INTRODUCTION,
-        *settings(spec, list(read_blocks(DEFAULTS.read_text()))),
+        *settings(known_options(), list(read_blocks(DEFAULTS.read_text()))),
         *secrets(list(read_blocks(SECRETS.read_text()))),
         ENVIRONMENT,
         *roles(ROOT),
