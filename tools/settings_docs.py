@@ -62,8 +62,8 @@ and gives its migrations the owner's URL in `app_migration_environment`: `PG_URL
 ROLES_INTRODUCTION = """\
 ## Role variables
 
-Each role's `defaults/main.yml` has the same variables with examples. Those that `group_vars/all/wiring.yml` computes from
-the settings above cannot be set: set `app_domain`, not `nginx_domains`.
+Each role's `defaults/main.yml` has the same variables with examples. Those that `group_vars/all/wiring.yml` computes
+from the settings above cannot be set: set `app_domain`, not `nginx_domains`.
 """
 TYPES = {"str": "text", "int": "integer", "bool": "boolean", "path": "path", "float": "number", "dict": "dictionary"}
 
