@@ -17,9 +17,13 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "plugins"))
+from plugin_utils.preflight import names  # noqa: E402
+
 PAGE = ROOT / "docs/settings.md"
 SPEC = ROOT / "roles/preflight/meta/argument_specs.yml"
 DEFAULTS = ROOT / "group_vars/all/defaults.yml"
+WIRING = ROOT / "group_vars/all/wiring.yml"
 SECRETS = ROOT / "group_vars/all/secrets.yml"
 
 INTRODUCTION = """\
@@ -62,8 +66,8 @@ and gives its migrations the owner's URL in `app_migration_environment`: `PG_URL
 ROLES_INTRODUCTION = """\
 ## Role variables
 
-Each role's `defaults/main.yml` has the same variables with examples. Those that `group_vars/all/wiring.yml` computes
-from the settings above cannot be set: set `app_domain`, not `nginx_domains`.
+What the settings above do not cover. Each role's `defaults/main.yml` has examples, and more variables: those that
+`group_vars/all/wiring.yml` computes from settings, and so cannot be set. (Set `app_domain`, not `nginx_domains`.)
 """
 TYPES = {"str": "text", "int": "integer", "bool": "boolean", "path": "path", "float": "number", "dict": "dictionary"}
 
@@ -144,7 +148,7 @@ def known_options() -> dict[str, Any]:
 
 
 def settings(spec: dict[str, Any], blocks: list[Block]) -> Iterator[str]:
-    """Yield the lines about all settings, by section; settings without a default come last."""
+    """Yield the lines about all settings, by section; those without a default come last."""
     section = ""
     for block in blocks:
         if block.section != section:
@@ -154,7 +158,7 @@ def settings(spec: dict[str, Any], blocks: list[Block]) -> Iterator[str]:
     listed = {name for block in blocks for name in block.names}
     left = {name: option for name, option in spec.items() if name.startswith("app_") and name not in listed}
     if left:
-        yield from ("## Without a default", "", "| setting | type | |", "|---|---|---|")
+        yield from ("## Other settings", "", "| setting | type | |", "|---|---|---|")
         for name, option in left.items():
             yield f"| `{name}` | {type_name(option)} | {cell(description(option))} |"
         yield ""
@@ -169,16 +173,18 @@ def secrets(blocks: list[Block]) -> Iterator[str]:
 
 
 def roles(root: Path) -> Iterator[str]:
-    """Yield a table for each role that has variables."""
+    """Yield a table for each role that has further variables which users may set."""
+    elsewhere = {name for path in (WIRING, DEFAULTS) for name in yaml.safe_load(path.read_text())}
+    elsewhere |= {*names.SET_BY_ROLES, "preflight_project"}
     yield from (ROLES_INTRODUCTION,)
     for path in sorted(root.glob("roles/*/meta/argument_specs.yml")):
         spec = yaml.safe_load(path.read_text())["argument_specs"]["main"]
-        if not spec.get("options"):
+        options = {name: option for name, option in (spec.get("options") or {}).items() if name not in elsewhere}
+        if not options:
             continue
-        role = path.parent.parent.name
-        yield from (f"### {role}", "", f"{description({'description': spec['short_description']}).rstrip('.')}.", "")
+        yield from (f"### {path.parent.parent.name}", "", f"{spec['short_description'].rstrip('.')}.", "")
         yield from ("| variable | type | default | |", "|---|---|---|---|")
-        for name, option in spec["options"].items():
+        for name, option in options.items():
             yield f"| `{name}` | {type_name(option)} | {default(option)} | {cell(description(option))} |"
         yield ""
 
