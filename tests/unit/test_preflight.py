@@ -7,10 +7,6 @@ records its call replaces ssh, so that the tests notice a run that would contact
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +19,8 @@ from plugin_utils.preflight.files import environment_of
 from plugin_utils.preflight.hosts import check_private_address
 from plugin_utils.preflight.names import RENAMED
 from plugin_utils.preflight.problems import Installation
+from project import GROUPS, ROOT, Run, copy_project, run_playbook, stub_ssh
 
-ROOT = Path(__file__).parents[2]
-GROUPS = ("web", "worker", "scheduler", "database", "broker")
 INVENTORY, DEFAULTS = "hosts.yml", "group_vars/all/defaults.yml"
 APP, VAULT = "group_vars/production/app.yml", "group_vars/production/vault.yml"
 WORKER = {"name": "io", "queues": ["io"]}
@@ -208,23 +203,6 @@ CASES = {
 PLACELESS = {"text_is_empty", "wired_bool"}
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run of ansible-playbook came to."""
-
-    status: int
-    output: str
-    reached: bool
-    inventory: Path
-
-    def messages(self) -> dict[str, str]:
-        """The message of every host that failed."""
-        assert self.output.startswith("{"), self.output
-        plays = json.loads(self.output)["plays"]
-        results = [result for play in plays for task in play["tasks"] for result in task["hosts"].items()]
-        return {host: result["msg"] for host, result in results if result.get("failed")}
-
-
 def inventory(hosts: dict[str, Case], ssh: Path, environment: str = "all") -> str:
     """Return an inventory in JSON, which is YAML as well; one line for each host."""
     common = {"ansible_host": "192.0.2.1", "ansible_ssh_executable": str(ssh), "app_memory_mb": 1024}
@@ -243,19 +221,10 @@ def inventory(hosts: dict[str, Case], ssh: Path, environment: str = "all") -> st
 def play(folder: Path, hosts: dict[str, Case], project: Path = ROOT, playbook: str = "site.yml", *options: str) -> Run:
     """Run a playbook on these installations."""
     folder.mkdir()
-    ssh, reached = folder / "ssh", folder / "reached"
-    ssh.write_text(f"#!/bin/sh\ntouch '{reached}'\nexit 255\n")
-    ssh.chmod(0o755)
-    environment = "all" if project == ROOT else "production"
-    (folder / INVENTORY).write_text(inventory(hosts, ssh, environment))
-    command = [Path(sys.executable).parent / "ansible-playbook", "-i", folder / INVENTORY, project / playbook, *options]
-    environment = os.environ | {
-        "ANSIBLE_CONFIG": str(project / "ansible.cfg"),
-        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        "ANSIBLE_SSH_RETRIES": "0",
-    }
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return Run(done.returncode, done.stdout, reached.exists(), folder / INVENTORY)
+    ssh, _ = stub_ssh(folder)
+    (folder / INVENTORY).write_text(inventory(hosts, ssh, "all" if project == ROOT else "production"))
+    config = str(project / "ansible.cfg")
+    return run_playbook(project / playbook, folder / INVENTORY, *options, ANSIBLE_CONFIG=config)
 
 
 EDITED = """---
@@ -272,12 +241,7 @@ app_admin_email:
 
 def edited_project(folder: Path) -> Path:
     """Return a copy of this project whose user made mistakes in group_vars/production, the inventory and group_vars/all."""
-    folder.mkdir()
-    for name in ("group_vars", "playbooks", "roles"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True)
-    shutil.copy(ROOT / "ansible.cfg", folder)
-    for name in ("app_src", "plugins"):
-        (folder / name).symlink_to(ROOT / name)
+    copy_project(folder)
     (folder / "group_vars/production").mkdir()
     (folder / APP).write_text(EDITED)
     (folder / VAULT).write_text("---\nsecret_django_key: CHANGEME\n")
