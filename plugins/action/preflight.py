@@ -178,7 +178,7 @@ class ActionModule(ActionBase):
         return bool(origin and origin.path) and Path(origin.path).parent.name == self.environment
 
     def is_set_by_user(self, name: str) -> bool:
-        """Return whether a variable comes from an inventory, group_vars, host_vars or -e, and not from a role or a result."""
+        """Return whether a variable comes from the inventory, group_vars or -e, not from a role or a result."""
         origin = self.origin(name)
         if not origin:
             return False

@@ -1,4 +1,4 @@
-"""Copies of this project, and runs of ansible-playbook that contact no host: a program that records its call replaces ssh."""
+"""Copies of this project, and runs of ansible-playbook without a host: a program that records its call replaces ssh."""
 
 from __future__ import annotations
 
@@ -74,7 +74,5 @@ def run_playbook(
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     environment = inherited | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json", "ANSIBLE_SSH_RETRIES": "0"} | given
     command = [*prefix, TOOLS / "ansible-playbook", "-i", inventory, playbook, *options]
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     return Run(done.returncode, done.stdout or done.stderr, (inventory.parent / "reached").exists(), inventory)

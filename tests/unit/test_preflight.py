@@ -1,7 +1,7 @@
 """Invalid settings stop a run before it contacts a host, and the message says what to edit in which file.
 
-Many installations of one host share one run of the real ansible-playbook, and each has one invalid setting. A program that
-records its call replaces ssh, so that the tests notice a run that would contact a host, without any network.
+Many installations of one host share one run of the real ansible-playbook, and each has one invalid setting. A program
+that records its call replaces ssh, so that the tests notice a run that would contact a host, without any network.
 """
 
 from __future__ import annotations
@@ -93,8 +93,12 @@ CASES = {
     "domain_scheme": Case("app_domain must be a domain", {"app_domain": "https://shop.example.org"}),
     "domain_path": Case("app_domain must be a domain", {"app_domain": "shop.example.org/shop"}),
     "domain_port": Case("app_domain must be a domain", {"app_domain": "shop.example.org:8443"}),
-    "more_domains": Case('app_domain_aliases contains "*.example.org"; write', {"app_domain_aliases": ["*.example.org"]}),
-    "domain_twice": Case('app_domain_aliases contains "a.example.org", which', {"app_domain_aliases": ["a.example.org"] * 2}),
+    "more_domains": Case(
+        'app_domain_aliases contains "*.example.org"; write', {"app_domain_aliases": ["*.example.org"]}
+    ),
+    "domain_twice": Case(
+        'app_domain_aliases contains "a.example.org", which', {"app_domain_aliases": ["a.example.org"] * 2}
+    ),
     "acme_address": Case(
         'app_domain is "192.0.2.7", for which no CA', {"app_domain": "192.0.2.7", "app_certificate_email": EMAIL}
     ),
@@ -130,12 +134,16 @@ CASES = {
     "variable_lines": Case("app_environment.KEY must be one line", {"app_environment": {"KEY": "a\nb"}}),
     "variable_bool": Case("app_environment.DEBUG must be in quotes", {"app_environment": {"DEBUG": False}}),
     "sandbox_name": Case("app_sandbox.paths is not a setting", {"app_sandbox": SANDBOX | {"paths": []}}),
-    "sandbox_path": Case("app_sandbox.read_write_paths contains", {"app_sandbox": SANDBOX | {"read_write_paths": ["exports"]}}),
+    "sandbox_path": Case(
+        "app_sandbox.read_write_paths contains", {"app_sandbox": SANDBOX | {"read_write_paths": ["exports"]}}
+    ),
     "sandbox_manager": Case(
         "app_sandbox.egress_allow needs systemd",
         {"app_sandbox": SANDBOX | {"egress_allow": ["192.0.2.7"]}, "app_process_manager": "supervisor"},
     ),
-    "sandbox_address": Case("app_sandbox.egress_allow contains", {"app_sandbox": SANDBOX | {"egress_allow": ["example.org"]}}),
+    "sandbox_address": Case(
+        "app_sandbox.egress_allow contains", {"app_sandbox": SANDBOX | {"egress_allow": ["example.org"]}}
+    ),
     "web_memory": Case("app_web.memory_mb must be at least 64", {"app_web": WEB | {"memory_mb": 1}}),
     "worker_memory": Case("app_workers.io.memory_mb must be at least 64", {"app_workers": [WORKER | {"memory_mb": 1}]}),
     "upload": Case("app_max_upload must be megabytes", {"app_max_upload": "10 MB"}),
@@ -167,13 +175,21 @@ CASES = {
     "admin_app": Case("app_administrators.shop is a user of", {"app_administrators": [admin("shop")]}),
     "admin_twice": Case("app_administrators has more than one", {"app_administrators": [admin("al"), admin("al")]}),
     "admin_no_key": Case("app_administrators.al.keys is empty", {"app_administrators": [admin("al", [])]}),
-    "admin_private": Case("app_administrators.al.keys contains a private key", {"app_administrators": [admin("al", [PRIVATE])]}),
-    "admin_file": Case("app_administrators.al.keys contains something else", {"app_administrators": [admin("al", ["id.pub"])]}),
-    "admin_cut": Case("app_administrators.al.keys contains an incomplete key", {"app_administrators": [admin("al", [KEY[:60]])]}),
+    "admin_private": Case(
+        "app_administrators.al.keys contains a private key", {"app_administrators": [admin("al", [PRIVATE])]}
+    ),
+    "admin_file": Case(
+        "app_administrators.al.keys contains something else", {"app_administrators": [admin("al", ["id.pub"])]}
+    ),
+    "admin_cut": Case(
+        "app_administrators.al.keys contains an incomplete key", {"app_administrators": [admin("al", [KEY[:60]])]}
+    ),
     "ssh_port": Case("app_ssh_port must not be 443: nginx listens", {"app_ssh_port": 443}),
     "ssh_port_range": Case("app_ssh_port must be a port", {"app_ssh_port": 0}),
     "trusted": Case('app_trusted_addresses contains "office"; write', {"app_trusted_addresses": ["office"]}),
-    "firewall": Case('app_firewall_rules contains "25/tcp"; a rule must match', {"app_firewall_rules": ["limit 26/tcp", "25/tcp"]}),
+    "firewall": Case(
+        'app_firewall_rules contains "25/tcp"; a rule must match', {"app_firewall_rules": ["limit 26/tcp", "25/tcp"]}
+    ),
     "firewall_deny": Case(
         'app_firewall_rules contains "deny from 192.0.2.7"; a rule must match',
         {"app_firewall_rules": ["allow in on br-lan to any port 25", "deny from 192.0.2.7"]},
@@ -240,7 +256,7 @@ app_admin_email:
 
 
 def edited_project(folder: Path) -> Path:
-    """Return a copy of this project whose user made mistakes in group_vars/production, the inventory and group_vars/all."""
+    """Return a copy of this project with mistakes in group_vars/production, the inventory and group_vars/all."""
     copy_project(folder)
     (folder / "group_vars/production").mkdir()
     (folder / APP).write_text(EDITED)
@@ -294,7 +310,7 @@ def test_secrets_stay_out_of_messages(runs: dict[str, Run]) -> None:
 
 
 def test_every_mistake_is_listed(runs: dict[str, Run]) -> None:
-    """Also by a playbook that only rolls out a release."""
+    """Also by a playbook that only deploys."""
     first, *problems = runs["several"].messages()["several"].splitlines()
     assert first == "Invalid settings (4). No host was contacted."
     assert [problem.split()[1] for problem in problems] == [

@@ -42,7 +42,7 @@ def other_value(name: str, option: dict[str, Any]) -> Any:
     """Return a value of the option's type that is not its default."""
     values = {
         "int": 4242,
-        "bool": not (option.get("default") is True),
+        "bool": option.get("default") is not True,
         "list": [f"value of {name}"],
         "dict": {f"value of {name}": 1},
     }
@@ -172,7 +172,9 @@ def test_the_example_settings_are_no_group() -> None:
     """Ansible reads group_vars of groups in the inventory only, and no group is named like this folder."""
     listed = subprocess.run(
         [TOOLS / "ansible-inventory", "-i", ROOT / "inventory/production.example.yml", "--list"],
-        **{"capture_output": True, "text": True, "check": True},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "shop.example.org" not in listed.stdout
 
