@@ -331,8 +331,8 @@ def test_the_line_to_edit_is_named(runs: dict[str, Run]) -> None:
         f"{APP}:6: release_barriers cannot be set: it is computed from the inventory and other settings. Remove it.",
         "group_vars/all/app.yml: this file belongs in group_vars/production/. Type: mkdir -p group_vars/production; "
         "mv group_vars/all/app.yml group_vars/production/app.yml",
-        f"{runs['edited'].inventory}: app_time_zone has no effect under `vars:` of an inventory, since group_vars/all has "
-        f"precedence. Move it to {APP}.",
+        f"{runs['edited'].inventory}: app_time_zone has no effect under `vars:` of an inventory, since group_vars/all "
+        f"has precedence. Move it to {APP}.",
         f'{APP}:3: app_health_path must be a path such as /healthz/; it is "up".',
         f'{APP}:9: app_admin_email must be text; it is empty. (Empty text is "".)',
         f"{VAULT}:2: secret_django_key is still CHANGEME. Set it, or remove the line to have it generated.",
