@@ -18,7 +18,7 @@ WORKERS = [
 ]
 SANDBOX = {"read_write_paths": [], "allow_jit": False, "egress_allow": []}
 CLOSED = {"app_sandbox": SANDBOX | {"egress_allow": ["10.0.0.0/8"]}}
-SECRET = "a password that somebody typed"
+SECRET = "a password from a vault"
 
 SETTINGS: dict[str, Any] = {
     "app_name": "shop",

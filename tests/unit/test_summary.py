@@ -66,7 +66,7 @@ def test_certificate_line_says_what_to_do(provider: str, certificate: list[str],
 
 def test_processes_are_listed_once_by_name() -> None:
     (line,) = [line for line in summary() if line.startswith("Processes")]
-    assert line == "Processes    web, worker-heavy, beat on shop; logs on the server: journalctl"
+    assert line == "Processes    web, worker-heavy, beat on shop"
 
 
 def test_conditional_lines_are_printed_only_if_they_apply() -> None:
