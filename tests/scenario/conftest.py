@@ -94,9 +94,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the modules, and have xdist run all tests of a host in one process."""
     items.sort(key=position)
     for item in items:
-        backend = item.callspec.params.get("_testinfra_backend") if hasattr(item, "callspec") else None
-        if backend is not None:
-            item.add_marker(pytest.mark.xdist_group(backend.get_pytest_id()))
+        host = item.callspec.params.get("_testinfra_host") if hasattr(item, "callspec") else None
+        if host is not None:
+            item.add_marker(pytest.mark.xdist_group(host.backend.get_pytest_id()))
 
 
 # --- Results ------------------------------------------------------------------------------
