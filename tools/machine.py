@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".testhosts"
 DOCKERD_LOG = Path("/var/log/seedbed-dockerd.log")
 ENGINE_SECONDS = 30
