@@ -94,11 +94,11 @@ def on(host: Host, app: Installation, operator: Operator) -> Iterator[str]:
     """Maintenance is on while the tests that ask for this run. Gives nginx's workers from before it was."""
     workers = nginx_workers(host)
     try:
-        operator.must("state=on", "retry=600", f"message='{MESSAGE}'")
+        operator.must("maintenance_state=on", "maintenance_retry=600", f"maintenance_message='{MESSAGE}'")
         yield workers
     finally:
         if host.file(f"/var/www/{app.name}/maintenance").exists:
-            operator.must("state=off")
+            operator.must("maintenance_state=off")
 
 
 @pytest.fixture
@@ -113,10 +113,10 @@ def test_an_open_connection_stays_open(host: Host, app: Installation, operator: 
     line.connection.connect()
     statuses = [line.status()]
     try:
-        operator.must("state=on")
+        operator.must("maintenance_state=on")
         statuses.append(line.status())
     finally:
-        operator.must("state=off")
+        operator.must("maintenance_state=off")
     statuses.append(line.status())
     assert statuses == [200, 503, 200]
     assert nginx_workers(host) == workers
@@ -190,7 +190,7 @@ def test_chosen_addresses_get_through(host: Host, app: Installation, address: st
 
 
 def test_on_again_changes_nothing(on: str, host: Host, operator: Operator) -> None:
-    output = operator.must("state=on", "retry=600", f"message='{MESSAGE}'")
+    output = operator.must("maintenance_state=on", "maintenance_retry=600", f"maintenance_message='{MESSAGE}'")
     assert re.search(r"changed=0 .*failed=0", output), output
     assert nginx_workers(host) == on
 
@@ -200,10 +200,10 @@ def test_on_again_changes_nothing(on: str, host: Host, operator: Operator) -> No
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "state is missing"),
-        (["state=maybe"], 'state is "maybe"'),
-        (["state=on", "retry=soon"], 'retry is "soon"'),
-        (["state=on", "message=Back at noon"], 'words left over, "at noon"'),
+        ([], "maintenance_state is missing"),
+        (["maintenance_state=maybe"], 'maintenance_state is "maybe"'),
+        (["maintenance_state=on", "maintenance_retry=soon"], 'maintenance_retry is "soon"'),
+        (["maintenance_state=on", "maintenance_message=Back at noon"], 'unexpected words "at noon"'),
     ],
     ids=["missing", "wrong", "retry", "message"],
 )
@@ -217,7 +217,7 @@ def test_a_wrong_word_is_refused(
     said = " ".join(done.stdout.split())
     assert done.returncode != 0
     assert says in said
-    assert "Say -e state=on or -e state=off" in said
+    assert "Usage: -e maintenance_state=on or -e maintenance_state=off" in said
     assert host.check_output(look) == before
 
 
@@ -225,8 +225,8 @@ def test_a_wrong_word_is_refused(
 def test_off_opens_the_site(operator: Operator, visitor: Visitor) -> None:
     """Last of all. Off again changes nothing."""
     assert visitor.get("/").status == 503
-    operator.must("state=off")
+    operator.must("maintenance_state=off")
     answer = visitor.get("/")
     assert (answer.status, answer.headers["Retry-After"]) == (200, None)
-    output = operator.must("state=off")
+    output = operator.must("maintenance_state=off")
     assert re.search(r"changed=0 .*failed=0", output), output
