@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.server
-import importlib.util
 import io
 import json
 import os
@@ -18,16 +17,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 FILES = Path(__file__).parents[2] / "hostctl"
 from hostctl import cli
-from hostctl.deploy import build, deployment as rollout, detach, health, record
-from hostctl.processes import systemd
+from hostctl.deploy import build, detach, health, record
+from hostctl.deploy import deployment as rollout
 from hostctl.host import Host
+from hostctl.processes import systemd
 from hostctl.settings import BusyError, ReleaseError, Settings, Worker, read_environment
 
 OLD, NEW = "old-1", "new-2"
@@ -404,62 +404,6 @@ def test_a_release_that_a_power_failure_cut_short_is_built_again(
     assert manager.running == set(serving.units(NEW))
 
 
-class Celery:
-    """Stands in for an application whose workers run these tasks and answer nothing else."""
-
-    def __init__(self, active: dict[str, list[str]]) -> None:
-        self.active = {node: [{"name": name} for name in names] for node, names in active.items()}
-        self.control = self
-        self.global_keyprefix = ""
-
-    def send_task(self, name: str, **options: Any) -> None:
-        pass
-
-    def get(self, key: str) -> None:
-        pass
-
-    def inspect(self, destination: list[str], timeout: float) -> Any:
-        return SimpleNamespace(active=lambda: {node: self.active[node] for node in destination if node in self.active})
-
-
-def inspector(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """in_app/inspector.py, which puts the folder that it starts in on the path."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    spec = importlib.util.spec_from_file_location("in_app/inspector", FILES / "in_app/inspector.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "beat", "refused"),
-    [("celery.beat:PersistentScheduler", True, False), ("gone.schedulers:Database", True, True),
-     ("gone.schedulers:Database", False, False)],
-)  # fmt: skip
-def test_a_release_without_its_beats_scheduler_fails_its_check(
-    monkeypatch: pytest.MonkeyPatch, scheduler: str, beat: bool, refused: bool
-) -> None:
-    def symbol_by_name(name: str, aliases: dict[str, str]) -> None:
-        if name.startswith("gone"):
-            raise ModuleNotFoundError("No module named 'gone'")
-
-    module = inspector(monkeypatch)
-    imports = SimpleNamespace(symbol_by_name=symbol_by_name, load_extension_class_names=lambda namespace: [])
-    for name, stand_in in {
-        "django": SimpleNamespace(setup=lambda: None), "django.conf": SimpleNamespace(settings=SimpleNamespace()),
-        "django.core.management": SimpleNamespace(call_command=lambda *_, **__: None), "django.core": SimpleNamespace(),
-        "celery": SimpleNamespace(), "celery.utils": SimpleNamespace(), "celery.utils.imports": imports,
-    }.items():  # fmt: skip
-        monkeypatch.setitem(sys.modules, name, stand_in)
-    sys.modules["django.conf"].settings.STATIC_ROOT = ""
-    conf = SimpleNamespace(beat_scheduler=scheduler)
-    monkeypatch.setattr(module, "find_celery", lambda name: SimpleNamespace(conf=conf))
-    monkeypatch.setattr(module, "installed", lambda package: False)
-    expected = pytest.raises(ImportError, match=r"gone.schedulers:Database .* .No module named 'gone'.\. Its")
-    with expected if refused else contextlib.nullcontext():
-        module.check("json:loads", "core", beat)
-
-
 def test_whether_beat_is_to_run_is_told_to_the_check(serving: Host, answers: Answers) -> None:
     roll(serving)
     assert ("check", "core.wsgi", "core", True) in answers.asked
@@ -483,18 +427,6 @@ def test_a_beat_that_dies_at_once_is_warned_of(
     assert roll(serving) == 0
     assert ("Beat does not keep running" in (output := capsys.readouterr().out)) is warned
     assert ("journalctl -u shop-beat" in output) is warned
-
-
-def test_a_queue_is_busy_where_its_worker_runs_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = inspector(monkeypatch)
-    celery = Celery({"one": ["shop.long", "probe"], "two": ["probe"], "three": []})
-    monkeypatch.setattr(module, "LOOK_AFTER", 0.05)
-    monkeypatch.setattr(module, "find_celery", lambda name: celery)
-    monkeypatch.setattr(module, "sibling", lambda name: SimpleNamespace(PROBE="probe"))
-    monkeypatch.setattr(module, "broker", lambda application: contextlib.nullcontext((celery, celery)))
-    workers = {"one": ["a", "b"], "two": ["c"], "three": ["d"], "gone": ["e"]}
-    found = module.probe("core", 0.3, "abcd-1", workers, *"abcde")
-    assert found == {"silent": ["c", "d", "e"], "other": {}, "busy": ["a", "b"]}
 
 
 def test_a_unit_that_was_started_again_long_ago_has_not_failed(
