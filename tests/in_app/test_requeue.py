@@ -149,8 +149,7 @@ def test_eta_tasks_survive_a_restart_of_redis(site: Site, broker: Broker) -> Non
     assert worker.poll() is None
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", [pytest.param("prefork", marks=pytest.mark.core), "threads"])
 def test_prefetched_tasks_run_once_after_a_restart_of_redis(site: Site, broker: Broker, pool: str) -> None:
     """A prefork pool forgets them, and they are requeued; threads still run them."""
     worker = site.worker(concurrency=1, pool=pool, PREFETCH="3")
@@ -166,8 +165,7 @@ def test_prefetched_tasks_run_once_after_a_restart_of_redis(site: Site, broker: 
     assert sorted(site.lines("START")) == sorted([*sent, last])
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", [pytest.param("prefork", marks=pytest.mark.core), "threads"])
 def test_task_that_ends_without_redis_is_acknowledged_later(site: Site, broker: Broker, pool: str) -> None:
     worker = site.worker(pool=pool)
     sent = site.send()

@@ -1,4 +1,4 @@
-"""A Django project that has nothing but what these tests need."""
+"""A minimal Django project."""
 
 import os
 
@@ -6,7 +6,7 @@ import dj_database_url
 
 SECRET_KEY = "only-for-tests"
 INSTALLED_APPS = ["django_celery_beat"]
-# A connection that is kept is the one that a query still uses when a signal comes.
+# A persistent connection, which a query may still use when a signal arrives.
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_max_age=60)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
