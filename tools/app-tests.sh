@@ -15,7 +15,8 @@ export WORK="${WORK:-/work}" CACHE="${CACHE:-/cache}"
 # PostgreSQL refuses to run as root, and tests that pass as root may fail as another user.
 if [ "$(id -u)" = 0 ]; then
   chown postgres "$WORK" "$CACHE"
-  exec runuser -u postgres -- bash "$0" "$@"
+  # The tests drop packets.
+  exec setpriv --reuid postgres --regid postgres --init-groups --inh-caps +net_admin --ambient-caps +net_admin bash "$0" "$@"
 fi
 
 export HOME="$WORK" PYTHONDONTWRITEBYTECODE=1 UV_CACHE_DIR="$CACHE/uv"

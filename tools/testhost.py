@@ -357,7 +357,8 @@ def application_tests(os: str, results: Path, suites: Sequence[str]) -> int:
         f"seedbed-{os}-cache": "/cache",
     }
     volumes = [word for source, target in mounts.items() for word in ("--volume", f"{source}:{target}")]
-    options = ["--rm", "--init", "--tmpfs", "/work:exec", "--env", f"JUNIT=/results/{os}", *volumes]
+    options = ["--rm", "--init", "--cap-add", "NET_ADMIN", "--tmpfs", "/work:exec", *volumes]
+    options += ["--env", f"JUNIT=/results/{os}"]
     return subprocess.run([*docker, "run", *options, image, "bash", "/app-tests.sh", *suites]).returncode
 
 
@@ -366,7 +367,7 @@ def find_uv() -> Path:
     beside = Path(sys.executable).with_name("uv")
     found = str(beside) if beside.exists() else shutil.which("uv")
     if not found:
-        raise SetupError("uv is missing. Use the Python of the virtual environment: .venv/bin/python tools/testhost.py ...")
+        raise SetupError("uv is missing. Use the virtual environment: .venv/bin/python tools/testhost.py ...")
     return Path(found).resolve()
 
 

@@ -28,7 +28,7 @@ RECONNECT_SECONDS = 3
 OPTIONS: dict[str, Any] = {
     "health_check_interval": CHECK_SECONDS,
     "socket_connect_timeout": 5,
-    "socket_timeout": 30,
+    "socket_timeout": 10,
     "socket_keepalive": True,
     "socket_keepalive_options": {
         socket.TCP_KEEPIDLE: 5,
@@ -78,4 +78,5 @@ class BrokerWatch:
         self.missed = self.missed + 1 if answer is not None and answer == self.answer else 0
         self.answer = answer
         if self.missed >= CHECKS_WITHOUT_ANSWER:
+            compat.abandon_brpop(self.channel)
             raise TimeoutError(f"The broker has not answered for {CHECK_SECONDS * self.missed} s")

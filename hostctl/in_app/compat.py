@@ -16,16 +16,16 @@ TESTED = {"celery": ("5.4", "5.7"), "kombu": ("5.4", "5.7"), "billiard": ("4.2",
 
 # module:class, and the names that the class or its methods must have.
 REQUIRED = {
-    "kombu.transport.virtual.base:Channel": ("_lookup",),
+    "kombu.transport.virtual.base:Channel": ("_lookup", "do_restore"),
     "kombu.transport.virtual.base:QoS": ("_delivered", "_dirty"),
     "kombu.transport.redis:Channel": (
-        *("_do_restore_message", "_in_poll", "_create_client"),
+        *("_do_restore_message", "_in_poll"),
         *("conn_or_acquire", "unacked_key", "unacked_index_key", "unacked_mutex_key", "visibility_timeout"),
         "global_keyprefix",
     ),
     "celery.concurrency.prefork:TaskPool": ("_pool",),
-    "celery.concurrency.asynpool:AsynPool": ("_cache", "outbound_buffer"),
-    "billiard.pool:ApplyResult": ("_accept_callback", "_accepted", "_write_to"),
+    "celery.concurrency.asynpool:AsynPool": ("_cache", "_busy_workers", "outbound_buffer"),
+    "billiard.pool:ApplyResult": ("_accept_callback", "_write_to"),
     "billiard.process:BaseProcess": ("_is_alive",),
     "celery.worker.consumer.consumer:Consumer": (
         *("on_unknown_task", "add_task_queue", "on_close", "shutdown", "perform_pending_operations"),
@@ -127,27 +127,37 @@ def last_answer(channel: Any) -> float | None:
     return getattr(connection, "next_health_check", None) if connection else None
 
 
+def abandon_brpop(channel: Any) -> None:
+    """Disconnect the socket of a BRPOP, whose answer kombu would otherwise wait for when it closes the channel."""
+    if channel._in_poll:
+        channel._in_poll.disconnect()
+
+
 # --- billiard: jobs in the prefork pool ----------------------------------------------------------------------------
 
 
 def delivered_jobs(pool: Any) -> dict[int, Any]:
-    """Return the jobs that were written to a living child of the prefork pool and that it has not confirmed yet.
+    """Return the jobs of the prefork pool that a living child runs or will run, since they were written to it.
 
-    The child runs them; until it has said so, Celery forgets them at shutdown and after a lost connection.
+    At shutdown and with a lost connection Celery forgets those that the child has not confirmed, before 5.6 all.
     """
     processes = getattr(pool, "_pool", None)
     return {
         key: job
         for key, job in getattr(processes, "_cache", {}).items()
         if job._write_to and job._write_to._is_alive() and job not in processes.outbound_buffer
-        if job._accept_callback and not job._accepted
+        if job._accept_callback
     }
 
 
 def remember_jobs(pool: Any, jobs: dict[int, Any]) -> None:
-    """Give the prefork pool its jobs back after it has forgotten them."""
+    """Give the prefork pool its jobs back after it has forgotten them, and mark their children as busy.
+
+    Before Celery 5.7 the next task might otherwise wait behind a running one although another child is free.
+    """
     if jobs:
         pool._pool._cache.update(jobs)
+        pool._pool._busy_workers.update(job._write_to.inqW_fd for job in jobs.values())
 
 
 def request_of(job: Any) -> Any:
@@ -165,13 +175,12 @@ def starts_what_it_was_given(pool: Any) -> bool:
 # --- Celery: lost connections --------------------------------------------------------------------------------------
 
 
-def keep_channels_open(connection: Any) -> None:
-    """Have a lost broker connection keep what its channels need to acknowledge messages over a new socket.
+def keep_unacknowledged(channel: Any) -> None:
+    """Have a channel that is closed leave its unacknowledged messages where they are.
 
-    Celery 5.7 closes it for good: then the acknowledgement of a task that ends later raises AttributeError, which ends
-    the worker.
+    kombu requeues them all, also those whose tasks still run here. The worker requeues the others when it reconnects.
     """
-    connection.close = lambda: None
+    channel.do_restore = False
 
 
 # --- Celery: beat --------------------------------------------------------------------------------------------------

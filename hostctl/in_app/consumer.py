@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Collection
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,43 @@ from .parking import park_unknown, task_name_and_id
 from .requeue import requeue_one
 
 logger = logging.getLogger("celery.hostctl")
+
+
+class LateAcknowledgements:
+    """The channel of messages whose connection was lost: keeps acknowledgements until the worker is connected again.
+
+    kombu's closed channel raises an error for each, which ends the worker or has the task run a second time.
+    """
+
+    no_ack_consumers = None
+
+    def __init__(self) -> None:
+        self.channel: Any = None
+        self.kept: list[tuple[str, tuple[Any, ...]]] = []
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        self.send("basic_ack", delivery_tag)
+
+    def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        self.send("basic_reject", delivery_tag, requeue)
+
+    def send(self, method: str, *arguments: Any) -> None:
+        if self.channel:
+            getattr(self.channel, method)(*arguments)
+        else:
+            self.kept.append((method, arguments))
+
+    def hold(self) -> None:
+        """Keep acknowledgements from now on."""
+        self.channel = None
+
+    def release(self, channel: Any) -> None:
+        """Send what was kept over a new channel, and later acknowledgements at once."""
+        while self.kept:
+            method, arguments = self.kept[0]
+            getattr(channel, method)(*arguments)
+            self.kept.pop(0)
+        self.channel = channel
 
 
 def consumer_class(app: Any, summary: Path) -> type:
@@ -33,13 +71,20 @@ def consumer_class(app: Any, summary: Path) -> type:
 
         # -- connecting
 
+        @cached_property
+        def late_acknowledgements(self) -> LateAcknowledgements:
+            return LateAcknowledgements()
+
         def ensure_connected(self, conn: Any) -> Any:
             broker.limit_reconnect_pause(conn)
             return super().ensure_connected(conn)
 
         def on_connection_error_after_connected(self, exc: Exception) -> None:
-            if self.connection:
-                compat.keep_channels_open(self.connection)
+            self.late_acknowledgements.hold()
+            for request in (*state.reserved_requests, *state.active_requests):
+                request.message.channel = self.late_acknowledgements
+            if self.task_consumer:
+                compat.keep_unacknowledged(self.task_consumer.channel)
             super().on_connection_error_after_connected(exc)
 
         def on_close(self) -> None:

@@ -147,6 +147,7 @@ def requeue_step(node: str, releases: Path) -> type:
             with channel.conn_or_acquire() as client:
                 client.sadd(requeue.SLOTS, node)
             self.requeue_dead(channel)
+            consumer.late_acknowledgements.release(consumer.task_consumer.channel)
             if self.is_first_connection or consumer.hub:
                 # With the connection Celery has forgotten the other tasks it held. (Without an event loop, as with
                 # gevent, it still knows those that wait for their ETA.)

@@ -66,15 +66,20 @@ class Relay:
         self.is_there.clear()
         self.gone, self.accepted = self.accepted, []
         if drop:
-            for each in [self.listener, *self.gone]:
-                with suppress(OSError):  # Closed before.
-                    program = struct.pack("HP", 1, ctypes.addressof(DISCARD))
-                    each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+            for each in [self.listener, *(client for client in self.gone if client.fileno() >= 0)]:
+                # Needs the capability NET_ADMIN.
+                program = struct.pack("HP", 1, ctypes.addressof(DISCARD))
+                each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
-    def come_back(self) -> None:
+    def come_back(self, *, drop: bool) -> None:
         self.is_there.set()
-        with suppress(OSError):
+        if drop:
             self.listener.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+
+    def reset(self) -> None:
+        """Close every connection; new ones work."""
+        for client in self.accepted:
+            client.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture
@@ -85,32 +90,50 @@ def relay(broker: Broker) -> Iterator[Relay]:
 
 
 @pytest.mark.core
-@pytest.mark.parametrize(("drop", "seconds"), [(True, 3), (True, 25), (False, 20)])
-def test_worker_consumes_soon_after_its_broker_vanished(site: Site, relay: Relay, drop: bool, seconds: float) -> None:
+@pytest.mark.parametrize(("drop", "seconds", "limit"), [(True, 3, 15), (True, 25, 15), (False, 20, 30)])
+def test_worker_consumes_soon_after_its_broker_vanished(
+    site: Site, relay: Relay, drop: bool, seconds: float, limit: float
+) -> None:
+    """Also when something on the way, such as a proxy, still acknowledges packets: that takes longer."""
     worker = site.worker(CELERY_BROKER_URL=relay.url)
     first = site.send()
     wait_until(lambda: site.lines("START") == [first])
     relay.vanish(drop=drop)
     time.sleep(seconds)
-    relay.come_back()
+    relay.come_back(drop=drop)
     back = time.monotonic()
     second = site.send()
-    wait_until(lambda: site.lines("START") == [first, second], 180)
+    wait_until(lambda: site.lines("START") == [first, second], 60)
     print(f"Consuming {time.monotonic() - back:.1f} s after the broker's return.")
-    assert time.monotonic() - back < 15
+    assert time.monotonic() - back < limit
     site.gate.touch()
     wait_until(lambda: sorted(site.lines("END")) == sorted([first, second]))
     wait_until(lambda: site.broker.admin.keys("unacked:*") == [])
     assert (worker.poll(), site.lines("START")) == (None, [first, second])
 
 
+@pytest.mark.core
+def test_running_task_is_not_requeued_when_the_connection_is_reset(site: Site, relay: Relay) -> None:
+    """The broker is there all the time, so that kombu could requeue the message of a task that still runs."""
+    worker = site.worker(CELERY_BROKER_URL=relay.url)
+    first = site.send()
+    wait_until(lambda: site.lines("START") == [first])
+    relay.reset()
+    wait_until(lambda: "Connected to" in site.output(worker).partition("Connection to broker lost")[2])
+    second = site.send()
+    wait_until(lambda: second in site.lines("START"))
+    site.gate.touch()
+    wait_until(lambda: sorted(site.lines("END")) == sorted([first, second]))
+    wait_until(lambda: site.broker.admin.keys("unacked:*") == [])
+    assert site.lines("START") == [first, second]
+
+
 def test_options_of_the_project_win(site: Site, broker: Broker) -> None:
-    """The sample project sets socket_timeout itself."""
     code = """
 from sample.celery import app
 from hostctl.in_app.broker import set_options
 options = app.conf.broker_transport_options
-options["socket_keepalive"] = False
+options.update(socket_keepalive=False, socket_timeout=30)
 set_options(app, unacked_key="mine")
 assert options["socket_timeout"] == 30 and options["socket_keepalive"] is False, options
 assert app.conf.broker_transport_options["health_check_interval"] == 5
