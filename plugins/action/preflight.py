@@ -47,6 +47,16 @@ options:
     required: true
 """
 
+EXAMPLES = r"""
+- name: Validate settings
+  preflight:
+    project: "{{ role_path }}/../.."
+"""
+
+RETURN = r"""
+msg: {description: The invalid settings., type: str, returned: failure}
+"""
+
 DEFAULTS, SECRETS, WIRING = (f"group_vars/all/{name}.yml" for name in ("defaults", "secrets", "wiring"))
 
 
