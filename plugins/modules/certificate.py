@@ -38,7 +38,7 @@ options:
   lineage: {type: str, default: site, description: certbot's name of the certificate.}
   email: {type: str, default: "", description: Address of the ACME account.}
   acme_directory_url: {type: str, default: "", description: Directory URL of the ACME server.}
-  webroot: {type: path, default: "", description: Folder whose challenges the web server serves on port 80.}
+  webroot: {type: path, default: "", description: Document root of the challenges, for HTTP on port 80.}
   reload: {type: str, default: "true", description: Shell command that makes the web server read the certificate.}
   self_check: {type: bool, default: true, description: Request only names under which this host reaches itself.}
 author: Seedbed

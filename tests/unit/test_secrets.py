@@ -15,7 +15,7 @@ IN_USE = {"one": "the one", "two": "the two", "kept": "the kept"}
 
 
 class KilledError(BaseException):
-    """Stands in for SIGKILL: no handler catches it."""
+    """Simulates SIGKILL: no handler catches it."""
 
 
 def load_plugin() -> ModuleType:
