@@ -185,7 +185,7 @@ def test_task_that_ends_without_redis_is_acknowledged_later(site: Site, broker: 
 
 @pytest.mark.core
 def test_task_that_ends_after_a_restart_of_redis_is_acknowledged(site: Site, broker: Broker) -> None:
-    """Celery 5.7 by itself ends the worker here."""
+    """Celery 5.7 would end the worker here."""
     worker = site.worker()
     sent = site.send()
     wait_until(lambda: site.lines("START") == [sent])
