@@ -141,8 +141,8 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 # Seconds: first SoftTimeLimitExceeded, with time to clean up, then the child is killed.
 CELERY_TASK_SOFT_TIME_LIMIT = 300
 CELERY_TASK_TIME_LIMIT = 330
-# Seconds until an unacknowledged message is delivered again. A task or an ETA that takes longer would run twice, so it is
-# far above both. The shortest value of any client wins, so it is set in each place that Celery's documentation names.
+# Seconds until an unacknowledged message is delivered again. A longer task or ETA would run twice, so it is far above
+# both. The shortest value of any client wins, so it is set wherever Celery's documentation names it.
 CELERY_VISIBILITY_TIMEOUT = 43200
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": CELERY_VISIBILITY_TIMEOUT,
