@@ -92,7 +92,7 @@ def test_a_worker_does_not_start_twice(site: Site, broker: Broker) -> None:
     site.change("worker", "LOCK_SECONDS = 10", "LOCK_SECONDS = 1")
     site.worker()
     second = site.worker(wait=False)
-    assert second.wait(30) == 1
+    assert second.wait(60) == 1
     assert f"The worker one.r1@{HOST} is already running." in site.output(second)
 
 
