@@ -192,7 +192,9 @@ class ActionModule(ActionBase):
         origin = self.origin(name)
         if not origin:
             return False
-        return "'-e'" in (origin.description or "") or (bool(origin.path) and "/roles/" not in origin.path)
+        return "'-e'" in (origin.description or "") or (
+            bool(origin.path) and not Path(origin.path).resolve().is_relative_to(self.project.resolve() / "roles")
+        )
 
     def place(self, problem: Problem) -> str:
         """Return the file to edit: where the value is set, with its line, else where it belongs."""
