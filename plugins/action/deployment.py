@@ -34,7 +34,7 @@ options:
   release: {type: str, default: "", description: "ID of the release; a rollback defaults to the previous one."}
   archive: {type: str, default: "", description: "With O(action=deploy), the archive on the control machine."}
   force: {type: bool, default: false, description: Continue although the database is ahead of the release.}
-  barrier: {type: str, default: "", description: "Barrier (hostctl/deploy/steps.py) at which this task ends, or V(end)."}
+  barrier: {type: str, default: "", description: "Barrier at which this task ends (hostctl/deploy/steps.py), or end."}
   log: {type: str, default: "", description: "With O(action=follow), RV(log) of an earlier task; V('') does nothing."}
   offset: {type: int, default: 0, description: "With O(action=follow), RV(offset) of an earlier task."}
 author: Seedbed

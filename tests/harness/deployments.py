@@ -259,8 +259,8 @@ class Deployments:
 
     @property
     def configuration(self) -> str:
-        """The hash of what the processes are started with, a part of each release's ID."""
-        return json.loads(self.host.check_output(f"cat {self.settings_file}"))["configuration"]
+        """The hash of everything else that processes are started with: the end of each release's ID."""
+        return self.current.rpartition("-")[2]
 
     @contextmanager
     def settings(self, **values: Any) -> Iterator[None]:
