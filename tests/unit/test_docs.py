@@ -23,6 +23,7 @@ from plugin_utils.preflight import names  # noqa: E402
 README = ROOT / "README.md"
 CHANGELOG = ROOT / "CHANGELOG.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("roles/*/README.md"))]
+PAGES += [ROOT / "plugins/README.md"]
 # It names what no longer exists, too.
 CURRENT = [page for page in PAGES if page != CHANGELOG]
 FOLDERS = "roles|plugins|tools|tests|hostctl|molecule|bench|playbooks|app_src|docs|group_vars/all|[.]config|[.]github"

@@ -147,6 +147,8 @@ def test_every_name_in_an_inventory_is_documented(path: Path) -> None:
     given = {name for variables in [*hosts, *nested(inventory, "vars")] for name in variables or {}}
     assert given
     assert sorted(name for name in given if name not in known_names() and not FOREIGN.match(name)) == []
+    wired = {name for name in load(ROOT / "group_vars/all/wiring.yml") if not FOREIGN.match(name)}
+    assert given & wired == set(), "preflight refuses these"
 
 
 def test_every_setting_has_a_default_and_a_sentence() -> None:
