@@ -176,7 +176,7 @@ def test_what_joins_the_roles_is_used(path: Path) -> None:
 
 
 def without_comments(text: str) -> str:
-    """The text without the lines that are comments in YAML, Python, shell and Jinja."""
+    """Return the text without comments of YAML, Python, shell and Jinja."""
     return re.sub(r"(?m)^\s*#.*$|\{#.*?#\}", "", text)
 
 
@@ -207,7 +207,7 @@ def test_every_file_of_a_role_is_used(role: str) -> None:
 
 
 def test_handlers_and_notifications_meet() -> None:
-    """Also across roles: a topic such as `certificate changed` is heard by another role than the one that calls."""
+    """Also across roles: a topic such as `certificate changed` has its handler in another role than its notify."""
     handlers = [handler for role in ROLES for handler in load(ROOT / f"roles/{role}/handlers/main.yml") or []]
     heard = [[handler["name"], *as_list(handler.get("listen", []))] for handler in handlers]
     loaded = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("roles/*/*/*.yml"))]
