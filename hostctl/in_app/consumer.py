@@ -88,6 +88,10 @@ def consumer_class(app: Any, summary: Path) -> type:
 
         def on_connection_error_after_connected(self, exc: Exception) -> None:
             self.acknowledgements.hold()
+            if self.hub:
+                # They are requeued and received again. (Before Celery 5.6 both copies would run.)
+                for entry, _ in self.eta_tasks():
+                    entry.cancel()
             if self.task_consumer:
                 compat.keep_unacknowledged(self.task_consumer.channel)
             super().on_connection_error_after_connected(exc)
@@ -132,14 +136,18 @@ def consumer_class(app: Any, summary: Path) -> type:
                 with suppress(*self.connection_errors):
                     self.requeue_eta()
 
+        def eta_tasks(self) -> list[tuple[Any, Request]]:
+            """Return the timer entries and requests of tasks that wait for their ETA."""
+            entries = [item.entry for item in self.timer.schedule.queue]
+            return [(entry, entry.args[0]) for entry in entries if entry.args and isinstance(entry.args[0], Request)]
+
         def requeue_eta(self) -> None:
             """Requeue ETA messages now; otherwise they stay in this worker until its longest task ends."""
             channel, mine = self.task_consumer.channel, compat.unacknowledged_tags(self)
             keys = channel.unacked_key, channel.unacked_index_key
-            for entry in [item.entry for item in self.timer.schedule.queue]:
-                request = entry.args[0] if entry.args else None
+            for entry, request in self.eta_tasks():
                 # A finished task whose acknowledgement is not sent yet is in no timer.
-                if isinstance(request, Request) and (tag := request.message.delivery_tag) in mine:
+                if (tag := request.message.delivery_tag) in mine:
                     with channel.conn_or_acquire() as client:
                         client.transaction(requeue_one(channel, *keys, tag), keys[0])
                         stays = client.hexists(keys[0], tag)  # No queue is bound to its exchange.
