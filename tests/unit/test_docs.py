@@ -13,6 +13,7 @@ import yaml
 import hostctl
 from hostctl.cli import COMMANDS
 from hostctl.deploy.steps import BARRIERS, DEPLOY, ROLLBACK
+from hostctl.in_app import compat
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "plugins")]
@@ -22,6 +23,7 @@ from plugin_utils.preflight import names  # noqa: E402
 README = ROOT / "README.md"
 CHANGELOG = ROOT / "CHANGELOG.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("roles/*/README.md"))]
+PAGES += [ROOT / "plugins/README.md"]
 # It names what no longer exists, too.
 CURRENT = [page for page in PAGES if page != CHANGELOG]
 FOLDERS = "roles|plugins|tools|tests|hostctl|molecule|bench|playbooks|app_src|docs|group_vars/all|[.]config|[.]github"
@@ -168,6 +170,11 @@ def test_the_table_of_steps_is_the_list_of_the_program() -> None:
 
 def test_every_step_of_a_rollback_is_documented() -> None:
     assert {step.name for step in ROLLBACK} - words_in_code(ROOT / "docs/deploy.md", r"^([a-z_]+)$") == set()
+
+
+def test_the_tested_versions_are_those_of_the_program() -> None:
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) to ([\d.]+) \|", read(ROOT / "docs/testing.md"), re.MULTILINE)
+    assert {name.lower(): (low, high) for name, low, high in rows} == compat.TESTED
 
 
 # --- Versions and workflows --------------------------------------------------------------

@@ -119,6 +119,16 @@ def test_what_plays_set_is_refused() -> None:
     assert names - set(WIRING) - set(SET_BY_ROLES) == set()
 
 
+def test_renamed_variables_of_maintenance_are_reported(tmp_path: Path) -> None:
+    ssh, _ = stub_ssh(tmp_path)
+    inventory = tmp_path / "production.yml"
+    inventory.write_text(environment_inventory("production", ssh))
+    playbook, config = ROOT / "playbooks/maintenance.yml", str(ROOT / "ansible.cfg")
+    found = run_playbook(playbook, inventory, "-e", "state=on", ANSIBLE_CONFIG=config)
+    assert not found.reached
+    assert found.messages()["server1"].endswith("(were state, message and retry). Type: -e maintenance_state=on")
+
+
 # --- Environments --------------------------------------------------------------------------------------
 
 
