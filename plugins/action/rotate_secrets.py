@@ -1,35 +1,78 @@
-"""Ansible action: begin or end a change of the generated secrets, in their folder on the control machine.
-
-    rotation:
-      state: begin or end
-      folder: where the secrets are, a file each
-      secrets: name and value of each that shall change; if its file has another, somebody chose it, and it stays
-      kept: those whose former value stays until the next change
-      logins: the two names that take turns, "" for none
-
-It may be killed at any point: the same again completes it. The first half knows nothing of Ansible.
-"""
+"""Begin or end a rotation of the generated secrets, in their folder on the control machine."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import string
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+from plugin_utils.documented import documented_arguments
+
+DOCUMENTATION = r"""
+module: rotate_secrets
+short_description: Begin or end a rotation of the generated secrets
+description:
+  - O(state=begin) generates new values and keeps the previous ones beside them; O(state=end) deletes the previous ones.
+  - Runs on the control machine. If it is killed at any point, the same call completes it.
+  - Supports check mode.
+options:
+  state:
+    description: What to do.
+    type: str
+    choices: [begin, end]
+    required: true
+  folder:
+    description: Folder of the secrets, one file each.
+    type: str
+    required: true
+  secrets:
+    description: Name and current value of each secret. If its file holds another value, the user chose it, and it stays.
+    type: dict
+    required: true
+  kept:
+    description: Secrets whose previous value stays until the next rotation.
+    type: list
+    elements: str
+    default: []
+  logins:
+    description: The two database logins that take turns. Empty strings are ignored.
+    type: list
+    elements: str
+    default: []
+author: Seedbed
+"""
+
+EXAMPLES = r"""
+- name: Generate new secrets and keep the previous ones
+  rotate_secrets:
+    state: begin
+    folder: inventory/.secrets/production
+    secrets: {database_password: "{{ secret_database_password }}"}
+    logins: [shop, shop_2]
+"""
+
+RETURN = r"""
+names: {description: Secrets that change., type: list, elements: str}
+chosen: {description: Secrets that the user chose., type: list, elements: str}
+"""
+
 ALPHABET = string.ascii_letters + string.digits
-# While this file exists, a change is under way; it names what changes.
+# A rotation is in progress while this file exists; it names the secrets that change.
 MARK = "rotation"
 LOGIN = "database_login"
 NEXT, PREVIOUS = ".next", ".previous"
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file as a whole, readable by its owner alone."""
+    """Replace a file atomically; only its owner can read it."""
     new = path.with_name(path.name + ".new")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -40,25 +83,33 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> str:
+    """Return the text of a file, or "" if it does not exist."""
     return path.read_text(encoding="utf-8").rstrip("\n") if path.exists() else ""
 
 
+def generate(length: int) -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def prepare(folder: Path, wanted: Mapping[str, str], logins: Iterable[str]) -> None:
+    """Write the new values beside the current ones, then the mark: from then on, the rotation is completed."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for incomplete in folder.glob(f"*{NEXT}"):
+        incomplete.unlink()
+    names = [name for name, value in wanted.items() if read(folder / name) == value]
+    for name in names:
+        write(folder / f"{name}{NEXT}", f"{generate(len(wanted[name]))}\n")
+    first, second = [*logins, "", ""][:2]
+    if first:
+        write(folder / f"{LOGIN}{NEXT}", f"{second if read(folder / LOGIN) in ('', first) else first}\n")
+    write(folder / MARK, "".join(f"{name}\n" for name in names))
+
+
 def begin(folder: Path, wanted: Mapping[str, str], logins: Iterable[str] = ()) -> list[str]:
-    """Put a new value in the place of each generated secret; the former one is beside it. Returns their names."""
+    """Replace each generated secret and keep its previous value beside it. Returns the names."""
     mark = folder / MARK
     if not mark.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for leftover in folder.glob(f"*{NEXT}"):
-            leftover.unlink()
-        names = [name for name, value in wanted.items() if read(folder / name) == value]
-        for name in names:
-            length = len(wanted[name])
-            write(folder / f"{name}{NEXT}", "".join(secrets.choice(ALPHABET) for _ in range(length)) + "\n")
-        first, second = [*logins, "", ""][:2]
-        if first:
-            write(folder / f"{LOGIN}{NEXT}", f"{second if read(folder / LOGIN) in ('', first) else first}\n")
-        # From here on it is completed, whoever kills it.
-        write(mark, "".join(f"{name}\n" for name in names))
+        prepare(folder, wanted, logins)
     for following in sorted(folder.glob(f"*{NEXT}")):
         current = following.with_suffix("")
         if current.name != LOGIN:
@@ -68,7 +119,7 @@ def begin(folder: Path, wanted: Mapping[str, str], logins: Iterable[str] = ()) -
 
 
 def end(folder: Path, kept: Iterable[str]) -> list[str]:
-    """Forget the former values, but for those that are kept. Returns the names of what changed."""
+    """Delete the previous values, except those in `kept`. Returns the names of all secrets that changed."""
     mark = folder / MARK
     names = read(mark).split()
     for name in set(names) - set(kept):
@@ -78,19 +129,19 @@ def end(folder: Path, kept: Iterable[str]) -> list[str]:
 
 
 class ActionModule(ActionBase):
-    """Returns `names`, those that change, and `chosen`, those that somebody chose."""
+    """Call begin or end."""
 
     _requires_connection = False
     _supports_check_mode = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
-        args = self._task.args
+        args = documented_arguments(self, DOCUMENTATION)
         folder, wanted = Path(args["folder"]), args["secrets"]
         if self._task.check_mode:
             return result | {"changed": True, "names": [], "chosen": []}
         if args["state"] == "begin":
-            names = begin(folder, wanted, [login for login in args["logins"] if login])
+            names = begin(folder, wanted, filter(None, args["logins"]))
         else:
             names = end(folder, args["kept"])
         return result | {"changed": True, "names": names, "chosen": [name for name in wanted if name not in names]}

@@ -1,4 +1,4 @@
-"""Ansible filter: the verifier that PostgreSQL stores for a SCRAM-SHA-256 password."""
+"""Filter: the verifier that PostgreSQL stores for a SCRAM-SHA-256 password."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ import hmac
 import stringprep
 import unicodedata
 from collections.abc import Callable
+
+DOCUMENTATION = r"""
+name: postgresql_scram
+short_description: Return the SCRAM-SHA-256 verifier of a password
+description:
+  - Returns the verifier (RFC 5803) that PostgreSQL stores in pg_authid, so that the server never gets the password.
+  - Idempotent, the same password and salt source give the same verifier.
+positional: salt_of
+options:
+  _input: {description: The password., type: str, required: true}
+  salt_of: {description: "Text that the salt is derived from, such as host and role.", type: str, required: true}
+author: Seedbed
+"""
+
+EXAMPLES = r"""
+verifier: "{{ secret_database_password | postgresql_scram(inventory_hostname ~ ' shop') }}"
+"""
+
+RETURN = r"""
+_value: {description: The verifier., type: str}
+"""
 
 ITERATIONS = 4096  # PostgreSQL's scram_iterations
 
@@ -26,7 +47,7 @@ _PROHIBITED: tuple[Callable[[str], bool], ...] = (
 
 
 def saslprep(password: str) -> str:
-    """Return the password as libpq sends it: by RFC 4013, or unchanged where that forbids one of its characters."""
+    """Return the password as libpq sends it: prepared by RFC 4013, or unchanged if it has a prohibited character."""
     if password.isascii():
         return password
     spaced = (" " if stringprep.in_table_c12(c) else c for c in password)
@@ -34,7 +55,7 @@ def saslprep(password: str) -> str:
     prepared = unicodedata.normalize("NFKC", mapped)
     if not prepared or any(prohibits(c) for c in prepared for prohibits in _PROHIBITED):
         return password
-    if any(map(stringprep.in_table_d1, prepared)):  # written from right to left, so all of it must be
+    if any(map(stringprep.in_table_d1, prepared)):  # right-to-left text must be so throughout
         ends_match = stringprep.in_table_d1(prepared[0]) and stringprep.in_table_d1(prepared[-1])
         if any(map(stringprep.in_table_d2, prepared)) or not ends_match:
             return password
@@ -44,8 +65,8 @@ def saslprep(password: str) -> str:
 def scram_verifier(password: str, salt_of: str) -> str:
     """Return the SCRAM-SHA-256 verifier (RFC 5803) of a password, as in pg_authid.rolpassword.
 
-    The salt follows from `salt_of`, which names host and role, and not from chance: so the same
-    password gives the same verifier, and a second run can see that nothing has changed.
+    The salt is derived from `salt_of` (host and role) instead of being random, so that the same password gives the
+    same verifier and a second run changes nothing.
     """
     salt = hashlib.sha256(salt_of.encode()).digest()[:16]
     salted = hashlib.pbkdf2_hmac("sha256", saslprep(password).encode(), salt, ITERATIONS)
@@ -56,7 +77,7 @@ def scram_verifier(password: str, salt_of: str) -> str:
 
 
 class FilterModule:
-    """What Ansible loads."""
+    """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[[str, str], str]]:
         """Return the filters by name."""

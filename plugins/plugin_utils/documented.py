@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from ansible.plugins.action import ActionBase
 
-SPEC_KEYS = ("type", "elements", "required", "default", "choices", "no_log")
+SPEC_KEYS = ("type", "elements", "required", "default", "choices")
 
 
 def argument_spec(options: dict[str, Any]) -> dict[str, Any]:

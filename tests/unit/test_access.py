@@ -1,4 +1,4 @@
-"""Who may log in: what the templates of the role say, and what its variables make of the way in that was found."""
+"""The role access: its program, its templates, and what it allows root and passwords."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from ansible.template import Templar
 
 ROLE = Path(__file__).parents[2] / "roles/access"
+PROGRAM = ROLE / "files/seedbed-access"
 BY_KEY = {"user": "root", "port": 22, "become": False, "administrator": False, "password": False}
 
 
 def template(name: str) -> str:
-    return (ROLE / "templates" / name).read_text()
+    return (ROLE / "templates" / f"{name}.j2").read_text()
 
 
 def variable(name: str, **given: Any) -> Any:
-    """A variable of the role, as Ansible works it out."""
+    """Return a variable of the role, rendered by Ansible."""
     loader = DataLoader()
     known = loader.load_from_file(str(ROLE / "vars/main.yml"), trusted_as_template=True)
     return Templar(loader, variables={**known, **given}).template(known[name])
 
 
-def test_what_takes_a_change_back_at_boot_waits_for_no_network() -> None:
+def test_revert_at_boot_does_not_wait_for_the_network() -> None:
     """ufw comes before the network, and on many images the network (cloud-init) before sysinit.target."""
     unit = configparser.ConfigParser(strict=False)
     unit.optionxform = str
@@ -37,24 +38,36 @@ def test_what_takes_a_change_back_at_boot_waits_for_no_network() -> None:
     assert unit["Unit"]["After"] == "local-fs.target"
 
 
-def test_the_program_is_one_that_a_shell_can_read() -> None:
-    variables = {
-        "ansible_managed": "Ansible",
-        "access_undo_after": 45,
-        "access_web_log": "/var/log/nginx/shop.access.log",
-    }
-    loader = DataLoader()
-    known = loader.load_from_file(str(ROLE / "vars/main.yml"), trusted_as_template=True)
-    text = Templar(loader, variables={**known, **variables}).template(trust_as_template(template("seedbed-access")))
-    done = subprocess.run(["sh", "-n"], input=text, capture_output=True, text=True)
-    assert done.stderr == ""
-    wanted = set(re.findall(r"\$wanted/([\w.]+)", text))
+def test_program_passes_shellcheck() -> None:
+    done = subprocess.run(["shellcheck", str(PROGRAM)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_program_reads_only_files_that_the_role_writes() -> None:
+    read = set(re.findall(r"\$policy/([\w.]+)", PROGRAM.read_text()))
     tasks = (ROLE / "tasks/apply.yml").read_text()
-    assert {name for name in wanted if f'dest: "{{{{ __access_folder }}}}/{name}"' not in tasks} == set()
+    assert read
+    assert {name for name in read if f'dest: "{{{{ __access_folder }}}}/{name}"' not in tasks} == set()
 
 
-def finds(mode: str, line: str) -> bool:
-    """Whether a jail counts a line of nginx's log, once fail2ban has taken the time out of it."""
+def test_failure_lists_the_reverted_change_line_by_line() -> None:
+    given = {
+        "inventory_hostname": "web",
+        "__access_reverted": {"user": "root"},
+        "__access_change": {"stdout_lines": ["sshd: port 2222", "bans"]},
+        "__access_login": {"msg": "  as root on port 2222: Connection refused"},
+    }
+    lines = variable("__access_failure", **given).splitlines()
+    assert lines[:3] == [
+        "web reverted this change, since no new connection confirmed it:",
+        "  sshd: port 2222",
+        "  bans",
+    ]
+    assert "  as root on port 2222: Connection refused" in lines
+
+
+def matches(mode: str, line: str) -> bool:
+    """Return whether a jail counts a line of nginx's log from which fail2ban has removed the time."""
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(template("filter.conf"))
     filters = parser["Definition"]
@@ -67,7 +80,7 @@ def finds(mode: str, line: str) -> bool:
     [
         ("login", "GET /flower/ HTTP/1.1", 401, True),
         ("login", "GET /flower/ HTTP/1.1", 200, False),
-        # nginx takes a request that names the site as well, and passes it on without.
+        # nginx accepts a whole URL in the request line, and removes the host before it proxies.
         ("login", "GET https://shop.example.org/flower/ HTTP/1.1", 401, True),
         ("login", "GET HTTPS://shop.example.org:443/flower/api/workers HTTP/1.1", 401, True),
         ("login", "GET /api/flower/ HTTP/1.1", 401, False),
@@ -75,23 +88,23 @@ def finds(mode: str, line: str) -> bool:
         ("flood", "GET / HTTP/1.1", 404, False),
     ],
 )
-def test_what_counts_towards_a_ban(mode: str, request_line: str, status: int, counts: bool) -> None:
+def test_log_lines_that_count_towards_a_ban(mode: str, request_line: str, status: int, counts: bool) -> None:
     line = f'2001:db8::7 - - [] "{request_line}" {status} 0 "-" "curl" time=0.001 upstream=0.001 id=1'
-    assert finds(mode, line) is counts
+    assert matches(mode, line) is counts
 
 
 @pytest.mark.parametrize(
-    ("way", "root", "passwords"),
+    ("login", "root", "passwords"),
     [
         ({}, "prohibit-password", "no"),
         ({"password": True}, "yes", "yes"),
-        # By a password too, but it is not root's: nothing is opened that was shut.
+        # A password, but not root's: root login by password stays disabled.
         ({"user": "debian", "become": True, "password": True}, "prohibit-password", "yes"),
         ({"user": "alice", "become": True, "administrator": True}, "no", "no"),
     ],
     ids=["root_by_key", "root_by_password", "another_by_password", "administrator"],
 )
-def test_what_root_and_passwords_may(way: dict[str, Any], root: str, passwords: str) -> None:
-    given = {"access_way": BY_KEY | way, "__access_got_in": {}}
+def test_root_login_and_passwords(login: dict[str, Any], root: str, passwords: str) -> None:
+    given = {"access_connection": BY_KEY | login, "__access_login": {}}
     assert variable("__access_root", **given) == root
     assert variable("__access_passwords", **given) == passwords

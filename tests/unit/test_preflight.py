@@ -270,7 +270,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 
 def test_right_settings_lead_to_the_host(runs: dict[str, Run]) -> None:
     """So that the others are known to have stopped for their mistakes, and ssh's stand-in is known to notice."""
-    assert [message.splitlines()[0] for message in runs["right"].messages().values()] == ["No way into right:"]
+    assert [message.splitlines()[0] for message in runs["right"].messages().values()] == ["Cannot log in to right:"]
     assert runs["right"].reached
 
 

@@ -18,7 +18,7 @@ class Killed(BaseException):
 
 
 def load_rotation() -> ModuleType:
-    source = ROOT / "roles/rotation/action_plugins/rotation.py"
+    source = ROOT / "plugins/action/rotate_secrets.py"
     found = importlib.util.spec_from_file_location("rotation", source)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)

@@ -174,9 +174,9 @@ DENIED = "insert 1 deny from {operator}"
     "fault",
     [
         # A rule that denies the operator's machine.
-        {"access_firewall": [DENIED, "allow 80,443/tcp"]},
+        {"access_firewall_rules": [DENIED, "allow 80,443/tcp"]},
         # A port that something on the way does not let through.
-        {"app_ssh_port": 2223, "access_firewall": [f"{DENIED} to any port 2223 proto tcp", "allow 80,443/tcp"]},
+        {"app_ssh_port": 2223, "access_firewall_rules": [f"{DENIED} to any port 2223 proto tcp", "allow 80,443/tcp"]},
     ],
     ids=["firewall", "port"],
 )
@@ -190,7 +190,7 @@ def test_the_host_gives_access_back(
     }
     # Once with the time that operators get.
     in_full = "app_ssh_port" in fault and variables["testhost_os"] == "debian13"
-    time_given = {} if in_full else {"access_undo_after": 10}
+    time_given = {} if in_full else {"access_revert_after": 10}
     # The port from which a change begins, since neither the settings nor the inventory know it any more.
     given = settings | fault | time_given | {"connection_port": PORT}
     run = rollouts.playbook("playbooks/provision.yml", tags="access", **given)
@@ -199,7 +199,7 @@ def test_the_host_gives_access_back(
     wait_for(ops.lets_in, BOUND, "the host gives access back")
     assert time.monotonic() - shut <= BOUND
     run.wait().failed()
-    assert "took this change back by itself" in run.output
+    assert "reverted this change, since no new connection confirmed it" in run.output
     assert "ALLOW IN" in ops.as_root("ufw status verbose")
     assert ops.as_root("sshd -T | grep ^port").split() == ["port", str(PORT)]
 
