@@ -1,4 +1,4 @@
-# `make` lists what there is to do. Nothing needs to be installed first but make and Python 3.11.
+# `make` lists the targets. Needed first: make and Python 3.11, nothing else.
 
 PYTHON ?= python3
 OS ?= debian13
@@ -7,14 +7,13 @@ HTTP_PORT ?= 8080
 SSH_PORT ?= 2222
 FIGURES ?=
 
-# The certificates that this machine trusts, also behind a proxy that has its own.
+# The authorities that this machine trusts, including those of a proxy.
 CERTIFICATES := $(wildcard /etc/ssl/certs/ca-certificates.crt)
 ifdef CERTIFICATES
 export PIP_CERT ?= $(CERTIFICATES)
 export SSL_CERT_FILE ?= $(CERTIFICATES)
 endif
 
-SHARED := molecule/shared
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .PHONY: help
@@ -23,43 +22,47 @@ help: ## List the targets
 
 .PHONY: demo
 demo: ## A throwaway server on this machine, provisioned; OS=debian12, PORT=8443, HTTP_PORT=8080, SSH_PORT=2222
-	@$(PYTHON) $(SHARED)/machine.py venv engine
+	@$(PYTHON) tools/machine.py venv engine
 	@$(MAKE) --silent --no-print-directory --jobs 2 .venv image
-	@$(PYTHON) $(SHARED)/demo.py create --os $(OS) --https-port $(PORT) --http-port $(HTTP_PORT) --ssh-port $(SSH_PORT)
+	@$(PYTHON) tools/demo.py create --os $(OS) --https-port $(PORT) --http-port $(HTTP_PORT) --ssh-port $(SSH_PORT)
 	@ansible-playbook -i inventory/demo.yml site.yml
-	@echo "To work with it: . .venv/bin/activate, then ansible-playbook -i inventory/demo.yml site.yml rolls out what is in app_src/;"
-	@echo "ssh -F .demo/ssh_config demo logs in, and make demo-destroy removes it."
+	@echo "To work with it: . .venv/bin/activate; ansible-playbook -i inventory/demo.yml site.yml deploys app_src/ again;"
+	@echo "ssh -F .demo/ssh_config demo logs in; make demo-destroy removes it."
 
 .PHONY: demo-destroy
 demo-destroy: ## Remove the demo: its server, SSH configuration, inventory and secrets
-	@$(PYTHON) $(SHARED)/demo.py destroy
+	@$(PYTHON) tools/demo.py destroy
 
 INVENTORY ?= inventory/demo.yml
 
 .PHONY: releases
-releases: .venv ## What was rolled out, by whom, when, with which outcome; INVENTORY=inventory/production.yml
+releases: .venv ## Who deployed what, when, and the outcome; INVENTORY=inventory/production.yml
 	@ansible-playbook -i $(INVENTORY) playbooks/releases.yml
 
+.PHONY: check
+check: .venv ## Lint and unit tests, for every commit (two minutes)
+	@$(PYTHON) tests/run.py lint unit
+
 .PHONY: test
-test: .venv ## Everything that proves the project, with a table of what ran
+test: .venv ## All tests, and a table of the results
 	@$(PYTHON) tests/run.py
 
-# test-lint, test-unit, test-app, or test- and the name of a folder of molecule/ with a molecule.yml.
+# test-lint, test-unit, test-app ..., or test- and a scenario: a folder of molecule/ with a molecule.yml.
 test-%: .venv ## One part: lint, unit, app, or a scenario such as test-default
 	@$(PYTHON) tests/run.py $*
 
 .PHONY: bench
-bench: .venv ## Measure what the README's figures say
-	@PYTHONPATH=$(SHARED) $(PYTHON) bench/run.py $(FIGURES)
+bench: .venv ## Measure the figures of the documentation
+	@PYTHONPATH=tools:tests/harness $(PYTHON) bench/run.py $(FIGURES)
 
 .PHONY: .venv
-.venv: .venv/complete ## Ansible and the tests' tools, from requirements.txt
+.venv: .venv/complete ## Ansible and the test tools, from requirements.txt
 
-# Compiled here, since not every environment lets Python keep what it compiles, and Ansible starts a second or two sooner.
-# The .pth file gives this clone's molecule a state of its own, however it is started.
+# Compiled here, since some environments keep Python from storing compiled files: Ansible starts a second or two sooner.
+# The .pth file gives this clone's molecule its own state, however it is started.
 .venv/complete: requirements.txt
-	@$(PYTHON) $(SHARED)/machine.py venv
-	@echo "Installing Ansible and the tests' tools into .venv (a minute) ..."
+	@$(PYTHON) tools/machine.py venv
+	@echo "Installing Ansible and the test tools into .venv (a minute) ..."
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/pip install --quiet --quiet --disable-pip-version-check --no-compile --require-hashes --requirement requirements.txt
 	@.venv/bin/python -m compileall -q -j 0 -x 'ansible_collections|/tests?/' .venv/lib
@@ -68,10 +71,10 @@ bench: .venv ## Measure what the README's figures say
 
 .PHONY: image
 image:
-	@$(PYTHON) $(SHARED)/testhost.py image $(OS)
+	@$(PYTHON) tools/testhost.py image $(OS)
 
 .PHONY: requirements
-requirements: .venv ## Pin anew what requirements.in asks for
+requirements: .venv ## Update the pins in requirements.txt to the newest versions that requirements.in allows
 	@uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --custom-compile-command 'make requirements' \
 	  --output-file requirements.txt requirements.in

@@ -82,7 +82,7 @@ runuser -u shop -- $bin/python manage.py collectstatic --noinput --verbosity 0
 systemctl -q daemon-reload
 systemctl -q enable --now web worker-default worker-heavy worker-io beat flower
 
-# The front door
+# TLS and nginx
 openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj "/CN=$ADDRESS" -keyout /etc/ssl/private/shop.key -out /etc/ssl/certs/shop.pem 2>/dev/null
 rm -f /etc/nginx/sites-enabled/default
 cat >/etc/nginx/conf.d/shop.conf <<EOF

@@ -1,4 +1,4 @@
-"""A relay on loopback that hands everything on after a delay: a server as far away as real ones are."""
+"""A relay on loopback that forwards everything after a delay: a server at a distance."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""What the README's figures come from: `make bench`, or `make bench FIGURES="again memory"` for some of them.
+"""Measure the figures of the documentation: `make bench`, or `make bench FIGURES="again memory"` for some of them.
 
 fresh    seconds from a bare host to the first page, by site.yml and by the plain script bench/plain.sh, and their ratio
 again    seconds of site.yml with nothing to change
-release  seconds from playbooks/deploy.yml with changed code to that code serving, by step, and against a playbook that
-         copies, links, installs and restarts (bench/plain_deploy.yml)
-rollback seconds from playbooks/rollback.yml to the release before it serving
-latency  the 99th percentile of requests during a rollout against that before it
+release  seconds from playbooks/deploy.yml with changed code to the first page with it, by step, and against a playbook
+         that copies, links, installs and restarts (bench/plain_deploy.yml)
+rollback seconds from playbooks/rollback.yml to the first page of the previous release
+latency  the 99th percentile of requests during a deployment against that before it
 far      release and again, with 30 ms to the host's SSH port and back
-memory   MiB of memory that all processes of the host use (PSS), idle, and at most during a rollout
+memory   MiB of memory that all processes of the host use (PSS), idle, and at most during a deployment
 
-Each figure is a median; what is compared took turns in one go, on one machine. RUNS=1 makes it quicker and rougher.
+Each figure is a median; what is compared runs alternately on one machine. RUNS=1 makes it quicker and rougher.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SITE = f"https://127.0.0.1:{PORTS['https']}/"
 INVENTORY = HOST.folder / "bench.yml"
 LOG = HOST.folder / "log"
 RUNS = int(os.environ.get("RUNS", "3"))
-# Made once: it costs more than the request, and would take the processor from what is measured.
+# Made once: it costs more than the request, and would take CPU time from what is measured.
 ANY_CERTIFICATE = ssl._create_unverified_context()
 OS = os.environ.get("OS", "debian13")
 
@@ -50,7 +50,7 @@ OS = os.environ.get("OS", "debian13")
 ROUND_TRIP = 0.030
 FAR_PORT = 2233
 
-# Idle is what a stack uses some time after its last work: connections that nobody uses are closed after a minute.
+# Idle memory is measured some time after the last work: unused connections are closed after a minute.
 SETTLE_SECONDS = 120
 # A line for each process: its control group, which systemd names after the service, and its share of memory in KiB.
 # Logins by SSH are this measurement's own and Ansible's, as is the process that reads this.
@@ -66,12 +66,12 @@ for process in pathlib.Path("/proc").glob("[0-9]*"):
     except OSError:
         pass  # It has ended.
 """
-# What Debian runs by itself; the rest is there by site.yml.
+# What Debian runs without site.yml.
 DEBIANS_OWN = ("init.scope", "systemd-journald", "systemd-logind", "dbus", "ssh")
 
 
 def bare_host() -> None:
-    """A host that nothing has touched yet."""
+    """Create a bare host."""
     up(
         HOST,
         OS,
@@ -90,7 +90,7 @@ def ssh(command: str, stdin: bytes = b"") -> str:
 
 
 def answers() -> bool:
-    """Does the site answer with 200?"""
+    """Return whether the site answers with 200."""
     try:
         with urllib.request.urlopen(SITE, context=ANY_CERTIFICATE, timeout=2) as answer:
             return answer.status == 200
@@ -156,9 +156,9 @@ def by_plain_script() -> float:
 def fresh() -> None:
     took: dict[str, list[float]] = {"site.yml": [], "plain script": []}
     for turn in range(RUNS):
-        for name, way in {"plain script": by_plain_script, "site.yml": by_site}.items():
+        for name, provision in {"plain script": by_plain_script, "site.yml": by_site}.items():
             bare_host()
-            took[name].append(way())
+            took[name].append(provision())
             say(f"Turn {turn + 1} of {RUNS}, {name}: the first page after {took[name][-1]:.1f} s.")
     ours, plain = (statistics.median(took[name]) for name in ("site.yml", "plain script"))
     say(f"fresh    site.yml {ours:.1f} s, plain script {plain:.1f} s, ratio {ours / plain:.2f} (at most 1.6)")
@@ -205,7 +205,7 @@ def memory() -> None:
             samples.append(sum(services().values()))
     say(
         f"memory   idle {everything - debians:.0f} MiB by what site.yml put there (at most 450), {everything:.0f} MiB"
-        f" with Debian's own, at most {max(samples):.0f} MiB during a rollout"
+        f" with Debian's own, at most {max(samples):.0f} MiB during a deployment"
     )
 
 
@@ -258,8 +258,8 @@ def plain_seconds() -> float:
 
 
 def steps() -> str:
-    """The seconds of the last rollout, by step."""
-    state = json.loads(ssh("cat /srv/shop/rollout.json"))
+    """The seconds of the last deployment, by step."""
+    state = json.loads(ssh("cat /srv/shop/deployment.json"))
     return ", ".join(f"{step} {seconds}" for step, seconds in state["steps"].items() if seconds >= 0.05)
 
 
@@ -295,7 +295,7 @@ def rollback() -> None:
 
 
 def latency() -> None:
-    """Load through a rollout, as `python -m traffic` makes it."""
+    """Load through a deployment, as `python -m traffic` makes it."""
     provisioned()
     ratios = []
     for _ in range(RUNS):
@@ -310,8 +310,8 @@ def latency() -> None:
         failed = sum(1 for sample in traffic.samples if sample.failed)
         ratios.append(then / usual)
         counted = f"{len(traffic.samples)} requests, {failed} failed"
-        say(f"{counted}; p99 {usual:.0f} ms before, {then:.0f} ms during a rollout.")
-    say(f"latency  p99 during a rollout {statistics.median(ratios):.1f} times that before it (at most 2)")
+        say(f"{counted}; p99 {usual:.0f} ms before, {then:.0f} ms during a deployment.")
+    say(f"latency  p99 during a deployment {statistics.median(ratios):.1f} times that before it (at most 2)")
 
 
 def far() -> None:

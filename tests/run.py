@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Run the parts of the test suite, two at a time.
 
-Every part runs, also after another has failed. The last line counts the tests
-that ran: `N passed, N failed`; a part that failed without a failing test, or in
-which no test ran, counts as one failure.
+Every part runs, even after another has failed. The report ends with the slowest tests, every failure, and the number of
+tests that ran: `N passed, N failed`. A part that failed without a failing test, or in which no test ran, counts as one
+failure.
 """
 
 from __future__ import annotations
@@ -24,48 +24,63 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test-results"
-# The application is tested on both; of the programs beside it each on one, since all scenarios have them on both.
-APPLICATION_TESTS = [("debian12", "app", "on_services"), ("debian13", "app", "celery_service")]
-# Of what a failed test says; the rest is in the log.
-FIRST_LINES = 12
+# The application is tested on both systems; the programs that run beside it on one each, since the scenarios use both.
+APPLICATION_TESTS = [("debian12", "app", "host_services"), ("debian13", "app", "in_app")]
+# The first lines of a failure's message are reported; the rest is in the log.
+MESSAGE_LINES = 12
+SLOWEST = 20
 
 LINT = [
-    ["ansible-lint"],
-    ["yamllint", "--strict", "."],
     ["ruff", "check", "."],
     ["ruff", "format", "--check", "."],
+    ["yamllint", "--strict", "."],
+    [sys.executable, "tools/language_lint.py"],
+    ["ansible-lint"],
 ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test case of a JUnit file; `failure` is "" when it has passed."""
+
+    name: str
+    seconds: float
+    failure: str
 
 
 @dataclass
 class Part:
-    """One row of the table: commands that run one after another, and what came of them."""
+    """One row of the table: commands that run one after another, and their results."""
 
     name: str
     commands: list[list[str]]
     has_tests: bool = True
     seconds: float = 0.0
     failed_commands: list[str] = field(default_factory=list)
-    passed: int = 0
-    failed_tests: list[str] = field(default_factory=list)
+    tests: list[Case] = field(default_factory=list)
+    broken_results: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
         return RESULTS / self.name
 
     @property
+    def passed(self) -> int:
+        return sum(not test.failure for test in self.tests)
+
+    @property
     def problems(self) -> list[str]:
-        """Every failure in one line; empty when the part is all right."""
-        if self.failed_tests:
-            return self.failed_tests
+        """Every failure as one text; empty when the part has passed."""
+        if failed := [test.failure for test in self.tests if test.failure] + self.broken_results:
+            return failed
         if self.failed_commands:
-            return [f"this failed: {command}" for command in self.failed_commands]
+            return [f"this command failed: {command}" for command in self.failed_commands]
         if self.has_tests and self.passed == 0:
             return ["no test ran"]
         return []
 
 
-# --- Which parts there are ---------------------------------------------------------------
+# --- The parts ---------------------------------------------------------------------------
 
 
 def scenarios() -> list[str]:
@@ -77,12 +92,14 @@ def scenario(name: str) -> Part:
 
 
 def all_parts() -> list[list[Part]]:
-    """Two lanes. No two of the first at a time: most put hosts under load, and would make each other late."""
-    unit = ["pytest", "tests/unit", f"--junitxml={RESULTS}/unit/unit.xml"]
-    application = [sys.executable, "molecule/shared/testhost.py", "application-tests"]
-    under_load = [name for name in scenarios() if name.startswith("rollout")]
-    # The longest first, and both lanes equally long.
-    long = ["security", "default", "cluster"]
+    """Return two lanes of equal length.
+
+    The first has the scenarios with the highest load: they run one after another, or they would delay each other.
+    """
+    unit = ["pytest", "tests/unit", "tests/hostctl", f"--junitxml={RESULTS}/unit/unit.xml"]
+    application = [sys.executable, "tools/testhost.py", "application-tests"]
+    under_load = [name for name in scenarios() if name.startswith("deploy")]
+    long = [name for name in ("security", "default", "cluster") if name in scenarios()]
     others = [name for name in scenarios() if name not in (*long, *under_load)]
     return [
         [scenario(name) for name in (*under_load, *others)],
@@ -96,12 +113,12 @@ def all_parts() -> list[list[Part]]:
 
 
 def choose(names: Sequence[str]) -> list[list[Part]]:
-    """The lanes with the parts of these names only; all of them when no name is given."""
+    """Return the lanes with the parts of these names; all parts when no name is given."""
     lanes = all_parts()
     known = [part.name for lane in lanes for part in lane]
     unknown = [name for name in names if name not in known]
     if unknown:
-        sys.exit(f"There is no part called {unknown[0]}. There are: {', '.join(known)}.")
+        sys.exit(f"There is no part called {unknown[0]}. The parts are: {', '.join(known)}.")
     return [[part for part in lane if not names or part.name in names] for lane in lanes]
 
 
@@ -109,7 +126,7 @@ def choose(names: Sequence[str]) -> list[list[Part]]:
 
 
 def environment(part: Part) -> dict[str, str]:
-    """What the commands see: the tools of .venv first, and where to leave their results."""
+    """Return the environment of a part's commands: the tools of .venv first, and the folder for results."""
     return os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "TEST_RESULTS": str(part.folder),
@@ -121,7 +138,7 @@ def environment(part: Part) -> dict[str, str]:
 
 
 def execute(part: Part) -> None:
-    """Run a part's commands; show each line as it comes, and keep it in the part's log."""
+    """Run a part's commands; print each line as it comes, and keep it in the part's log."""
     shutil.rmtree(part.folder, ignore_errors=True)
     part.folder.mkdir(parents=True)
     start = time.monotonic()
@@ -150,63 +167,72 @@ def execute(part: Part) -> None:
 
 
 def read_results(part: Part) -> None:
-    """Count the tests in every JUnit file that the part left behind."""
+    """Read every JUnit file that the part has written; skipped tests do not count."""
     for file in sorted(part.folder.glob("*.xml")):
         try:
             cases = list(ET.parse(file).iter("testcase"))
         except ET.ParseError as error:
-            part.failed_tests.append(f"{file} is not whole: {error}")
+            part.broken_results.append(f"{file} is not complete: {error}")
             continue
         for case in cases:
-            if (failure := next((one for one in case if one.tag in ("failure", "error")), None)) is not None:
-                said = (failure.get("message") or "").splitlines()[:FIRST_LINES]
-                part.failed_tests.append("\n        ".join([f"{case.get('classname')}::{case.get('name')}", *said]))
-            elif case.find("skipped") is None:
-                part.passed += 1
+            if case.find("skipped") is not None:
+                continue
+            name, failure = f"{case.get('classname')}::{case.get('name')}", ""
+            if (found := next((one for one in case if one.tag in ("failure", "error")), None)) is not None:
+                message = (found.get("message") or "").splitlines()[:MESSAGE_LINES]
+                failure = "\n        ".join([name, *message])
+            part.tests.append(Case(name, float(case.get("time") or 0), failure))
 
 
 # --- Reporting ---------------------------------------------------------------------------
 
 
+def slowest(parts: Sequence[Part]) -> list[str]:
+    """Return a line for each of the slowest tests."""
+    tests = [(test.seconds, part.name, test.name) for part in parts for test in part.tests]
+    return [f"{seconds:>7.1f}  {part}: {name}" for seconds, part, name in sorted(tests, reverse=True)[:SLOWEST]]
+
+
 def report(parts: Sequence[Part], seconds: float) -> str:
-    """The table, what failed and where to read on, how long it took, and the count as the last line."""
-    lines = [f"{'part':<16} {'result':<8} {'seconds':>7} {'passed':>7} {'failed':>7}"]
+    """Return the table, the slowest tests, the failures with their logs, the duration, and the count."""
+    lines = [f"{'part':<18} {'result':<8} {'seconds':>7} {'passed':>7} {'failed':>7}"]
     for part in parts:
         result = "FAILED" if part.problems else "passed"
         counts = f"{part.passed:>7} {len(part.problems):>7}"
-        lines.append(f"{part.name:<16} {result:<8} {part.seconds:>7.0f} {counts}")
+        lines.append(f"{part.name:<18} {result:<8} {part.seconds:>7.0f} {counts}")
+    lines += ["", f"The slowest {SLOWEST} tests, in seconds:", *slowest(parts)]
     for part in parts:
         if part.problems:
-            lines += ["", f"{part.name} failed; all it said is in {part.folder}/output.log"]
+            lines += ["", f"{part.name} failed; its output is in {part.folder}/output.log"]
             lines += [f"    {problem}" for problem in part.problems]
     passed = sum(part.passed for part in parts)
     failed = sum(len(part.problems) for part in parts)
     minutes, rest = divmod(round(seconds), 60)
-    return "\n".join([*lines, "", f"All of it took {minutes} min {rest} s.", f"{passed} passed, {failed} failed"])
+    return "\n".join([*lines, "", f"Duration: {minutes} min {rest} s.", f"{passed} passed, {failed} failed"])
 
 
-def run_lane(*lanes: deque[Part]) -> None:
-    """Run what is left of one lane after another."""
+def run_lanes(*lanes: deque[Part]) -> None:
+    """Run the parts that are left in one lane, then those of the next."""
 
-    def taken(lane: deque[Part]) -> Part | None:
+    def take(lane: deque[Part]) -> Part | None:
         with suppress(IndexError):
             return lane.popleft()
         return None
 
     for lane in lanes:
-        while part := taken(lane):
+        while part := take(lane):
             execute(part)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="*", help="lint, unit, app or a scenario; default: all")
     lanes = choose(parser.parse_args().part)
     under_load, others = (deque(lane) for lane in lanes)
     start = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        # Whoever is done with the first lane helps with the second.
-        running = [pool.submit(run_lane, under_load, others), pool.submit(run_lane, others)]
+        # When the first lane is done, its worker takes parts of the second.
+        running = [pool.submit(run_lanes, under_load, others), pool.submit(run_lanes, others)]
     for lane in running:
         lane.result()
     parts = [part for lane in lanes for part in lane]

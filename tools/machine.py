@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Make sure this machine has what the tests and the demo need.
 
-Everything missing is installed by apt where that is allowed (root or sudo);
-elsewhere the message says what to type. Python's standard library only, so it
-runs before there is a virtual environment.
+Missing packages are installed with apt if this user may (root or sudo); otherwise
+the message says what to type. Uses the standard library only: it runs before the
+virtual environment exists.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".testhosts"
 DOCKERD_LOG = Path("/var/log/seedbed-dockerd.log")
 ENGINE_SECONDS = 30
 
 
 class SetupError(Exception):
-    """Something only the user can put right; the message says how."""
+    """Something that only the user can fix; the message says how."""
 
 
 def say(text: str) -> None:
-    """Print one line of progress, at once also when the output is a pipe."""
+    """Print one line of progress without buffering."""
     print(text, flush=True)
 
 
 @contextmanager
 def timed(text: str) -> Iterator[None]:
-    """Say what begins, and how many seconds it took once it is done."""
+    """Print what begins and, when it ends, how many seconds it took."""
     say(f"{text} ...")
     start = time.monotonic()
     yield
@@ -47,7 +47,7 @@ def timed(text: str) -> Iterator[None]:
 
 @contextmanager
 def only_one(name: str, *, shared: bool = False) -> Iterator[None]:
-    """Let one process at a time do what `name` stands for; the others wait. All that share it may do so together."""
+    """Hold the lock `name` (.testhosts/NAME.lock); with `shared`, together with others that share it."""
     STATE.mkdir(exist_ok=True)
     with (STATE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -55,7 +55,7 @@ def only_one(name: str, *, shared: bool = False) -> Iterator[None]:
 
 
 def run(command: Sequence[str], *, stdin: str | None = None) -> str:
-    """Run a command and return its output; SetupError with what it said if it fails."""
+    """Run a command and return its output. Raises SetupError with its output if it fails."""
     result = subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode != 0:
         raise SetupError(f"This command failed: {' '.join(command)}\n{result.stdout.strip()}")
@@ -63,14 +63,14 @@ def run(command: Sequence[str], *, stdin: str | None = None) -> str:
 
 
 def succeeds(command: Sequence[str]) -> bool:
-    """Whether the command exists and ends with status 0."""
+    """Return whether the command exists and exits with 0."""
     if shutil.which(command[0]) is None:
         return False
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
 
 
 def as_root() -> list[str] | None:
-    """The words to put before a command that needs root; None when that is not allowed."""
+    """Return the prefix for a command that needs root; None if this user may not use root."""
     if os.geteuid() == 0:
         return []
     sudo = ["sudo"] if sys.stdin.isatty() else ["sudo", "--non-interactive"]
@@ -78,7 +78,7 @@ def as_root() -> list[str] | None:
 
 
 def ensure_packages(packages: Sequence[str], reason: str) -> None:
-    """Install Debian packages, or say which ones are missing and what for."""
+    """Install Debian packages. Raises SetupError with the command to type if this user may not."""
     root = as_root()
     if root is None or shutil.which("apt-get") is None:
         raise SetupError(
@@ -92,11 +92,11 @@ def ensure_packages(packages: Sequence[str], reason: str) -> None:
 
 
 def ensure_venv() -> None:
-    """What `.venv` and Ansible need: Python with venv, git and an SSH client."""
-    if sys.version_info < (3, 11):  # noqa: UP036 (whatever Python the machine has runs this)
+    """Install what `.venv` and Ansible need: Python with venv, git, an SSH client."""
+    if sys.version_info < (3, 11):  # noqa: UP036 (any Python may run this)
         raise SetupError(
             f"Python 3.11 or later is needed; {sys.executable} is {sys.version.split()[0]}.\n"
-            "Name another one: make PYTHON=/usr/bin/python3.12 ..."
+            "Choose another: make PYTHON=/usr/bin/python3.12 ..."
         )
     missing = [
         package
@@ -112,13 +112,13 @@ def ensure_venv() -> None:
 
 
 def ensure_browser() -> None:
-    """Chromium, for the tests that use the site as a person does."""
+    """Install Chromium for the browser tests."""
     if shutil.which("chromium") is None:
         ensure_packages(["chromium"], "The browser tests need Chromium")
 
 
 def docker() -> list[str] | None:
-    """The words that reach a container engine; None when no engine answers."""
+    """Return the command prefix that reaches a container engine; None if no engine answers."""
     for words in (["docker"], ["sudo", "--non-interactive", "docker"]):
         if succeeds([*words, "version"]):
             return words
@@ -126,7 +126,7 @@ def docker() -> list[str] | None:
 
 
 def ensure_engine() -> list[str]:
-    """Install and start Docker's engine where none answers; return the words that reach it."""
+    """Install and start Docker's engine if none answers; return the command prefix that reaches it."""
     with only_one("engine"):
         if words := docker():
             return words
@@ -142,17 +142,17 @@ def ensure_engine() -> list[str]:
         start_engine(root)
         if words := docker():
             return words
-        raise SetupError("The container engine runs, but `docker version` fails: try it by hand.")
+        raise SetupError("The container engine runs, but `docker version` fails. Run it by hand to see why.")
 
 
 def docker_packages() -> list[str]:
-    """Debian's engine; its client is a package of its own from Debian 13 on."""
+    """Return the packages of Debian's engine; from Debian 13 on its client is a separate package."""
     client = succeeds(["apt-cache", "show", "docker-cli"])
     return ["docker.io", "docker-cli"] if client else ["docker.io"]
 
 
 def start_engine(root: list[str]) -> None:
-    """Start the engine by systemd, or by hand on a machine that has not booted with it."""
+    """Start the engine with systemd, or directly on a machine that runs without systemd."""
     with timed("Starting the container engine"):
         if Path("/run/systemd/system").is_dir():
             run([*root, "systemctl", "start", "docker"])
@@ -163,7 +163,7 @@ def start_engine(root: list[str]) -> None:
         deadline = time.monotonic() + ENGINE_SECONDS
         while not succeeds([*root, "docker", "version"]):
             if time.monotonic() > deadline:
-                raise SetupError(f"No engine answers after {ENGINE_SECONDS} s. It says:\n{run(log)}")
+                raise SetupError(f"No engine answers after {ENGINE_SECONDS} s. Its log:\n{run(log)}")
             time.sleep(0.5)
 
 
@@ -178,7 +178,7 @@ def main() -> None:
 
 
 def exit_with_instructions(entry: Callable[[], None]) -> None:
-    """Run a program's main; a SetupError becomes its message and exit status 1."""
+    """Run `entry`; print a SetupError's message and exit with 1."""
     try:
         entry()
     except SetupError as problem:

@@ -2,7 +2,7 @@
 """Test hosts: Debian servers that have booted systemd, in containers, reached by SSH.
 
 A test host is as bare as a new VPS (no Python, no sudo) and as small (1 GiB).
-Everything that is done here is safe to repeat. Standard library only.
+Every command is idempotent. Standard library only.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ NETWORK = "seedbed"
 SUBNET = "10.177.0.0/24"
 MEMORY = "1g"
 KEY = STATE / "id_ed25519"
-SHARED = Path(__file__).resolve().parent
+TOOLS = Path(__file__).resolve().parent
 
-# Systemd wants a cgroup tree of its own, mounted as version 2 also where the machine's is not.
+# systemd needs a cgroup tree of its own, mounted as version 2 even where the machine's is version 1.
 CONTAINER_FLAGS = [
     *("--cap-add", "SYS_ADMIN", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_PTRACE"),
     *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
@@ -58,8 +58,9 @@ CONTAINER_FLAGS = [
 ]
 BOOT = "umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
 
-# Both images begin like this. Nothing is started while they are built (policy-rc.d), and what a registry's Debian has
-# for containers goes, so that a host behaves as an installed one. `ca` holds the certificates that this machine trusts.
+# The common part of both images. policy-rc.d keeps services from starting during the build. A registry's Debian has
+# settings for containers: they are removed, so that a host behaves like an installed one. `ca` holds this machine's
+# own authorities.
 RECIPE = """\
 FROM {base}
 ARG DEBIAN_FRONTEND=noninteractive
@@ -86,7 +87,7 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Image:
-    """An image and its recipe; the tag carries a hash of all that goes into it."""
+    """An image and its recipe; the tag carries a hash of everything that goes into it."""
 
     os: str
     variant: str
@@ -107,22 +108,22 @@ class Image:
 
 
 def ca_files() -> list[Path]:
-    """The certificates of authorities that the machine's owner added to it."""
+    """Return the authorities' certificates that were added to this machine."""
     return sorted(CA_FOLDER.glob("*.crt"))
 
 
 def is_fresh(created: str, now: datetime) -> bool:
-    """Whether an image created at that time (RFC 3339) still has current packages."""
+    """Return whether an image created at that time (RFC 3339) has packages that are recent enough."""
     return now - datetime.fromisoformat(created[:19]).replace(tzinfo=UTC) < IMAGE_AGE
 
 
 def ensure_image(docker: list[str], image: Image) -> str:
-    """Build the image unless a fresh one exists; return its tag."""
+    """Build the image unless a recent one exists; return its tag."""
     with only_one(f"image-{image.label}"):
         if image_is_fresh(docker, image.tag):
             return image.tag
         with timed(f"Building the image {image.tag}"):
-            remove_older(docker, image)
+            remove_images(docker, image.label)
             build(docker, image, ensure_base(docker, image.os))
     return image.tag
 
@@ -134,9 +135,9 @@ def image_is_fresh(docker: list[str], tag: str) -> bool:
     return is_fresh(created, datetime.now(UTC))
 
 
-def remove_older(docker: list[str], image: Image) -> None:
-    """Remove the images that a new one replaces; one that a container uses is left for later."""
-    listing = [*docker, "image", "ls", "--filter", f"reference=seedbed:{image.label}-*"]
+def remove_images(docker: list[str], label: str) -> None:
+    """Remove the images of that label; an image that a container uses stays."""
+    listing = [*docker, "image", "ls", "--filter", f"reference=seedbed:{label}-*"]
     for tag in run([*listing, "--format", "{{.Repository}}:{{.Tag}}"]).split():
         succeeds([*docker, "image", "rm", tag])
 
@@ -152,7 +153,7 @@ def build(docker: list[str], image: Image, base: str) -> None:
 
 
 def ensure_base(docker: list[str], os: str) -> str:
-    """Debian as the image registry has it, else as debootstrap's kin makes it."""
+    """Return Debian's image: the registry's, or one made with mmdebstrap if no registry answers."""
     name, codename = RELEASES[os]
     with only_one(f"base-{os}"):
         if pull(docker, name):
@@ -162,15 +163,15 @@ def ensure_base(docker: list[str], os: str) -> str:
             if not shutil.which("mmdebstrap"):
                 ensure_packages(
                     ["mmdebstrap", "debian-archive-keyring"],
-                    "No image registry answers, so Debian is put together from its packages",
+                    "No image registry answers, so Debian's image is made from its packages",
                 )
-            with timed(f"No image registry answers: making {name} from Debian's packages"):
+            with timed(f"Making {name} from Debian's packages"):
                 bootstrap(docker, codename, base)
         return base
 
 
 def pull(docker: list[str], name: str) -> bool:
-    """Whether the registry gave the image in good time."""
+    """Return whether the registry delivered the image within PULL_SECONDS."""
     try:
         result = subprocess.run([*docker, "pull", "--quiet", name], capture_output=True, timeout=PULL_SECONDS)
     except subprocess.TimeoutExpired:
@@ -190,7 +191,7 @@ def bootstrap(docker: list[str], codename: str, tag: str) -> None:
 
 @dataclass(frozen=True)
 class Host:
-    """A test host: `name` is its host name and its name for SSH, `folder` has its ssh_config."""
+    """A test host: `name` is its host name and its alias in `folder`/ssh_config."""
 
     name: str
     folder: Path
@@ -205,7 +206,7 @@ class Host:
 
 
 def ssh_endpoint(address: str, published: Sequence[str]) -> tuple[str, int]:
-    """Where SSH answers: on a published port if there is one, else on the host's own address."""
+    """Return where SSH answers: on the published port if there is one, else on the host's own address."""
     for entry in published:
         ip, port, inner = entry.split(":")
         if inner == "22":
@@ -214,7 +215,7 @@ def ssh_endpoint(address: str, published: Sequence[str]) -> tuple[str, int]:
 
 
 def ssh_config_text(host: Host, address: str, port: int) -> str:
-    """An SSH configuration for one throwaway host, whose host key is new each time."""
+    """Return an SSH configuration for one throwaway host, whose host key is new each time."""
     return (
         f"Host {host.name}\n"
         f"  HostName {address}\n"
@@ -229,15 +230,20 @@ def ssh_config_text(host: Host, address: str, port: int) -> str:
 
 
 def interfaces_change() -> AbstractContextManager[None]:
-    """As long as this lasts, this machine gets or loses interfaces, and a browser at work would give requests up."""
+    """Hold off browser tests: Chromium aborts its requests when an interface appears or disappears."""
     return only_one("interfaces", shared=True)
 
 
 def up(host: Host, os: str, address: str, published: Sequence[str]) -> None:
-    """Make the host anew, bare, and wait until it can be reached by SSH."""
+    """Replace the host with a bare one, and wait until SSH answers."""
     docker = ensure_engine()
     image = ensure_image(docker, Image(os, "test-host"))
-    with interfaces_change(), timed(f"Booting {host.name}, a bare {os}"):
+    boot(docker, host, image, address, published)
+
+
+def boot(docker: list[str], host: Host, image: str, address: str, published: Sequence[str] = ()) -> None:
+    """Replace the host with a new one from an image, and wait until SSH answers."""
+    with interfaces_change(), timed(f"Booting {host.name} from {image}"):
         remove(docker, host)
         ensure_network(docker)
         ports = [word for entry in published for word in ("--publish", entry)]
@@ -252,7 +258,7 @@ def up(host: Host, os: str, address: str, published: Sequence[str]) -> None:
 
 
 def down(host: Host) -> None:
-    """Remove the host and its SSH configuration; content when there is none."""
+    """Remove the host and its SSH configuration, if they exist."""
     docker = ensure_engine()
     with interfaces_change():
         remove(docker, host)
@@ -261,14 +267,19 @@ def down(host: Host) -> None:
 
 
 def reboot(host: Host) -> None:
-    """Reboot as `systemctl reboot` does, and wait until the host is back."""
+    """Reboot with `systemctl reboot`, and wait until SSH answers again."""
     docker = ensure_engine()
     with interfaces_change(), timed(f"Rebooting {host.name}"):
-        run([*docker, "exec", host.container, "systemctl", "reboot"])
-        run([*docker, "wait", host.container])
+        stop(docker, host, "reboot")
         run([*docker, "start", host.container])
         wait_for_boot(docker, host)
         wait_for_ssh(host)
+
+
+def stop(docker: list[str], host: Host, how: str) -> None:
+    """Shut the host down cleanly; `how` is systemctl's command, poweroff or reboot."""
+    run([*docker, "exec", host.container, "systemctl", how])
+    run([*docker, "wait", host.container])
 
 
 def remove(docker: list[str], host: Host) -> None:
@@ -284,21 +295,21 @@ def ensure_network(docker: list[str]) -> None:
         if root is not None and shutil.which("iptables"):
             iptables = [*root, "iptables", "--table", "nat"]
             bridges = {path.name for path in Path("/sys/class/net").iterdir()}
-            for rule in left_behind(run([*iptables, "--list-rules", "POSTROUTING"]), bridges):
+            for rule in stale_rules(run([*iptables, "--list-rules", "POSTROUTING"]), bridges):
                 run([*iptables, "--delete", *rule])
 
 
-def left_behind(rules: str, bridges: Collection[str]) -> list[list[str]]:
-    """The rules for bridges that the network had before, which a killed engine leaves.
+def stale_rules(rules: str, bridges: Collection[str]) -> list[list[str]]:
+    """Return the NAT rules of bridges that do not exist any more, which a killed engine leaves.
 
-    They would have what one host sends to another come from this machine.
+    With them, packets between two test hosts would carry this machine's address.
     """
     words = [line.split()[1:] for line in rules.splitlines() if f"-s {SUBNET} ! -o br-" in line]
     return [rule for rule in words if rule[rule.index("-o") + 1] not in bridges]
 
 
 def wait_for_boot(docker: list[str], host: Host) -> None:
-    """Wait for systemd; failed units are shown, and a host without its boot done is an error."""
+    """Wait until systemd has booted; print failed units. Raises SetupError after BOOT_SECONDS."""
     inside = [*docker, "exec", host.container, "systemctl"]
     state, deadline = "", time.monotonic() + BOOT_SECONDS
     while time.monotonic() < deadline:
@@ -311,11 +322,11 @@ def wait_for_boot(docker: list[str], host: Host) -> None:
             return
         time.sleep(0.5)
     log = run([*docker, "logs", "--tail", "20", host.container])
-    raise SetupError(f"{host.name} is `{state}` {BOOT_SECONDS} s after its start.\n{log}")
+    raise SetupError(f"{host.name} is still `{state}` {BOOT_SECONDS} s after its start.\n{log}")
 
 
 def authorize(docker: list[str], host: Host) -> None:
-    """Let root in by the test hosts' key, as a provider does on a new VPS."""
+    """Authorize the test hosts' key for root, as a provider does on a new VPS."""
     with only_one("key"):
         if not KEY.exists():
             comment = "throwaway test hosts"
@@ -330,7 +341,7 @@ def wait_for_ssh(host: Host) -> None:
     deadline = time.monotonic() + BOOT_SECONDS
     while not succeeds(command):
         if time.monotonic() > deadline:
-            raise SetupError(f"{host.name} does not answer. To see why: {' '.join(command)}")
+            raise SetupError(f"{host.name} does not answer. To see why, run: {' '.join(command)}")
         time.sleep(0.5)
 
 
@@ -356,7 +367,7 @@ def application_tests(os: str, results: Path, suites: Sequence[str]) -> int:
         ROOT / "app_src": "/app:ro",
         ROOT / "roles": "/seedbed/roles:ro",
         ROOT / "tests": "/seedbed/tests:ro",
-        SHARED / "app-tests.sh": "/app-tests.sh:ro",
+        TOOLS / "app-tests.sh": "/app-tests.sh:ro",
         results: "/results",
     }
     volumes = [word for source, target in mounts.items() for word in ("--volume", f"{source}:{target}")]
@@ -373,14 +384,14 @@ def chosen_host(arguments: argparse.Namespace) -> Host:
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line; `run` of the result does what was asked."""
+    """Parse the command line; `run` of the result executes the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    engine = commands.add_parser("engine", help="install and start a container engine where none answers")
+    engine = commands.add_parser("engine", help="install and start a container engine if none answers")
     engine.set_defaults(run=lambda _: ensure_engine())
 
-    image = commands.add_parser("image", help="build a host's image unless there is a fresh one")
+    image = commands.add_parser("image", help="build a host's image unless a recent one exists")
     image.add_argument("os", choices=RELEASES)
     image.set_defaults(run=lambda given: ensure_image(ensure_engine(), Image(given.os, "test-host")))
 
@@ -392,12 +403,12 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
 
     host = argparse.ArgumentParser(add_help=False)
     host.add_argument("name", help="its container is called seedbed-NAME")
-    host.add_argument("--folder", type=Path, help="for its ssh_config, else .testhosts/NAME")
+    host.add_argument("--folder", type=Path, help="where its ssh_config goes; default: .testhosts/NAME")
 
-    make = commands.add_parser("up", parents=[host], help="make a bare host; one of that name is replaced")
+    make = commands.add_parser("up", parents=[host], help="create a bare host; replaces one of that name")
     make.add_argument("--os", choices=RELEASES, default="debian13")
-    make.add_argument("--address", required=True, help=f"a free one of {SUBNET}")
-    make.add_argument("--publish", action="append", default=[], metavar="IP:PORT:PORT", help="as docker run has it")
+    make.add_argument("--address", required=True, help=f"a free address of {SUBNET}")
+    make.add_argument("--publish", action="append", default=[], metavar="IP:PORT:PORT", help="as in docker run")
     make.set_defaults(run=lambda given: up(chosen_host(given), given.os, given.address, given.publish))
 
     remove = commands.add_parser("down", parents=[host], help="remove a host")

@@ -44,7 +44,7 @@ def check_room(host: Host) -> None:
         return
     raise ReleaseError(
         f"{host.settings.home} has no room for another release: {missing}. Nothing was changed. Free some (`du -xh "
-        "--max-depth=3 / | sort -h | tail`), or keep fewer releases (app_keep_releases in group_vars/all/app.yml)."
+        "--max-depth=3 / | sort -h | tail`), or keep fewer releases (app_keep_releases in group_vars/ENV/app.yml)."
     )
 
 
@@ -74,7 +74,7 @@ def make_environment(host: Host, release: str) -> None:
     requirements = path / settings.requirements
     if not requirements.is_file():
         raise ReleaseError(
-            f"The project has no {settings.requirements}. Set app_requirements in group_vars/all/app.yml "
+            f"The project has no {settings.requirements}. Set app_requirements in group_vars/ENV/app.yml "
             "to its requirements file or uv.lock."
         )
     environment = base_environment(host) | {

@@ -30,7 +30,7 @@ from ansible.plugins.action import ActionBase
 LEFT_OUT = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache"}
 
 # Where the settings in a message are edited.
-FILE = "group_vars/all/app.yml"
+FILE = "group_vars/ENV/app.yml"
 
 
 class SourceError(Exception):

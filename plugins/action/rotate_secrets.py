@@ -34,16 +34,16 @@ options:
     type: str
     required: true
   secrets:
-    description: Name and current value of each secret. If its file holds another value, the user chose it, and it stays.
+    description: Name and value in use of each secret. A value that differs from its file was set by the user and stays.
     type: dict
     required: true
-  kept:
+  keep_previous:
     description: Secrets whose previous value stays until the next rotation.
     type: list
     elements: str
     default: []
   logins:
-    description: The two database logins that take turns. Empty strings are ignored.
+    description: The two login roles of the database, which alternate. Empty strings are ignored.
     type: list
     elements: str
     default: []
@@ -60,12 +60,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-names: {description: Secrets that change., type: list, elements: str}
-chosen: {description: Secrets that the user chose., type: list, elements: str}
+names: {description: Secrets that rotate., type: list, elements: str}
+user_defined: {description: Secrets that the user set., type: list, elements: str}
 """
 
 ALPHABET = string.ascii_letters + string.digits
-# A rotation is in progress while this file exists; it names the secrets that change.
+# Marker file: a rotation is in progress while it exists. It names the secrets that rotate.
 MARK = "rotation"
 LOGIN = "database_login"
 NEXT, PREVIOUS = ".next", ".previous"
@@ -92,7 +92,7 @@ def generate(length: int) -> str:
 
 
 def prepare(folder: Path, wanted: Mapping[str, str], logins: Iterable[str]) -> None:
-    """Write the new values beside the current ones, then the mark: from then on, the rotation is completed."""
+    """Write the new values beside the current ones, then the marker: from then on, a run completes this rotation."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for incomplete in folder.glob(f"*{NEXT}"):
         incomplete.unlink()
@@ -118,11 +118,11 @@ def begin(folder: Path, wanted: Mapping[str, str], logins: Iterable[str] = ()) -
     return read(mark).split()
 
 
-def end(folder: Path, kept: Iterable[str]) -> list[str]:
-    """Delete the previous values, except those in `kept`. Returns the names of all secrets that changed."""
+def end(folder: Path, keep_previous: Iterable[str]) -> list[str]:
+    """Delete the previous values, except those in `keep_previous`. Returns the names of all secrets that rotated."""
     mark = folder / MARK
     names = read(mark).split()
-    for name in set(names) - set(kept):
+    for name in set(names) - set(keep_previous):
         (folder / f"{name}{PREVIOUS}").unlink(missing_ok=True)
     mark.unlink(missing_ok=True)
     return names
@@ -139,9 +139,10 @@ class ActionModule(ActionBase):
         args = documented_arguments(self, DOCUMENTATION)
         folder, wanted = Path(args["folder"]), args["secrets"]
         if self._task.check_mode:
-            return result | {"changed": True, "names": [], "chosen": []}
+            return result | {"changed": True, "names": [], "user_defined": []}
         if args["state"] == "begin":
             names = begin(folder, wanted, filter(None, args["logins"]))
         else:
-            names = end(folder, args["kept"])
-        return result | {"changed": True, "names": names, "chosen": [name for name in wanted if name not in names]}
+            names = end(folder, args["keep_previous"])
+        user_defined = [name for name in wanted if name not in names]
+        return result | {"changed": True, "names": names, "user_defined": user_defined}

@@ -64,6 +64,10 @@ written:
   description: Paths of the files that changed.
   type: list
   elements: str
+effective:
+  description: Those of RV(written) that differ in more than comments and blank lines. Roles restart services for these.
+  type: list
+  elements: str
 """
 
 SOURCES = ("src", "content", "link", "absent")

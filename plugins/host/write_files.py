@@ -1,7 +1,7 @@
 """Write several files and links: the host's part of the action plugin of the same name.
 
 Needs Debian's Python and its standard library alone. Reads {"files": [...], "check": false} from stdin; prints
-{"changed", "written", "diff"} or {"failed", "msg"}, as JSON.
+{"changed", "written", "effective", "diff"} or {"failed", "msg"}, as JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Diff = dict[str, str]
+COMMENTS = ("#", ";", "//")
 
 
 class InvalidFileError(Exception):
@@ -128,6 +129,16 @@ def set_link(path: Path, target: str | None, check: bool) -> tuple[bool, Diff]:
     return before != target, diff(path, f"{before or 'absent'}\n", f"{target or 'absent'}\n")
 
 
+def directives(text: str) -> list[str]:
+    """Return the lines of a configuration file without comments and blank lines."""
+    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(COMMENTS)]
+
+
+def is_effective(difference: Diff) -> bool:
+    """Return whether more than comments and blank lines differ."""
+    return directives(difference["before"]) != directives(difference["after"])
+
+
 def main() -> dict[str, Any]:
     request = json.load(sys.stdin)
     written, diffs = [], []
@@ -145,7 +156,8 @@ def main() -> dict[str, Any]:
         if changed:
             written.append(str(path))
             diffs.append(difference)
-    return {"changed": bool(written), "written": written, "diff": diffs}
+    effective = [path for path, difference in zip(written, diffs, strict=True) if is_effective(difference)]
+    return {"changed": bool(written), "written": written, "effective": effective, "diff": diffs}
 
 
 if __name__ == "__main__":

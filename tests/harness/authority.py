@@ -1,4 +1,4 @@
-"""A certificate authority for tests: good certificates, and bad ones that no real authority would give."""
+"""A certificate authority for tests: valid certificates, and invalid ones that no real authority would issue."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass
 class Authority:
-    """A root that issues directly."""
+    """A root that issues certificates directly."""
 
     name: str = "Tests"
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
@@ -72,7 +72,7 @@ class Authority:
         return named.serial_number(x509.random_serial_number()).not_valid_before(begins).not_valid_after(ends)
 
     def issue(self, *names: str, begins: datetime | None = None, ends: datetime | None = None) -> Pair:
-        """A certificate for these names and addresses, of 90 days unless said otherwise."""
+        """Issue a certificate for these names and addresses; valid for 90 days by default."""
         key = ec.generate_private_key(ec.SECP256R1())
         begins = begins or datetime.now(UTC) - timedelta(hours=1)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])

@@ -1,24 +1,24 @@
-"""Three hosts as one installation; `host` is the one with the front door."""
+"""Several hosts as one installation; `host` is the one that serves the site."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts import Rollouts
+from deployments import Deployments
 from testinfra.host import Host
 
 
 @dataclass
-class Cluster(Rollouts):
-    """Rollouts on all hosts at once, and what each of them shows."""
+class Cluster(Deployments):
+    """Deployments to all hosts at once, and what can be observed of each host."""
 
     hosts: dict[str, Host]
     limit = "all"
 
-    def at(self, name: str) -> Rollouts:
-        """What is to be seen on one of the hosts."""
-        return Rollouts(self.hosts[name], self.app, self.folder)
+    def at(self, name: str) -> Deployments:
+        """Return one of the hosts, alone."""
+        return Deployments(self.hosts[name], self.app, self.folder)
 
     @property
     def workers(self) -> list[Host]:
@@ -29,5 +29,5 @@ class Cluster(Rollouts):
         return self.hosts["data"]
 
     def everywhere(self) -> dict[str, Any]:
-        """Release, processes and rollout of every host that runs the application."""
+        """Return status and processes of every host that runs the application."""
         return {name: (self.at(name).status(), self.at(name).processes()) for name in ("front", "work")}

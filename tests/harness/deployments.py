@@ -1,4 +1,8 @@
-"""Rollouts as a user starts them, and ways to look at them, to disturb them and to kill them, for the scenarios."""
+"""Deployments as a user starts them, and functions that observe, disturb and kill them, for the scenarios.
+
+Most tests start the program on the host directly (`deploy`, `rollback`), which saves the start of Ansible. `playbook`,
+`deploy_with_ansible` and `rollback_with_ansible` go through the playbooks, as an operator does.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +28,33 @@ from probes import wait_for
 from testinfra.host import Host
 from traffic import Ledger, Sample, Traffic, verdict, versions
 
+from plugins.action.release_archive import pack
+
 ROOT = Path(__file__).resolve().parents[2]
-# The steps of a rollout, as `status` and /srv/APP/deployment.json name them.
+# The steps of a deployment, as `status` and /srv/APP/deployment.json name them.
 STEPS = (
-    *("preflight", "build", "check", "snapshot", "migrate", "start", "gate", "warm", "handover", "switch"),
-    *("probe", "watch", "beat", "drain", "prune"),
+    *("preflight", "build", "check", "snapshot", "migrate", "start", "health_check", "warm_up", "stop_consuming"),
+    *("switch", "smoke_test", "bake", "restart_beat", "drain", "prune"),
 )
-# A playbook that takes longer than this hangs.
-LONGEST = 400
+# Seconds after which a playbook or a deployment hangs.
+TIMEOUT = 400
 SETTLE_SECONDS = 90
 WATCH_SECONDS = 240
-# Seconds between two ticks that a restart of beat may cause on a busy host: its stop, its start, and the tick itself.
-BEAT_STOP = 30
+# Seconds without a tick that a restart of beat may cause on a busy host: it stops, starts, and sends the tick.
+BEAT_RESTART = 30
 
-# Run on the host: wait until a rollout that began after this did is at one of the steps, then kill its process or not.
-# Its arguments: the file, seconds, `kill` or `look`, the steps.
+# Runs on the host, and waits until a deployment that began later is at a step. Its arguments: the state file, seconds,
+# what to do, the step, and the steps after it.
+# look: print the state at this step or, if the step was too short to be seen, at a later one.
+# kill: stop the process by SIGSTOP, and kill it if it is still at this very step. Else let it go on and print "missed".
 WATCHER = """
-import json, os, signal, sys, time
-file, seconds, what, *steps = sys.argv[1:]
+import ctypes, json, os, select, signal, sys, time
+file, seconds, what, step, *later = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+events = libc.inotify_init1(os.O_CLOEXEC)
+IN_MOVED_TO = 0x80
+if events < 0 or libc.inotify_add_watch(events, os.path.dirname(file).encode(), IN_MOVED_TO) < 0:
+    sys.exit("inotify: " + os.strerror(ctypes.get_errno()))
 def read():
     try:
         return json.loads(open(file).read())
@@ -48,28 +62,34 @@ def read():
         return {}
 def key(state):
     return state.get("pid"), state.get("since")
-before, inode, deadline = key(read()), None, time.monotonic() + float(seconds)
+def report(**found):
+    print(json.dumps(found), flush=True)
+    sys.exit(0)
+before, deadline = key(read()), time.monotonic() + float(seconds)
 print("watching", flush=True)
 while time.monotonic() < deadline:
-    try:
-        now = os.stat(file).st_ino, os.stat(file).st_mtime_ns
-    except FileNotFoundError:
-        now = None
-    if now and now != inode:
-        inode, state = now, read()
-        if state and key(state) != before and state.get("step") in steps:
-            if what == "kill":
-                os.kill(state["pid"], signal.SIGKILL)
-            print(json.dumps({"step": state["step"], "pid": state["pid"], "at": time.time()}), flush=True)
-            sys.exit(0)
-    time.sleep(0.001)
-sys.exit("none of these steps was seen: " + " ".join(steps))
+    select.select([events], [], [], 0.2)
+    if select.select([events], [], [], 0)[0]:
+        os.read(events, 65536)
+    state = read()
+    if not state or key(state) == before or "status" in state or state.get("step") not in [step, *later]:
+        continue
+    if what == "look":
+        report(step=state["step"], pid=state["pid"])
+    os.kill(state["pid"], signal.SIGSTOP)
+    now = read()
+    if now.get("step") == step:
+        os.kill(state["pid"], signal.SIGKILL)
+        report(step=step, pid=state["pid"])
+    os.kill(state["pid"], signal.SIGCONT)
+    report(missed=now.get("step"), pid=state["pid"])
+sys.exit(f"no deployment came to the step {step} within {seconds} s")
 """
 
 
 @dataclass
 class Run:
-    """A playbook at work, or what it came to. Times are seconds since the epoch."""
+    """A command that runs, a playbook or a deployment, and its result. Times are seconds since the epoch."""
 
     command: list[str]
     process: subprocess.Popen
@@ -81,44 +101,44 @@ class Run:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def wait(self, seconds: float = LONGEST) -> Run:
-        """Wait for its end. Raises AssertionError, with what it said, after that many seconds."""
+    def wait(self, seconds: float = TIMEOUT) -> Run:
+        """Wait for its end. Raises AssertionError, with its output, after that many seconds."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.signal(signal.SIGKILL)
-            raise AssertionError(f"No end after {seconds} s: {shlex.join(self.command)}\n{self.output}") from None
+            raise AssertionError(f"No end after {seconds} s: {self.text}\n{self.output}") from None
         self.ended = time.time()
         return self
 
     def signal(self, number: int) -> None:
-        """As a terminal does: to the playbook and all that it started."""
+        """Signal the command and all that it started, as a terminal does."""
         os.killpg(self.process.pid, number)
+
+    @property
+    def text(self) -> str:
+        return shlex.join(self.command)
 
     @property
     def status(self) -> int:
         assert self.process.returncode is not None, "it has not ended"
         return self.process.returncode
 
-    @property
-    def span(self) -> tuple[float, float]:
-        return self.began, self.ended
-
     def succeeded(self) -> Run:
-        assert self.status == 0, f"{shlex.join(self.command)} ended with {self.status}:\n{self.output}"
+        assert self.status == 0, f"{self.text} ended with {self.status}:\n{self.output}"
+        return self
+
+    def failed(self) -> Run:
+        assert self.status != 0, f"{self.text} ended with 0 and should not:\n{self.output}"
         return self
 
     def says(self, text: str) -> Run:
         assert text in self.output, f"{text!r} is not in:\n{self.output}"
         return self
 
-    def failed(self) -> Run:
-        assert self.status != 0, f"{shlex.join(self.command)} ended with 0 and should not:\n{self.output}"
-        return self
-
     @property
     def changed(self) -> int:
-        """How many tasks changed something, as the recap has it."""
+        """The number of tasks that changed something, from the recap."""
         return sum(int(number) for number in re.findall(r"\bchanged=(\d+)", self.output))
 
 
@@ -129,47 +149,47 @@ class Watch:
     process: subprocess.Popen
     folder: Path
 
-    def seen(self) -> dict[str, Any]:
-        """What it saw, once it has. Raises AssertionError, with what the last playbook said, when it saw nothing."""
+    def result(self) -> dict[str, Any]:
+        """Wait for what it reports. Raises AssertionError, with the newest log, if it has seen nothing."""
         try:
             output, errors = self.process.communicate(timeout=WATCH_SECONDS + 60)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise AssertionError("the connection to the watcher stands still") from None
+            raise AssertionError("the connection to the watcher hangs") from None
         if self.process.returncode != 0:
-            newest = max(self.folder.glob("playbook-*.log"), key=lambda log: log.stat().st_mtime)
+            newest = max(self.folder.glob("run-*.log"), key=lambda log: log.stat().st_mtime)
             raise AssertionError(f"{errors}\n{newest.read_text(errors='replace')}")
         return json.loads(output.splitlines()[-1])
 
 
 @dataclass
-class Rollouts:
-    """One installation of a scenario, by the doors of its user, and what can be seen of it."""
+class Deployments:
+    """One installation of a scenario: an operator's commands, and everything that tests observe of it."""
 
     host: Host
     app: Installation
     folder: Path
 
-    # -- where to look, for who has several hosts
+    # -- which hosts (a cluster has several)
 
     @property
     def limit(self) -> str:
-        """The hosts that playbooks are for."""
+        """The hosts that playbooks run for."""
         return self.host.backend.host
 
     @property
     def workers(self) -> list[Host]:
-        """The hosts that do the tasks."""
+        """The hosts that run tasks."""
         return [self.host]
 
     @property
     def database(self) -> Host:
         return self.host
 
-    # -- a user's doors
+    # -- an operator's commands, through Ansible
 
     def playbook(self, name: str, *options: str, tags: str = "", **variables: Any) -> Run:
-        """Start a playbook for this installation alone, from the scenario's folder, as molecule does."""
+        """Start a playbook for this installation, from the scenario's folder."""
         inventory = Path(self.host.backend.ansible_inventory).resolve()
         command = [str(Path(sys.executable).parent / "ansible-playbook"), f"--inventory={inventory}"]
         command += [f"--limit={self.limit}", str(ROOT / name), *options]
@@ -177,60 +197,125 @@ class Rollouts:
             command += [f"--tags={tags}"]
         if variables:
             command += ["--extra-vars", json.dumps(variables)]
-        log = Path(tempfile.mkstemp(prefix="playbook-", suffix=".log", dir=self.folder)[1])
-        environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
-        environment |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                start_new_session=True,
-            )  # fmt: skip
-        return Run(command, process, log)
+        environment = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        return self.start(command, environment=environment)
 
-    def begin(self, source: Path) -> Run:
-        """Start to roll a version out, and do not wait for it."""
+    def begin_with_ansible(self, source: Path) -> Run:
+        """Start to deploy a version."""
         return self.playbook("playbooks/deploy.yml", app_source=str(source))
 
-    def deploy(self, source: Path, **variables: Any) -> Run:
+    def deploy_with_ansible(self, source: Path, **variables: Any) -> Run:
         return self.playbook("playbooks/deploy.yml", app_source=str(source), **variables).wait()
 
-    def rollback(self, **variables: Any) -> Run:
+    def rollback_with_ansible(self, **variables: Any) -> Run:
         return self.playbook("playbooks/rollback.yml", **variables).wait()
 
-    def version(self, name: str, *changes: str, keep: bool = True) -> Path:
-        """A new version of the project, unlike all before it, with every column that the database has already.
+    # -- an operator's commands, on the host
 
-        Without `keep` it lacks them.
+    def begin(self, source: Path, *options: str) -> Run:
+        """Start to deploy a version with the program on the host."""
+        release, archive = self.pack(source)
+        return self.control("deploy", release, "-", *options, data=archive)
+
+    def deploy(self, source: Path, *options: str) -> Run:
+        return self.begin(source, *options).wait()
+
+    def rollback(self, *options: str) -> Run:
+        return self.control("rollback", *options).wait()
+
+    def control(self, *words: str, data: Path | None = None) -> Run:
+        """Start the program on the host over a connection of its own; `data` is its input."""
+        return self.start(self.ssh(shlex.join([f"{self.app.name}ctl", *words])), data=data)
+
+    def pack(self, source: Path) -> tuple[str, Path]:
+        """Return the ID and the archive of a version, as deploy.yml packs it."""
+        return pack(str(source), "", ROOT, self.folder / "archives", self.configuration)
+
+    def start(self, command: list[str], *, environment: dict[str, str] | None = None, data: Path | None = None) -> Run:
+        log = Path(tempfile.mkstemp(prefix="run-", suffix=".log", dir=self.folder)[1])
+        stdin = data.open("rb") if data else None
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                command,
+                env=os.environ | (environment or {}),
+                stdin=stdin or subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        if stdin:
+            stdin.close()
+        return Run(command, process, log)
+
+    def version(self, name: str, *changes: str, keep: bool = True) -> Path:
+        """Make a version of the project, different from all others, with every column that the database has.
+
+        Without `keep` it lacks these columns.
         """
         columns = [f"column={column}" for column in self.columns()] if keep else []
         return versions.make(self.folder / f"{name}-{uuid.uuid4().hex[:6]}", name, *columns, *changes)
 
-    # -- what there is to see
+    @property
+    def settings_file(self) -> str:
+        return f"/etc/{self.app.name}/hostctl.json"
+
+    @property
+    def configuration(self) -> str:
+        """The hash of what the processes are started with, a part of each release's ID."""
+        return json.loads(self.host.check_output(f"cat {self.settings_file}"))["configuration"]
+
+    @contextmanager
+    def settings(self, **values: Any) -> Iterator[None]:
+        """Change settings of the program on the host, as long as this lasts."""
+        file = self.settings_file
+        before = self.host.check_output(f"cat {file}")
+        self.write(file, json.dumps(json.loads(before) | values))
+        try:
+            yield
+        finally:
+            self.write(file, before + "\n")
+
+    def write(self, file: str, content: str) -> None:
+        self.host.check_output(f"printf %s {shlex.quote(content)} >{file}")
+
+    # -- what can be observed
 
     def status(self) -> dict[str, Any]:
         return json.loads(self.host.check_output(f"{self.app.name}ctl status --json"))
 
     @property
     def current(self) -> str:
-        """The release that serves: the one switch."""
+        """The current release."""
         return Path(self.host.check_output(f"readlink --canonicalize /srv/{self.app.name}/current")).name
 
+    @cached_property
+    def manager(self) -> str:
+        """The process manager that the inventory names."""
+        return self.host.ansible.get_variables().get("app_process_manager", "systemd")
+
     def processes(self) -> dict[str, int]:
-        """Every process of the application's releases and beat, by its name without suffix, and its process ID."""
+        """Return the process ID of each unit or program of the application's releases, and of beat."""
         name = self.app.name
-        if self.host.ansible.get_variables()["app_process_manager"] == "supervisor":
-            lines = self.host.run("supervisorctl status").stdout.splitlines()
-            found = [re.match(r"(?:\S+:)?(\S+)\s+RUNNING\s+pid (\d+)", line) for line in lines]
-            return {match[1]: int(match[2]) for match in found if match and match[1].startswith(f"{name}-")}
+        # Only one of them manages any.
+        lines = self.host.run("supervisorctl status 2>/dev/null").stdout.splitlines()
+        found = [re.match(r"(?:\S+:)?(\S+)\s+RUNNING\s+pid (\d+)", line) for line in lines]
+        programs = {match[1]: int(match[2]) for match in found if match and match[1].startswith(f"{name}-")}
         patterns = f"'{name}-web@*' '{name}-worker-*@*' {name}-beat"
         output = self.host.check_output(f"systemctl show --property=Id,MainPID {patterns}")
         blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.split("\n\n") if block]
-        return {
-            block["Id"].removesuffix(".service"): int(block["MainPID"]) for block in blocks if block["MainPID"] != "0"
+        units = {
+            block["Id"].removesuffix(".service"): int(block["MainPID"])
+            for block in blocks
+            if block.get("MainPID", "0") != "0"
         }
+        return units | programs
+
+    def running_releases(self) -> set[str]:
+        """Return the releases that have processes."""
+        return {name.partition("@")[2] for name in self.processes()} - {""}
 
     def stopping(self) -> str:
-        """The processes that were told to end and have not, under either manager."""
+        """Return the units or programs that were told to stop and have not ended yet."""
         under_systemd = "systemctl list-units --plain --no-legend --state=deactivating"
         return self.host.run(f"{under_systemd}; supervisorctl status 2>/dev/null | grep STOPPING").stdout
 
@@ -240,17 +325,17 @@ class Rollouts:
         return f"/srv/{self.app.name}/shared/media"
 
     def ledger(self) -> Ledger:
-        """What the tasks wrote, on whichever host they ran."""
+        """Return what the tasks have written, on whichever host they ran."""
         parts = [Ledger.parse(host.run(f"cat {self.media}/ledger/ledger.jsonl").stdout) for host in self.workers]
         return Ledger(sorted((entry for part in parts for entry in part.entries), key=lambda entry: entry.at))
 
     def columns(self) -> list[str]:
-        """The columns that migrations of earlier versions have added, in order."""
+        """Return the columns that migrations of earlier versions have added, in order."""
         sql = "SELECT name FROM django_migrations WHERE app = 'ledger' AND name > '0002' ORDER BY name"
         return [name.partition("_")[2] for name in query(self.database, self.app, sql).split()]
 
     def schema(self) -> str:
-        """Every table and column, as text to compare."""
+        """Return every table and column, as text to compare."""
         return query(
             self.database,
             self.app,
@@ -259,50 +344,49 @@ class Rollouts:
         )
 
     def redis_processes(self) -> str:
-        """The process IDs of both, which no change of users or settings of the application may change."""
+        """Return the process IDs of both Redis servers, which changes of users and settings must not restart."""
         units = "redis-server@broker redis-server@cache"
         return self.database.check_output(f"systemctl show --property=MainPID --value {units}")
 
-    def set_aside(self) -> str:
-        """The messages of tasks that no worker knew, as Redis has them."""
+    def parked(self) -> str:
+        """Return the messages of tasks that no worker knew, as Redis keeps them."""
         command = '"$(. /etc/%s/app.env && echo "$CELERY_BROKER_URL")" LRANGE celery-set-aside 0 -1'
         return self.host.check_output(f"redis-cli --no-auth-warning -u {command % self.app.name}")
 
     def log(self, since: float) -> str:
-        """Everything that the host's journal has since then."""
+        """Return the host's journal since that time."""
         return self.host.check_output(f"journalctl --no-pager --output=cat --since=@{int(since)}")
 
     def is_idle(self) -> bool:
-        """Neither at work nor left unfinished, and the lock free."""
+        """Return whether no deployment runs or was left unfinished, and the lock is free."""
         lock = f"/srv/{self.app.name}/lock"
         free = self.host.run(f"[ ! -e {lock} ] || flock --nonblock {lock} true").succeeded
-        return free and self.status().get("rollout") is None
-
-    def hold_tasks(self) -> None:
-        """From now on tasks called ledger.wait wait."""
-        self.host.check_output(f"rm -f {self.media}/ledger/open")
-
-    def let_tasks_end(self) -> None:
-        """From now on they end."""
-        self.host.check_output(f"touch {self.media}/ledger/open")
+        return free and self.status().get("deployment") is None
 
     def wait_until_idle(self, seconds: float = 180) -> None:
-        what = "the rollout has ended and the lock is free"
+        what = "the deployment has ended and the lock is free"
         wait_for(lambda: self.is_idle() or self.status(), seconds, what, lambda seen: seen is True)
+
+    # -- the tasks called ledger.wait
+
+    def hold_tasks(self) -> None:
+        """From now on they wait."""
+        self.host.check_output(f"rm -f {self.media}/ledger/open")
+
+    def release_tasks(self) -> None:
+        """From now on they end."""
+        self.host.check_output(f"touch {self.media}/ledger/open")
 
     # -- disturbing
 
     def ssh(self, command: str) -> list[str]:
-        """What runs a command on the host, on a connection of its own."""
+        """Return the words that run a command on the host, over a connection of its own."""
         variables = self.host.ansible.get_variables()
         options = shlex.split(variables.get("ansible_ssh_common_args", ""))
         return ["ssh", "-i", variables["ansible_ssh_private_key_file"], *options, f"root@{self.app.address}", command]
 
     def watch(self, step: str, *, kill: bool = False) -> Watch:
-        """Wait on the host for a rollout to be at the step (or past it, where a step takes no time).
-
-        It watches from now on, before there is a rollout, for WATCH_SECONDS.
-        """
+        """Watch for a deployment that begins from now on and comes to this step; see WATCHER."""
         steps = STEPS[STEPS.index(step) :]
         words = [f"/srv/{self.app.name}/deployment.json", str(WATCH_SECONDS), "kill" if kill else "look", *steps]
         command = self.ssh(f"python3 -c {shlex.quote(WATCHER)} {shlex.join(words)}")
@@ -314,8 +398,8 @@ class Rollouts:
         return Watch(process, self.folder)
 
     @contextmanager
-    def held_transaction(self, table: str) -> Iterator[None]:
-        """Somebody's transaction that has read a table and does not end."""
+    def open_transaction(self, table: str) -> Iterator[None]:
+        """Hold a transaction open that has read a table."""
         sql = f"BEGIN; LOCK TABLE {table} IN ACCESS SHARE MODE; SELECT pg_sleep(600)"
         psql = f"cd / && exec runuser -u postgres -- psql --no-psqlrc -d {self.app.name} -c {shlex.quote(sql)}"
         sleeping = "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%LOCK TABLE%'"
@@ -332,8 +416,8 @@ class Rollouts:
 
     @contextmanager
     def under_load(self, **options: Any) -> Iterator[Traffic]:
-        """Load and flow as long as this lasts. What it saw is in `samples` and `sent`, whatever comes of the test."""
-        # Enough to see a gap of a tenth of a second; what more would cost is left to the rollout and other scenarios.
+        """Send requests and tasks as long as this lasts. `samples` and `sent` keep the results."""
+        # Enough to see a gap of a tenth of a second; what more load would cost is measured elsewhere.
         options = {"rate": 10.0, "tasks": 3.0} | options
         with Traffic(self.app.url, log=self.folder / f"traffic-{uuid.uuid4().hex[:6]}.jsonl", **options) as traffic:
             traffic.wait(lambda now: len(now.samples) > 20, 20, "the site answers at all")
@@ -343,13 +427,13 @@ class Rollouts:
                 ledger = self.ledger().since(traffic.samples[0].start)
                 print(verdict.summary(traffic.samples, traffic.sent, ledger))
 
-    def work_is_done(self, traffic: Traffic, *, bound: float = BEAT_STOP, once: bool = True) -> Ledger:
-        """All that the flow began has come to its end, and beat has ticked all the time.
+    def assert_no_task_lost(self, traffic: Traffic, *, bound: float = BEAT_RESTART, once: bool = True) -> Ledger:
+        """Assert that all tasks of the traffic have ended, and that beat has ticked all the time.
 
-        With `once` no task was begun twice either, as is promised unless a worker dies.
+        With `once`, no task was started twice either, as is promised unless a worker dies.
         """
         began, ended = traffic.samples[0].start, max(sample.end for sample in traffic.samples)
-        # The flow may go on meanwhile: what is sent from now on is not waited for.
+        # The traffic may go on meanwhile: what is sent from now on does not count.
         sent = list(traffic.sent)
         ledger = verdict.settle(self.ledger, sent, SETTLE_SECONDS).since(began)
         verdict.none_lost(sent, ledger)
@@ -360,16 +444,16 @@ class Rollouts:
             verdict.none_ran_twice(ledger, {one.id for one in sent})
         return ledger
 
-    def nothing_suffered(self, traffic: Traffic, releases: Sequence[str], **options: Any) -> None:
-        """No request failed, only these releases answered, and the work is done."""
+    def assert_zero_downtime(self, traffic: Traffic, releases: Sequence[str], **options: Any) -> None:
+        """Assert that no request failed, that only these releases answered, and that no task was lost."""
         verdict.no_request_failed(traffic.samples)
         verdict.no_connection_was_cut(traffic.samples)
-        # Two cores that others use as well stand still for a second or two now and then.
+        # A machine with two busy cores pauses for a second or two now and then.
         verdict.loop_was_open(traffic.samples, bound=3)
         verdict.only_these_answered(traffic.samples, releases)
-        self.work_is_done(traffic, **options)
+        self.assert_no_task_lost(traffic, **options)
 
 
 def between(samples: Sequence[Sample], began: float, ended: float) -> list[Sample]:
-    """The requests that began in a span of time."""
+    """Return the requests that began in a span of time."""
     return [sample for sample in samples if began <= sample.start < ended]

@@ -1,4 +1,4 @@
-"""An installation as the tests see it: its settings as Ansible resolves them, and ways to ask its host."""
+"""An installation: its settings as Ansible resolves them, and functions that query its host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from testinfra.host import Host
 
-# Resolved by Ansible, so that the tests never guess what a variable comes to.
+# Resolved by Ansible.
 SETTINGS = {
     "name": "app_name",
     "url": "app_url",
@@ -25,7 +25,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Installation:
-    """One host's installation as group_vars describe it; `began` is the host's time when this run first looked."""
+    """One host's installation; `began` is the host's time at this run's first look."""
 
     name: str
     url: str
@@ -42,45 +42,45 @@ class Installation:
 
     @property
     def queues(self) -> dict[str, str]:
-        """Every queue, and the worker that serves it."""
+        """Every queue, and the name of its worker."""
         return {queue: worker["name"] for worker in self.workers for queue in worker["queues"]}
 
     def secret(self, name: str) -> str:
-        """A generated secret, from the folder beside the inventory."""
+        """Return a generated secret, from the folder beside the inventory."""
         return (Path(self.secrets) / name).read_text().strip()
 
     def units(self, release: str) -> list[str]:
-        """The units of one release."""
+        """Return the units of one release."""
         workers = [f"{self.name}-worker-{worker['name']}@{release}.service" for worker in self.workers]
         return [f"{self.name}-web@{release}.service", *workers]
 
 
-# One look takes more than a second, and every module has host objects of its own.
-LOOKED_AT: dict[str, Installation] = {}
+# An inspection takes more than a second, and every module has its own host objects.
+INSPECTED: dict[str, Installation] = {}
 
 
-def look_at(host: Host) -> Installation:
-    """Ask Ansible and the host itself, once a run."""
+def inspect(host: Host) -> Installation:
+    """Query Ansible and the host, once a run."""
     place = host.backend.get_pytest_id()
-    if place not in LOOKED_AT:
+    if place not in INSPECTED:
         wanted = ", ".join(f"'{key}': {expression}" for key, expression in SETTINGS.items())
         found = host.ansible("debug", f'msg="{{{{ {{{wanted}}} }}}}"', check=False)["msg"]
-        LOOKED_AT[place] = Installation(
+        INSPECTED[place] = Installation(
             **found,
             certificate=host.file(f"{found['certificate_folder']}/fullchain.pem").content_string,
             hostname=host.check_output("hostname"),
             began=host.check_output("date --iso-8601=seconds"),
         )
-    return LOOKED_AT[place]
+    return INSPECTED[place]
 
 
 def query(host: Host, app: Installation, sql: str) -> str:
-    """What the database answers to its administrator; columns are parted by `|`."""
+    """Return the database's answer to its superuser; columns are separated by `|`."""
     psql = f"cd / && runuser -u postgres -- psql --no-psqlrc -tA -v ON_ERROR_STOP=1 -d {app.name} -c"
     return host.check_output(f"{psql} {shlex.quote(sql)}")
 
 
 def run_python(host: Host, script: str, *, environment: list[str] | None = None, python: str = "python3") -> str:
-    """What a script prints on the host, as root, with the variables of these files of /etc/APP."""
+    """Run a Python script on the host as root, with the variables of these environment files; return its output."""
     files = "".join(f". {file}; " for file in environment or [])
     return host.check_output(f"set -a; {files}set +a; {python} - <<'SCRIPT'\n{script}\nSCRIPT")

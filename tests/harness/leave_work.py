@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Order something and start a report at a site, and note in a file what was left to be done.
+"""Place an order and start a report while no worker runs, and note them in a file.
 
-Called before a reboot, while no worker runs; tests/test_after_reboot.py reads the file.
+Called before a reboot; tests/scenario/boot/test_after_reboot.py reads the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def leave_work(url: str, file: Path) -> None:
         "order": visitor.order(),
         "report": visitor.report(),
     }
-    assert not visitor.get(f"{note['order']}status/").json["finished"], "a worker is still there: nothing would be left"
+    assert not visitor.get(f"{note['order']}status/").json["finished"], "a worker still runs"
     file.write_text(json.dumps(note))
 
 

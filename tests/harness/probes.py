@@ -1,4 +1,4 @@
-"""How the tests look at a host from outside: waiting, scanning ports, and visiting its site as a browser does."""
+"""Functions that observe a host from outside: waiting, scanning ports, and visiting its site like a browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CSRF_FIELD = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 
 
 def wait_for(look: Callable[[], T], seconds: float, what: str, enough: Callable[[T], bool] = bool) -> T:
-    """Look until it is enough, and return what was seen; AssertionError with the last of it after that many seconds."""
+    """Call `look` until `enough` accepts its result, and return it. Raises AssertionError with the last result."""
     deadline = time.monotonic() + seconds
     while not enough(seen := look()):
         assert time.monotonic() < deadline, f"After {seconds} s still not: {what}. Last seen: {seen!r}"
@@ -36,7 +36,7 @@ def wait_for(look: Callable[[], T], seconds: float, what: str, enough: Callable[
 
 
 def open_ports(address: str, ports: Iterable[int], patience: float = 1.0) -> set[int]:
-    """The TCP ports that accept a connection within `patience` seconds."""
+    """Return the TCP ports that accept a connection within `patience` seconds."""
     wanted = list(ports)
     found: set[int] = set()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -47,7 +47,7 @@ def open_ports(address: str, ports: Iterable[int], patience: float = 1.0) -> set
 
 
 def accepting(address: str, ports: Iterable[int], patience: float) -> set[int]:
-    """Knock at all of these ports at the same time."""
+    """Connect to all of these ports at the same time; return those that accept."""
     poll, knocking = select.poll(), {}
     for port in ports:
         knock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -74,7 +74,7 @@ def accepting(address: str, ports: Iterable[int], patience: float) -> set[int]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the site answered in the end, after any redirects."""
+    """The site's answer, after any redirects."""
 
     status: int
     url: str
@@ -90,7 +90,7 @@ class Answer:
 
 
 class AsIs(urllib.request.HTTPErrorProcessor):
-    """An answer that says 404 is an answer, not an exception; redirects are followed only where that is asked for."""
+    """Returns every status as an answer, without an exception; follows redirects only if told to."""
 
     def __init__(self, follow: bool) -> None:
         self.follow = follow
@@ -104,9 +104,9 @@ class AsIs(urllib.request.HTTPErrorProcessor):
 
 
 class Visitor:
-    """Somebody with a browser's manners: cookies, CSRF tokens, and a look at the certificate.
+    """A client that behaves like a browser: cookies, CSRF tokens, and a check of the certificate.
 
-    `certificate` (PEM) is what the site must show to be trusted, for the name in `url`.
+    `certificate` (PEM) is the only one that it trusts, for the name in `url`.
     """
 
     def __init__(self, url: str, certificate: str) -> None:
@@ -118,7 +118,7 @@ class Visitor:
         return self.request(path, None, follow, headers or {})
 
     def post(self, path: str, fields: dict[str, Any]) -> Answer:
-        """Fill in the form of a page and send it, as its own page would; the answer is where that leads."""
+        """Submit the form of a page like a browser, and return the answer after redirects."""
         token = CSRF_FIELD.search(self.get(path).body)
         assert token, f"{path} has no form with a CSRF token"
         form = urllib.parse.urlencode(fields | {"csrfmiddlewaretoken": token[1]})
@@ -142,7 +142,7 @@ class Visitor:
     # -- the shop
 
     def order(self, product: str = "tomato", **fields: Any) -> str:
-        """Order a packet and return the address of the order's page."""
+        """Order a packet and return the path of the order's page."""
         form = {"quantity": 1, "name": "Ada", "email": "ada@example.org", "address": "1 Garden Lane\nKew"}
         answer = self.post(f"/products/{product}/", form | fields)
         assert answer.status == 200, f"the order was answered {answer.status}:\n{answer.body[:2000]}"
@@ -150,15 +150,15 @@ class Visitor:
         return urllib.parse.urlsplit(answer.url).path
 
     def report(self) -> str:
-        """Start a report and return the address of its task."""
+        """Start a report and return the path of its task."""
         return urllib.parse.urlsplit(self.post("/report/", {}).url).path.replace("/report/", "/tasks/")
 
     def finished_order(self, path: str, seconds: float) -> dict[str, Any]:
-        """The order's status once all of its steps are done, within that many seconds."""
+        """Wait until all steps of the order are done; return its status."""
         return self.wait_for_json(f"{path}status/", seconds, "finished", True)
 
     def finished_task(self, path: str, seconds: float) -> dict[str, Any]:
-        """The task once it has succeeded, within that many seconds."""
+        """Wait until the task has succeeded; return it."""
         return self.wait_for_json(path, seconds, "state", "SUCCESS")
 
     def wait_for_json(self, path: str, seconds: float, key: str, value: Any) -> dict[str, Any]:

@@ -405,8 +405,9 @@ def render(name: str, **more: Any) -> str:
         loader=jinja2.FileSystemLoader(folder), trim_blocks=True, undefined=jinja2.StrictUndefined
     )
     variables = {
-        "ansible_managed": "", "services_name": "shop", "services_directory": "backend", "services_celery": "core",
-        "services_wsgi": "core.wsgi:application", "services_web": {"processes": 2, "threads": 4},
+        "ansible_managed": "", "services_name": "shop", "services_project_dir": "backend",
+        "services_celery_app": "core", "services_wsgi_app": "core.wsgi:application",
+        "services_web": {"processes": 2, "threads": 4},
         "services_workers": [{"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}],
         "__services_programs": ["web", "worker-io"],
         "services_memory_mb": 400, "services_read_write_paths": ["/srv/exports"], "services_allow_jit": False,
@@ -416,14 +417,14 @@ def render(name: str, **more: Any) -> str:
 
 
 def unit(name: str, **more: Any) -> dict[str, str]:
-    text = render(f"systemd/{name}.service", **more).replace("\\\n", "").replace("%i", NEW)
+    text = render(f"systemd/{name}.service.j2", **more).replace("\\\n", "").replace("%i", NEW)
     return dict(re.findall(r"^(ExecStart|WorkingDirectory|TimeoutStopSec)=(.*)$", text, re.M))
 
 
 def test_a_request_has_as_long_to_end_as_nginx_waits_for_it() -> None:
     """gunicorn lets it end; whoever stops gunicorn, and the machine, wait for longer."""
     [patience] = re.findall(r"^  proxy_read_timeout: (\d+)s$", (ROOT / "roles/nginx/vars/main.yml").read_text(), re.M)
-    [graceful] = re.findall(r"^graceful_timeout = (\d+)$", render("gunicorn.conf.py"), re.M)
+    [graceful] = re.findall(r"^graceful_timeout = (\d+)$", render("gunicorn.conf.py.j2"), re.M)
     stop = unit("web")["TimeoutStopSec"]
     [longest] = re.findall(r"__services_longest_stop: .*\[(\d+)\]", (ROOT / "roles/services/vars/main.yml").read_text())
     assert int(patience) <= int(graceful) < int(stop)
@@ -434,7 +435,7 @@ def test_a_request_has_as_long_to_end_as_nginx_waits_for_it() -> None:
 def test_both_managers_start_the_same(kind: str) -> None:
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     for name in ("release", "beat"):
-        parser.read_string(render(f"supervisor/{name}.conf").replace("@RELEASE@", NEW))
+        parser.read_string(render(f"supervisor/{name}.conf.j2").replace("@RELEASE@", NEW))
     sections = {"web": f"program:{WEB}", "worker": f"program:shop-worker-io@{NEW}", "beat": "program:shop-beat"}
     program = parser[sections[kind]]
     worker = {"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}

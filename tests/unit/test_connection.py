@@ -24,10 +24,10 @@ ALICE, BOB, CAROL = (
 @pytest.mark.parametrize(
     ("configured", "local", "keys", "expected"),
     [
-        ("root", "somebody", set(), ["alice"]),
-        ("root", "somebody", {"AAAAbob"}, ["bob"]),
+        ("root", "guest", set(), ["alice"]),
+        ("root", "guest", {"AAAAbob"}, ["bob"]),
         ("root", "carol", set(), ["carol"]),
-        ("carol", "somebody", {"AAAAbob"}, ["carol", "bob"]),
+        ("carol", "guest", {"AAAAbob"}, ["carol", "bob"]),
         ("carol", "alice", {"AAAAbob"}, ["carol", "bob"]),
         ("bob", "bob", {"AAAAbob"}, ["bob"]),
     ],

@@ -1,4 +1,4 @@
-"""What a machine lacks is installed where that is allowed; elsewhere the message says what to type."""
+"""Missing packages are installed if the user may; otherwise the message says what to type."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def without_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("without_root")
-def test_a_user_without_rights_is_told_what_to_type() -> None:
+def test_user_without_root_is_told_what_to_type() -> None:
     with pytest.raises(SetupError, match="apt-get install git openssh-client"):
         ensure_packages(["git", "openssh-client"], "A few tools are missing")
 
 
 @pytest.mark.usefixtures("without_root")
-def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "STATE", tmp_path)
     monkeypatch.setattr(machine, "docker", lambda: None)
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)
@@ -34,7 +34,7 @@ def test_a_missing_engine_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("without_root")
-def test_an_engine_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_stopped_engine_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine, "STATE", tmp_path)
     monkeypatch.setattr(machine, "docker", lambda: None)
     monkeypatch.setattr(machine.shutil, "which", lambda name: "/usr/sbin/dockerd")
@@ -42,18 +42,18 @@ def test_an_engine_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch, t
         machine.ensure_engine()
 
 
-def test_a_failed_command_says_which_and_why() -> None:
+def test_failed_command_is_shown_with_its_output() -> None:
     with pytest.raises(SetupError, match=r"sh -c[\s\S]*no such thing"):
         run(["sh", "-c", "echo no such thing; exit 3"])
 
 
-def test_an_old_python_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_python_is_refused_with_an_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.sys, "version_info", (3, 9, 2))
     with pytest.raises(SetupError, match="make PYTHON="):
         machine.ensure_venv()
 
 
-def test_it_runs_where_only_the_standard_library_is() -> None:
-    for program in ("machine.py", "testhost.py", "demo.py"):
+def test_tools_need_the_standard_library_only() -> None:
+    for program in ("machine.py", "testhost.py", "snapshot.py", "demo.py"):
         command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = ['.']; import {program[:-3]}"]
-        subprocess.run(command, cwd=ROOT / "molecule/shared", check=True)
+        subprocess.run(command, cwd=ROOT / "tools", check=True)

@@ -1,4 +1,4 @@
-"""A change of secrets survives being killed at any point, and touches nothing that somebody chose."""
+"""A rotation of secrets can be killed at any point and completed, and keeps values that the user set."""
 
 from __future__ import annotations
 
@@ -11,105 +11,124 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LOGINS = ("shop", "shop_2")
+IN_USE = {"one": "the one", "two": "the two", "kept": "the kept"}
 
 
-class Killed(BaseException):
-    """In place of SIGKILL: nothing catches it."""
+class KilledError(BaseException):
+    """Simulates SIGKILL: no handler catches it."""
 
 
-def load_rotation() -> ModuleType:
+def load_plugin() -> ModuleType:
+    """Return a fresh copy of the plugin's module."""
     source = ROOT / "plugins/action/rotate_secrets.py"
-    found = importlib.util.spec_from_file_location("rotation", source)
+    found = importlib.util.spec_from_file_location("rotate_secrets", source)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
-def rotation() -> ModuleType:
-    return load_rotation()
+def plugin() -> ModuleType:
+    return load_plugin()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("one", "two", "kept"):
+    for name in IN_USE:
         (tmp_path / name).write_text(f"the {name}\n")
     return tmp_path
 
 
-WANTED = {"one": "the one", "two": "the two", "kept": "the kept"}
-
-
 def contents(folder: Path) -> dict[str, str]:
+    """Return the text of every file in the folder."""
     return {file.name: file.read_text().strip() for file in folder.iterdir()}
 
 
-def test_new_values_lie_beside_the_former(rotation: ModuleType, folder: Path) -> None:
-    assert rotation.begin(folder, WANTED, LOGINS) == ["one", "two", "kept"]
+def test_begin_keeps_previous_values(plugin: ModuleType, folder: Path) -> None:
+    assert plugin.begin(folder, IN_USE, LOGINS) == ["one", "two", "kept"]
     found = contents(folder)
-    assert {name: found[f"{name}.previous"] for name in WANTED} == WANTED
-    assert all(found[name] != value and len(found[name]) == len(value) for name, value in WANTED.items())
+    assert {name: found[f"{name}.previous"] for name in IN_USE} == IN_USE
+    assert all(found[name] != value and len(found[name]) == len(value) for name, value in IN_USE.items())
     assert found["database_login"] == "shop_2"
     assert "rotation" in found
     assert not list(folder.glob("*.next"))
-    modes = {file.stat().st_mode & 0o777 for file in folder.iterdir() if file.name not in WANTED}
+    modes = {file.stat().st_mode & 0o777 for file in folder.iterdir() if file.name not in IN_USE}
     assert modes == {0o600}
 
 
-def test_in_the_end_the_former_are_forgotten(rotation: ModuleType, folder: Path) -> None:
-    rotation.begin(folder, WANTED, LOGINS)
+def test_end_deletes_previous_values(plugin: ModuleType, folder: Path) -> None:
+    plugin.begin(folder, IN_USE, LOGINS)
     new = contents(folder)
-    assert rotation.end(folder, ["kept"]) == ["one", "two", "kept"]
-    assert set(contents(folder)) == {*WANTED, "kept.previous", "database_login"}
-    assert all(contents(folder)[name] == new[name] for name in WANTED)
-    # And the names take turns.
-    rotation.begin(folder, {name: new[name] for name in WANTED}, LOGINS)
+    assert plugin.end(folder, ["kept"]) == ["one", "two", "kept"]
+    assert set(contents(folder)) == {*IN_USE, "kept.previous", "database_login"}
+    assert all(contents(folder)[name] == new[name] for name in IN_USE)
+
+
+def test_database_logins_alternate(plugin: ModuleType, folder: Path) -> None:
+    plugin.begin(folder, IN_USE, LOGINS)
+    plugin.end(folder, ["kept"])
+    new = contents(folder)
+    plugin.begin(folder, {name: new[name] for name in IN_USE}, LOGINS)
     assert contents(folder)["database_login"] == "shop"
     assert contents(folder)["kept.previous"] == new["kept"]
 
 
-def test_what_somebody_chose_stays(rotation: ModuleType, folder: Path) -> None:
-    """A value that is not the file's comes from group_vars; so does one that has no file."""
-    assert rotation.begin(folder, WANTED | {"two": "chosen", "three": "chosen too"}) == ["one", "kept"]
+def test_values_that_the_user_set_are_kept(plugin: ModuleType, folder: Path) -> None:
+    """A value that differs from its file, or that has no file, comes from group_vars."""
+    assert plugin.begin(folder, IN_USE | {"two": "set", "three": "set too"}) == ["one", "kept"]
     found = contents(folder)
     assert found["two"] == "the two"
     assert not {"two.previous", "three", "three.previous", "database_login"} & set(found)
 
 
-def test_killed_anywhere_the_next_run_completes_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At each of its writes and renames in turn: never two changes, and every former value is still known."""
+def test_a_rotation_of_an_earlier_version_is_completed(plugin: ModuleType, folder: Path) -> None:
+    """Version 0.1.0 and its predecessor use the same file names; this one was killed after its first rename."""
+    (folder / "rotation").write_text("one\ntwo\n")
+    (folder / "one.previous").write_text("the one\n")
+    (folder / "one").write_text("new one\n")
+    (folder / "two.next").write_text("new two\n")
+    (folder / "database_login.next").write_text("shop_2\n")
+    assert plugin.begin(folder, IN_USE | {"one": "new one"}, LOGINS) == ["one", "two"]
+    assert contents(folder) == {
+        "rotation": "one\ntwo", "one": "new one", "one.previous": "the one", "two": "new two",
+        "two.previous": "the two", "kept": "the kept", "database_login": "shop_2",
+    }  # fmt: skip
+
+
+def test_a_killed_rotation_is_completed_by_the_next_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed at each of its renames in turn: values rotate once, and every previous value is kept."""
     rename, steps = Path.replace, 0
     while True:
-        rotation, left = load_rotation(), iter(range(steps))
+        plugin, left = load_plugin(), iter(range(steps))
         here = folder / f"run{steps}"
         here.mkdir()
-        for name, value in WANTED.items():
+        for name, value in IN_USE.items():
             (here / name).write_text(f"{value}\n")
 
         def replace(source: Path, target: Path, left: Iterator[int] = left) -> Path:
             if next(left, None) is None:
-                raise Killed
+                raise KilledError
             return rename(source, target)
 
         monkeypatch.setattr(Path, "replace", replace)
         try:
-            rotation.begin(here, WANTED, LOGINS)
-        except Killed:
+            plugin.begin(here, IN_USE, LOGINS)
+        except KilledError:
             killed = True
         else:
             killed = False
         monkeypatch.setattr(Path, "replace", rename)
         was_begun = (here / "rotation").exists()
-        current = {name: contents(here)[name] for name in WANTED}
-        rotation.begin(here, current, LOGINS)
+        current = {name: contents(here)[name] for name in IN_USE}
+        plugin.begin(here, current, LOGINS)
         found = contents(here)
-        assert {name: found[f"{name}.previous"] for name in WANTED} == WANTED, steps
-        assert all(found[name] != WANTED[name] for name in WANTED)
+        assert {name: found[f"{name}.previous"] for name in IN_USE} == IN_USE, steps
+        assert all(found[name] != IN_USE[name] for name in IN_USE)
         assert found["database_login"] == "shop_2"
         if was_begun:
-            changed = {name: value for name, value in current.items() if value != WANTED[name]}
-            assert {name: found[name] for name in changed} == changed, "what was new already stays"
+            changed = {name: value for name, value in current.items() if value != IN_USE[name]}
+            assert {name: found[name] for name in changed} == changed, "a new value must not change again"
         if not killed:
             break
         steps += 1
-    assert steps == 12, "four new values, the mark, three former ones, four renames"
+    assert steps == 12, "four new values, the marker, three previous values, four renames"

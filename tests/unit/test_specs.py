@@ -1,4 +1,4 @@
-"""What Ansible does not notice: names that nothing reads, specs that differ from the defaults, files nobody uses."""
+"""What Ansible does not notice: names that nothing reads, specs that differ from the defaults, unused files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
 GROUP_VARS = sorted((ROOT / "group_vars").glob("*/*.yml"))
+DEFAULTS = ROOT / "group_vars/all/defaults.yml"
 EXAMPLES = sorted((ROOT / "inventory").glob("*example.yml"))
 INVENTORIES = EXAMPLES + sorted(ROOT.glob("molecule/*/inventory/hosts.yml"))
 PLAYBOOKS = sorted(
@@ -28,7 +29,7 @@ PLAYBOOKS = sorted(
 )
 
 # Ansible's own, and what only the test hosts have.
-FOREIGN = re.compile(r"ansible_|testhost_os$")
+FOREIGN = re.compile(r"ansible_|testhost_(os|snapshot)$")
 SENTENCE_END = (".", "?", ":", ")")
 
 
@@ -46,17 +47,17 @@ def spec(role: str) -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    """The settings of group_vars/all/app.yml, which no role has as its own."""
+    """Return the specs of the settings that no role has as its own."""
     return load(ROOT / "roles/preflight/meta/argument_specs.yml")["argument_specs"]["settings"]["options"]
 
 
 @cache
 def known_names() -> set[str]:
-    """Every variable that something documents."""
+    """Return every documented variable."""
     own = {
         name
         for file in GROUP_VARS
-        if file.name != "app.yml"
+        if file.name in ("secrets.yml", "wiring.yml")
         for name in load(file)
         if name.startswith(("app_", "secret_"))
     }
@@ -69,7 +70,7 @@ def text_files(folder: Path) -> dict[Path, str]:
 
 
 def nested(value: Any, key: str) -> Iterator[Any]:
-    """What stands under a key, however deep."""
+    """Yield the values under a key, however deep."""
     if isinstance(value, dict):
         if key in value:
             yield value[key]
@@ -85,7 +86,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def without_sentence(text: str) -> list[str]:
-    """The variables of a file that stand below no sentence. Lines without a blank one between them share it."""
+    """Return the variables of a file without a sentence above. Lines without a blank line between them share one."""
     found, sentence = [], False
     for line in text.splitlines():
         if not line or line == "---":
@@ -148,14 +149,21 @@ def test_every_name_in_an_inventory_is_documented(path: Path) -> None:
     assert sorted(name for name in given if name not in known_names() and not FOREIGN.match(name)) == []
 
 
-def test_every_setting_is_explained_in_the_file_to_edit() -> None:
-    app = ROOT / "group_vars/all/app.yml"
-    assert set(load(app)) >= {name for name, option in settings().items() if option.get("required")}
-    assert set(load(app)) <= set(settings())
-    assert without_sentence(app.read_text()) == []
+def test_every_setting_has_a_default_and_a_sentence() -> None:
+    """So that a new version of ours never breaks a user's files."""
+    assert set(load(DEFAULTS)) >= {name for name, option in settings().items() if option.get("required")}
+    assert without_sentence(DEFAULTS.read_text()) == []
 
 
-@pytest.mark.parametrize("path", [path for path in GROUP_VARS if path.name != "app.yml"], ids=name_of)
+def test_a_role_variable_among_the_settings_is_not_wired() -> None:
+    wired = set(load(ROOT / "group_vars/all/wiring.yml"))
+    assert set(load(DEFAULTS)) & wired == set()
+    assert set(load(ROOT / "group_vars/all/secrets.yml")) & wired == set()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in GROUP_VARS if path.name in ("secrets.yml", "wiring.yml")], ids=name_of
+)
 def test_what_joins_the_roles_is_used(path: Path) -> None:
     """Names of roles are in their specs; these must be read by other group_vars, a role or the tests' harness."""
     own = {name for name in load(path) if name.startswith(("app_", "secret_"))}
@@ -203,8 +211,8 @@ def test_handlers_and_notifications_meet() -> None:
     loaded = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("roles/*/*/*.yml"))]
     called = {name for document in loaded for notify in nested(document, "notify") for name in as_list(notify)}
     assert called
-    assert [names[0] for names in heard if not called & set(names)] == [], "nobody notifies these"
-    assert called - {name for names in heard for name in names} == set(), "nobody hears these"
+    assert [names[0] for names in heard if not called & set(names)] == [], "never notified"
+    assert called - {name for names in heard for name in names} == set(), "no such handler"
 
 
 # --- Playbooks and inventories -----------------------------------------------------------
@@ -218,20 +226,20 @@ def test_every_playbook_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "playbooks").glob("*.yml")), ids=name_of)
-def test_a_playbook_finds_its_way_in_before_it_meets_a_host(path: Path) -> None:
-    """The inventory may name root and port 22 where only an administrator gets in, and elsewhere."""
+def test_a_playbook_detects_the_connection_before_it_contacts_a_host(path: Path) -> None:
+    """The inventory may name root and port 22 although only an administrator can log in, and at another port."""
     plays = load(path)
     roles = [role for role in plays[0]["roles"] if role != "preflight"]
-    assert roles == ["connection"]
+    assert roles[0] == "connection"
     assert [play["name"] for play in plays if play["gather_facts"] is not False] == [], "this would come first"
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
 def test_an_example_inventory_has_every_group_and_the_settings(path: Path, tmp_path: Path) -> None:
-    """From a folder that has no group_vars of its own: the inventory brings them."""
+    """Also from another folder: Ansible finds group_vars beside the inventory."""
     command = [TOOLS / "ansible-inventory", "-i", path, "--list"]
     listed = json.loads(subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout)
     for group in ("web", "worker", "scheduler", "database", "broker"):
         assert listed[group]["hosts"]
     for variables in listed["_meta"]["hostvars"].values():
-        assert set(load(ROOT / "group_vars/all/app.yml")) <= set(variables)
+        assert set(load(DEFAULTS)) <= set(variables)

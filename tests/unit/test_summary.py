@@ -1,4 +1,4 @@
-"""What the last lines of a run say."""
+"""The lines that a run prints at its end."""
 
 from __future__ import annotations
 
@@ -8,69 +8,80 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar
 
-ROLE = Path(__file__).parents[2] / "roles/report"
+ROLE = Path(__file__).parents[2] / "roles/summary"
 STATUS = {
     "current": "3fa4c0",
     "versions": {"django": "5.2"},
-    "running": ["app-web@3fa4c0", "app-worker-heavy@3fa4c0"],
+    "running": [
+        {"unit": "app-web@3fa4c0", "process": "web", "release": "3fa4c0", "state": "active", "restarts": 0},
+        {"unit": "app-worker-heavy@3fa4c0", "process": "worker-heavy", "release": "3fa4c0", "state": "active"},
+        {"unit": "app-worker-heavy@00ff00", "process": "worker-heavy", "release": "00ff00", "state": "deactivating"},
+    ],
     "beat": True,
 }
-SELF_SIGNED = "1dd40e84 1dd40e84 notAfter=Dec 24 12:00:00 2027 GMT"
-SIGNED = "1dd40e84 8d33f237 notAfter=Feb  3 12:00:00 2027 GMT"
+SELF_SIGNED = ["subject=CN=shop", "issuer=CN=shop", "notAfter=2027-12-24 12:00:00Z"]
+SIGNED = ["subject=", "issuer=C=US, O=Let's Encrypt, CN=R1", "notAfter=2027-02-03 12:00:00Z"]
+
+init_plugin_loader()
 
 
-def report(first: str = "0", certificate: str = SELF_SIGNED, **given: Any) -> list[str]:
-    """The lines, from what the host answered."""
+def summary(*host: str, certificate: list[str] = SELF_SIGNED, **given: Any) -> list[str]:
+    """Return the lines for the answers of a host."""
     loader = DataLoader()
     files = [str(ROLE / name) for name in ("defaults/main.yml", "vars/main.yml")]
-    defaults, known = (loader.load_from_file(file, trusted_as_template=True) for file in files)
-    answer = {"stdout_lines": ["", first, certificate, json.dumps(STATUS)]}
-    facts = {"__summary_status": answer, "inventory_hostname": "shop"}
-    templar = Templar(loader, variables={**defaults, **known, **facts, **given})
-    return templar.template(known["__summary_lines"])
+    defaults, internal = (loader.load_from_file(file, trusted_as_template=True) for file in files)
+    answers = {
+        "__summary_status": {"stdout": json.dumps(STATUS)},
+        "__summary_host": {"stdout_lines": [*host, *certificate]},
+        "inventory_hostname": "shop",
+    }
+    templar = Templar(loader, variables={**defaults, **internal, **answers, **given})
+    return templar.template(internal["__summary_lines"])
 
 
 @pytest.mark.parametrize(
-    ("provider", "certificate", "says"),
+    ("provider", "certificate", "expected"),
     [
         (
             "self_signed",
             SELF_SIGNED,
-            "self-signed until 24 Dec 2027, so browsers warn; for another see app_certificate",
+            "self-signed, until 2027-12-24; browsers show a warning. For another one, set app_",
         ),
-        ("acme", SELF_SIGNED, "playbooks/provision.yml --tags certificate asks the CA again"),
-        ("acme", SIGNED, "by a CA until 3 Feb 2027; the server renews it"),
-        ("files", SIGNED, "your own until 3 Feb 2027; put a new one in its place"),
-        # Signed by itself, but chosen.
-        ("files", SELF_SIGNED, "your own until 24 Dec 2027"),
+        ("self_signed", SIGNED, "the next run of playbooks/provision.yml replaces it by a self-signed one"),
+        ("acme", SELF_SIGNED, "run playbooks/provision.yml --tags certificate"),
+        ("acme", SIGNED, "signed by a CA, until 2027-02-03; the server renews it automatically"),
+        ("files", SIGNED, "your own, until 2027-02-03; replace its files before that date"),
+        # A self-signed certificate of the user's.
+        ("files", SELF_SIGNED, "your own, until 2027-12-24"),
     ],
 )
-def test_the_certificate_and_what_to_do_next(provider: str, certificate: str, says: str) -> None:
-    lines = [line for line in report(certificate=certificate, summary_certificate_provider=provider) if "TLS" in line]
-    assert len(lines) == 1
-    assert says in lines[0]
+def test_certificate_line_says_what_to_do(provider: str, certificate: list[str], expected: str) -> None:
+    lines = summary(certificate=certificate, summary_certificate_provider=provider)
+    (line,) = [line for line in lines if line.startswith("Certificate")]
+    assert expected in line
 
 
-def test_the_processes_by_their_names() -> None:
-    (line,) = [line for line in report() if line.startswith("Processes")]
-    assert line == "Processes  web, worker-heavy, beat on shop; logs on the server: journalctl"
+def test_processes_are_listed_once_by_name() -> None:
+    (line,) = [line for line in summary() if line.startswith("Processes")]
+    assert line == "Processes    web, worker-heavy, beat on shop"
 
 
-def test_what_is_only_said_where_it_is_so() -> None:
-    quiet = report(certificate="")
-    assert not [line for line in quiet if "TLS" in line]
-    assert [line for line in quiet if line.startswith("Release")] == ["Release    3fa4c0"]
-    said = " ".join(report("1 /run/reboot-required", summary_root_kept=True))
-    for word in ("Maintenance is on", "waits for a restart", "Root may still log in"):
-        assert word in said
-        assert word not in " ".join(quiet)
+def test_conditional_lines_are_printed_only_if_they_apply() -> None:
+    quiet = summary(certificate=[])
+    assert not [line for line in quiet if line.startswith("Certificate")]
+    assert [line for line in quiet if line.startswith("Release")] == ["Release      3fa4c0"]
+    full = " ".join(summary("maintenance=on", "restart=pending", summary_root_login=True))
+    for words in ("Maintenance mode is on", "needs a restart of the server", "Root can still log in"):
+        assert words in full
+        assert words not in " ".join(quiet)
 
 
-def test_a_password_that_somebody_chose_is_in_no_file_of_generated_ones() -> None:
+def test_a_password_that_the_user_set_is_not_looked_up_in_the_generated_ones() -> None:
     given = {"summary_admin": "admin", "summary_flower": True, "summary_secrets": "/secrets"}
-    lines = " ".join(report(**given, summary_chosen=["flower"]))
+    lines = " ".join(summary(**given, summary_user_passwords=["flower"]))
     assert "password in /secrets/admin_password" in lines
     assert "/secrets/flower_password" not in lines
-    assert "user admin, the password that you chose" in lines
+    assert "user admin, with the password that you set" in lines

@@ -1,4 +1,4 @@
-"""Test hosts: images are named after what goes into them, and SSH is looked for where it answers."""
+"""Test hosts: tags of images, and where SSH answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ca_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_tag_changes_with_the_certificates(ca_folder: Path) -> None:
+def test_tag_changes_with_the_certificates(ca_folder: Path) -> None:
     image = Image("debian13", "test-host")
     before = image.tag
     assert image.tag == before
@@ -26,14 +26,14 @@ def test_a_tag_changes_with_the_certificates(ca_folder: Path) -> None:
     assert image.tag != before
 
 
-def test_a_tag_changes_with_the_recipe(ca_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tag_changes_with_the_recipe(ca_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image("debian13", "test-host")
     before = image.tag
     monkeypatch.setitem(testhost.PACKAGES, "test-host", "systemd")
     assert image.tag != before
 
 
-def test_a_tag_does_not_tell_where_debian_came_from(ca_folder: Path) -> None:
+def test_tag_is_the_same_with_and_without_a_registry(ca_folder: Path) -> None:
     image = Image("debian12", "test-host")
     assert image.recipe("debian:12") != image.recipe("seedbed:debian12-base")
     assert image.tag.startswith("seedbed:debian12-test-host-")
@@ -52,7 +52,7 @@ def test_test_hosts_are_bare() -> None:
         ("2026-03-03T11:59:59Z", False),
     ],
 )
-def test_an_image_is_fresh_for_a_week(created: str, fresh: bool) -> None:
+def test_image_is_fresh_for_a_week(created: str, fresh: bool) -> None:
     assert is_fresh(created, NOON) is fresh
 
 
@@ -61,11 +61,11 @@ def test_ssh_answers_on_the_published_port() -> None:
     assert ssh_endpoint("10.177.0.2", published) == ("127.0.0.1", 2222)
 
 
-def test_ssh_answers_on_the_hosts_address_when_no_port_is_published() -> None:
+def test_ssh_answers_on_the_hosts_address_without_a_published_port() -> None:
     assert ssh_endpoint("10.177.0.2", ["127.0.0.1:2200:220"]) == ("10.177.0.2", 22)
 
 
-def test_the_ssh_configuration_survives_a_folder_with_a_space(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ssh_configuration_with_a_space_in_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testhost, "KEY", Path("/home/me/my code/id_ed25519"))
     text = ssh_config_text(Host("demo", Path("/unused")), "127.0.0.1", 2222)
     assert '  IdentityFile "/home/me/my code/id_ed25519"\n' in text
@@ -77,7 +77,7 @@ def test_up_needs_an_address(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--address" in capsys.readouterr().err
 
 
-def test_the_rules_of_a_bridge_that_is_gone_are_left_behind() -> None:
+def test_rules_of_a_removed_bridge_are_stale() -> None:
     rules = "\n".join(
         [
             "-P POSTROUTING ACCEPT",
@@ -87,4 +87,4 @@ def test_the_rules_of_a_bridge_that_is_gone_are_left_behind() -> None:
         ]
     )
     left = f"POSTROUTING -s {testhost.SUBNET} ! -o br-former -j MASQUERADE".split()
-    assert testhost.left_behind(rules, {"docker0", "br-now"}) == [left]
+    assert testhost.stale_rules(rules, {"docker0", "br-now"}) == [left]

@@ -48,7 +48,7 @@ class Handler(socketserver.StreamRequestHandler):
         return words[0], words[1], self.rfile.read(int(headers.get("content-length", 0)))
 
     def answer(self, method: str, path: str, body: bytes, number: int) -> bool:
-        """Whether the connection goes on."""
+        """Return whether the connection stays open."""
         self.server.asked.append((method, path, number))
         if path == "/reset/" or (number and self.server.resets_reused):
             self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -147,7 +147,7 @@ def test_every_way_to_fail_is_seen(server: Server, method: str, path: str, probl
     assert len(server.asked) == 1, "what fails on a new connection is not asked twice"
 
 
-def test_nobody_there_is_a_failure() -> None:
+def test_refused_connection_is_a_failure() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         traffic = Traffic(f"http://127.0.0.1:{free.getsockname()[1]}")
@@ -251,7 +251,7 @@ def test_requests_start_whatever_became_of_those_before(server: Server) -> None:
         verdict.no_request_failed(traffic.samples)
 
 
-def test_load_ends_by_itself(server: Server) -> None:
+def test_load_ends_after_its_seconds(server: Server) -> None:
     with Traffic(server.url, rate=20, slow_seconds=0.1, seconds=0.3) as traffic:
         traffic.pause(1.5)
     assert max(sample.start for sample in traffic.samples) - min(sample.start for sample in traffic.samples) < 1

@@ -203,7 +203,7 @@ def test_an_effect_had_twice_or_never_is_named() -> None:
     tasks = sent()
     lines = written(tasks)
     doubled = [*lines, Entry("EFFECT", NOON, OLD, key="key-5")]
-    with pytest.raises(AssertionError, match=r"1 of 20 effects were not had exactly once:\n    key-5: 2 times"):
+    with pytest.raises(AssertionError, match=r"1 of 20 effects did not happen exactly once:\n    key-5: 2 times"):
         verdict.each_effect_once(tasks, Ledger(doubled))
     with pytest.raises(AssertionError, match="key-5: 0 times"):
         verdict.each_effect_once(tasks, Ledger([line for line in lines if line.key != "key-5"]))

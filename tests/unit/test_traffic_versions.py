@@ -60,6 +60,6 @@ def test_what_is_not_there_cannot_be_changed(tmp_path: Path) -> None:
         versions.make(tmp_path / "v", "v", source=tmp_path / "empty")
 
 
-def test_a_version_made_again_is_made_anew(tmp_path: Path) -> None:
+def test_version_made_again_replaces_the_first(tmp_path: Path) -> None:
     versions.make(tmp_path / "v", "v1", "import-error")
     assert versions.A_MODULE not in (versions.make(tmp_path / "v", "v2") / "core/urls.py").read_text()

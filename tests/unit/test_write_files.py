@@ -113,3 +113,13 @@ def test_unknown_owner_is_an_error(folder: Path) -> None:
 def test_unknown_option_is_an_error(folder: Path) -> None:
     result = play(folder, {"files": [{"content": "", "dest": str(folder / "new"), "own": "root"}]})
     assert "files.own" in result["msg"]
+
+
+def test_a_changed_comment_is_written_but_not_effective(folder: Path) -> None:
+    """Roles restart services only for effective changes."""
+    file = str(folder / "settings")
+    play(folder, {"files": [{"content": "# one\nport 1\n", "dest": file}]})
+    comment = play(folder, {"files": [{"content": "# two\nport 1\n", "dest": file}]})
+    assert (comment["written"], comment["effective"]) == ([file], [])
+    setting = play(folder, {"files": [{"content": "# two\nport 2\n", "dest": file}]})
+    assert (setting["written"], setting["effective"]) == ([file], [file])

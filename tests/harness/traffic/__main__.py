@@ -1,6 +1,8 @@
-"""Load and flow at a site that runs, and the verdict: python -m traffic https://127.0.0.1:8443 --seconds 30
+"""Send requests and tasks to a running site, and print the verdict.
 
-Ends with 1 when a request failed or a task was lost. Meant for one's own sites: the demo and the test hosts.
+python -m traffic https://127.0.0.1:8443 --seconds 30
+
+Exits with 1 when a request failed or a task was lost. Meant for the demo and the test hosts.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ SETTLE_SECONDS = 60
 
 
 def read_ledger(url: str) -> Ledger:
-    """The ledger by way of the site, which serves the overlay's folder among its media."""
+    """Read the ledger from the site, which serves the overlay's folder with its media."""
     answer = Client(url).request("GET", "/media/ledger/ledger.jsonl")
     return Ledger.parse(answer.body.decode() if answer.status == 200 else "")
 
 
 def unfinished(url: str, sent: list[Sent]) -> list[Sent]:
-    """Without a ledger: the tasks whose page does not say SUCCESS."""
+    """Return the tasks whose page does not say SUCCESS; used without a ledger."""
     client = Client(url)
     states = {one.id: client.request("GET", f"/tasks/{one.id}/", kept=True) for one in sent}
     return [one for one in sent if json.loads(states[one.id].body).get("state") != "SUCCESS"]

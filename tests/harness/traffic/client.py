@@ -1,4 +1,4 @@
-"""An HTTP client with a browser's manners about connections, and no interest in certificates."""
+"""An HTTP client that handles connections like a browser, and accepts every certificate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import urlsplit
 
-# What asks the same thing twice without harm.
+# May be sent twice.
 SAFE = {"GET", "HEAD"}
 
 
@@ -34,7 +34,7 @@ class Response(http.client.HTTPResponse):
 
 @dataclass(frozen=True)
 class Answer:
-    """`retried`: it came at the second try, since the kept connection of the first had been closed."""
+    """`retried`: the first try's kept connection had been closed, so that this is the answer of the second."""
 
     status: int
     headers: Message
@@ -43,10 +43,10 @@ class Answer:
 
 
 class Client:
-    """Asks one site, from as many threads as there are; keeps at most `keep` idle connections.
+    """A client of one site, for any number of threads; keeps at most `keep` idle connections.
 
-    As a browser does, it leaves an idle connection that the server has closed, and sends a GET once more, on a new one,
-    when a kept connection turns out to be closed before any byte of an answer. `closed_idle` and `retried` count these.
+    Like a browser, it drops an idle connection that the server has closed, and repeats a GET on a new connection when a
+    kept one turns out to be closed before the first byte of an answer. `closed_idle` and `retried` count these.
     """
 
     def __init__(self, url: str, *, timeout: float = 20.0, keep: int = 8) -> None:
@@ -64,7 +64,10 @@ class Client:
         self.retried = 0
 
     def request(self, method: str, path: str, body: bytes | None = None, *, kept: bool = False) -> Answer:
-        """Ask, on a kept connection if there is an idle one and `kept`. Raises OSError, http.client.HTTPException."""
+        """Send a request; with `kept`, on an idle connection if there is one.
+
+        Raises OSError, http.client.HTTPException.
+        """
         connection = self.take() if kept else None
         if connection is None:
             return self.ask(self.connect(), method, path, body, kept)
@@ -110,13 +113,13 @@ class Client:
         return answer
 
     def take(self) -> http.client.HTTPConnection | None:
-        """The connection that has been idle the longest and is still open."""
+        """Return the connection that has been idle the longest and is still open."""
         while True:
             with self.lock:
                 if not self.idle:
                     return None
                 connection = self.idle.popleft()
-            # Nothing is due on an idle connection, so what can be read is its end.
+            # No data is due on an idle connection, so anything readable is its end.
             if not select.select([connection.sock], [], [], 0)[0]:
                 return connection
             connection.close()

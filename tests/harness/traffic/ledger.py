@@ -28,13 +28,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """All entries, in the order in which they were written."""
+    """All entries, in the order of their writing."""
 
     entries: list[Entry]
 
     @classmethod
     def parse(cls, text: str) -> Ledger:
-        """Read the file's text, but for a last line that is not whole. Raises ValueError on one that is no entry."""
+        """Parse the file's text, except an incomplete last line. Raises ValueError for any other invalid line."""
         known = {field.name for field in fields(Entry)}
         whole, _, _ = text.rpartition("\n")
         lines = [json.loads(line) for line in whole.splitlines()]
@@ -53,22 +53,22 @@ class Ledger:
 
     @property
     def ended(self) -> set[str]:
-        """The ids of the tasks that came to a good end."""
+        """The ids of the tasks that succeeded."""
         return {entry.id for entry in self.of("END") if entry.state == "SUCCESS"}
 
     @property
     def failures(self) -> list[Entry]:
-        """Tasks that ended in another way, and were not to be tried again."""
+        """The ends of tasks that neither succeeded nor will be retried."""
         return [entry for entry in self.of("END") if entry.state not in ("SUCCESS", "RETRY")]
 
     @property
     def effects(self) -> Counter[str]:
-        """How often each effect was had."""
+        """The number of times that each effect happened."""
         return Counter(entry.key for entry in self.of("EFFECT"))
 
     @property
     def ticks(self) -> list[Entry]:
-        """Each tick's first start, in the order in which beat sent them."""
+        """Each tick's first start, in the order of sending."""
         first: dict[str, Entry] = {}
         for entry in self.of("START"):
             if entry.name == TICK:
@@ -76,7 +76,7 @@ class Ledger:
         return sorted(first.values(), key=lambda entry: entry.sent_at)
 
     def twice(self, ids: Iterable[str] | None = None) -> dict[str, int]:
-        """The tasks that started more than once, and how often; of these ids only, if any are given."""
+        """Return the tasks that started more than once, with their counts; only of these ids, if given."""
         starts = Counter(entry.id for entry in self.of("START"))
         wanted = starts if ids is None else set(ids)
         return {task: count for task, count in starts.items() if count > 1 and task in wanted}

@@ -1,4 +1,4 @@
-"""The load and the flow: requests that start when they are due."""
+"""Requests and tasks that start when they are due."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from traffic.client import Answer, Client
 
-# Bounds of what anybody may ask for: requests a second, seconds, requests in flight.
+# The largest values allowed: requests a second, seconds, requests in flight.
 MOST_PER_SECOND = 100.0
 MOST_SECONDS = 3600.0
 MOST_AT_ONCE = 300
@@ -36,10 +36,10 @@ class Ask:
 
 @dataclass(frozen=True)
 class Sample:
-    """What became of a request. Times are seconds since the epoch, durations seconds.
+    """The result of a request. Times are seconds since the epoch, durations seconds.
 
-    `late` is how long after its time this program started it, and no part of `latency`. `status` is 0 and `problem`
-    says why where there was no whole answer. `release` and `version` are what the answer names, "" where it names none.
+    `late` is the delay of its start in this program, and no part of `latency`. Without a complete answer, `status` is 0
+    and `problem` is the reason. `release` and `version` are those that the answer names, "" if it names none.
     """
 
     start: float
@@ -71,7 +71,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Sent:
-    """A task that the site has accepted: its id, when it was, what was asked for, and its effect's key or ""."""
+    """A task that the site has accepted: its id, time, name, and its effect's key or ""."""
 
     id: str
     at: float
@@ -86,7 +86,7 @@ def pages(paths: Sequence[str]) -> Iterator[Ask]:
 
 
 def ledger_tasks(run: str) -> Iterator[dict[str, Any]]:
-    """Tasks of the overlay, for every queue; most have an effect of their own, to be seen once."""
+    """Tasks of the overlay, for every queue; most have an effect that must happen once."""
     for number in itertools.count():
         key = f"{run}-{number}"
         if number % 8 == 7:
@@ -98,7 +98,7 @@ def ledger_tasks(run: str) -> Iterator[dict[str, Any]]:
 
 
 def plain_tasks(run: str) -> Iterator[dict[str, Any]]:
-    """Tasks of the project as it is."""
+    """Tasks of the project without the overlay."""
     for number in itertools.count():
         yield {"task": "add", "args": [number, 1]}
 
@@ -109,11 +109,11 @@ OVERLAY_PAGES = (*PLAIN_PAGES, "/effects/")
 
 @dataclass
 class Traffic:
-    """Load and flow at a site from the beginning to the end of a `with`; `samples` and `sent` grow meanwhile.
+    """Requests and tasks from the start to the end of a `with`; `samples` and `sent` grow meanwhile.
 
     `rate` GETs and `tasks` POSTs a second. With `overlay` the tasks are the ledger's, and two requests that take
-    `slow_seconds` are always in flight. It ends by itself after `seconds`, at most an hour. `log` is a file that gets
-    every sample as a line of JSON.
+    `slow_seconds` are always in flight. It ends after `seconds`, at most an hour. `log` is a file for every sample, as
+    lines of JSON.
     """
 
     url: str
@@ -136,7 +136,7 @@ class Traffic:
         self.over = threading.Event()
         self.paths = self.paths or (OVERLAY_PAGES if self.overlay else PLAIN_PAGES)
 
-    # -- from begin to end
+    # -- start and end
 
     def __enter__(self) -> Self:
         self.pool = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="request")
@@ -150,7 +150,7 @@ class Traffic:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing new starts; what is in flight comes to its end."""
+        """Stop starting requests, and wait for those in flight."""
         self.over.set()
         for thread in self.threads:
             thread.join()
@@ -179,9 +179,9 @@ class Traffic:
             self.pool.submit(self.make, ask, due)
 
     def keep_slow(self, after: float) -> None:
-        """As soon as one slow request has ended the next begins.
+        """Start a slow request whenever the one before has ended.
 
-        There are two of these, half a request apart, so that at any instant one is in flight that is not just begun.
+        Two threads do so, half a request apart, so that at any time one is in flight that has not just started.
         """
         self.over.wait(after)
         ask = Ask("GET", f"/slow/?seconds={self.slow_seconds}", False, "GET /slow/")
@@ -192,7 +192,7 @@ class Traffic:
     # -- one request
 
     def start_task(self, name: str, *args: Any) -> Sent:
-        """Start one task of one's own through the site. Raises AssertionError where the site does not accept it."""
+        """Start a single task through the site. Raises AssertionError if the site does not accept it."""
         known = len(self.sent)
         sample = self.make(
             Ask("POST", "/tasks/", False, "POST /tasks/", {"task": name, "args": list(args)}), time.time()
@@ -202,7 +202,7 @@ class Traffic:
         return mine[-1]
 
     def make(self, ask: Ask, due: float) -> Sample:
-        """Make the request and write down what became of it."""
+        """Send the request and record its result."""
         body = json.dumps(ask.task).encode() if ask.task else None
         start = time.time()
         clock = time.monotonic()
@@ -229,24 +229,24 @@ class Traffic:
         key = task["args"][0] if task["task"].startswith("ledger.effect") else ""
         self.sent.append(Sent(json.loads(answer.body)["id"], sample.end, task["task"], key))
 
-    # -- what there is to see
+    # -- observing
 
     def wait(self, enough: Callable[[Self], bool], seconds: float, what: str) -> None:
-        """Go on until the traffic has shown something. Raises AssertionError after that many seconds."""
+        """Wait until `enough` is true of the traffic. Raises AssertionError after that many seconds."""
         deadline = time.monotonic() + seconds
         while not enough(self):
             assert time.monotonic() < deadline, f"After {seconds} s still not: {what}"
             time.sleep(0.1)
 
     def pause(self, seconds: float) -> tuple[float, float]:
-        """Let the traffic go on for a while, and return from when to when."""
+        """Wait, and return the start and the end of the wait."""
         began = time.time()
         time.sleep(seconds)
         return began, time.time()
 
 
 def named_by(answer: Answer | None) -> tuple[str, str]:
-    """The release and the version that an answer names: the overlay's in headers, the project's own in /healthz/."""
+    """Return release and version that an answer names: in the overlay's headers, or in the JSON of /healthz/."""
     if answer is None:
         return "", ""
     if release := answer.headers.get("X-Release"):

@@ -1,4 +1,4 @@
-"""What must be true of load, flow and ledger. Every function raises AssertionError with the first offenders."""
+"""Assertions about requests, tasks and the ledger. Every function raises AssertionError with the first offenders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FEWEST = 100
 
 
 def offenders(found: Iterable[object], total: int, what: str) -> str:
-    """A sentence and the first of what it is about."""
+    """Return a sentence and the first offenders."""
     found = list(found)
     lines = "".join(f"\n    {one}" for one in found[:FIRST])
     more = f"\n    ... and {len(found) - FIRST} more" if len(found) > FIRST else ""
@@ -34,21 +34,21 @@ def clock(at: float) -> str:
 
 
 def no_request_failed(samples: Sequence[Sample]) -> None:
-    """Every request had a whole answer with a status of 2xx, and there were some."""
+    """Every request had a complete answer with a 2xx status, and there were some."""
     assert samples, "no request was made"
     failed = [sample for sample in samples if sample.failed]
     assert not failed, offenders(failed, len(samples), "requests failed")
 
 
 def no_connection_was_cut(samples: Sequence[Sample]) -> None:
-    """No kept connection was closed under a request, which a browser hides by asking once more."""
+    """No kept connection was closed under a request, which a browser hides by repeating it."""
     assert any(sample.kept for sample in samples), "no request came on a kept connection"
     cut = [sample for sample in samples if sample.retried]
     assert not cut, offenders(cut, len(samples), "requests had to be made twice, since their connection was closed")
 
 
 def loop_was_open(samples: Sequence[Sample], bound: float = 1.0) -> None:
-    """The load's own program kept its times, so that what it measured is the site."""
+    """This program started its requests in time, so that it measured the site."""
     assert samples, "no request was made"
     late = percentile([sample.late for sample in samples], 99)
     assert late <= bound, f"the load itself was late by {late:.2f} s (99th percentile): this machine was too busy"
@@ -63,7 +63,7 @@ def only_these_answered(samples: Sequence[Sample], releases: Collection[str]) ->
 
 
 def releases_took_turns(samples: Sequence[Sample], releases: Sequence[str]) -> None:
-    """The releases answered in this order: what begins after one has answered is not answered by one before it."""
+    """The releases answered in this order: after a release has answered, no request is answered by an earlier one."""
     only_these_answered(samples, releases)
     seen = {release: [sample for sample in samples if sample.release == release] for release in releases}
     silent = [release for release in releases if not seen[release]]
@@ -76,26 +76,26 @@ def releases_took_turns(samples: Sequence[Sample], releases: Sequence[str]) -> N
 
 
 def one_was_in_flight(samples: Sequence[Sample], before: str, after: str) -> None:
-    """A slow request that the release before had begun to answer came to its good end after the switch."""
+    """A slow request that the old release had begun to answer succeeded after the switch."""
     first = min((sample.end for sample in samples if sample.release == after), default=math.inf)
     slow = [sample for sample in samples if sample.name == SLOW]
     across = [one for one in slow if one.start < first < one.end]
     assert across, f"none of {len(slow)} slow requests was in flight when {after} took over, at {clock(first)}"
     broken = [one for one in across if one.failed]
     assert not broken, offenders(broken, len(across), "slow requests in flight failed")
-    # One that began in the instant between the switch and the first answer is the new release's.
+    # One that started between the switch and the first answer is the new release's.
     begun = [one for one in across if one.release == before]
     assert begun, offenders(across, len(slow), f"slow requests were in flight, and none of them was begun by {before}")
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least that part of the values does not exceed."""
+    """Return the smallest value that at least `percent` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def latencies(samples: Sequence[Sample], span: tuple[float, float]) -> list[float]:
-    """Of the requests that began in a span of time, but for those that are slow on purpose."""
+    """Return the latencies of the requests that started in a span of time, without those that are slow on purpose."""
     began, ended = span
     return [sample.latency for sample in samples if sample.name != SLOW and began <= sample.start < ended]
 
@@ -126,7 +126,7 @@ def latency_stayed(
 
 
 def none_lost(sent: Sequence[Sent], ledger: Ledger) -> None:
-    """Every task that the site accepted has come to a good end."""
+    """Every task that the site accepted has succeeded."""
     assert sent, "no task was sent"
     started = {entry.id for entry in ledger.of("START")}
     lost = [one for one in sent if one.id not in ledger.ended]
@@ -140,16 +140,16 @@ def none_lost(sent: Sequence[Sent], ledger: Ledger) -> None:
 
 
 def each_effect_once(sent: Sequence[Sent], ledger: Ledger) -> None:
-    """Every effect that was asked for was had, and once."""
+    """Every effect happened exactly once."""
     wanted = [one.key for one in sent if one.key]
     assert wanted, "no task with an effect was sent"
     had = ledger.effects
     wrong = [f"{key}: {had[key]} times" for key in wanted if had[key] != 1]
-    assert not wrong, offenders(wrong, len(wanted), "effects were not had exactly once")
+    assert not wrong, offenders(wrong, len(wanted), "effects did not happen exactly once")
 
 
 def none_ran_twice(ledger: Ledger, ids: Iterable[str] | None = None) -> None:
-    """Stricter than what is promised after a crash: no task was even begun a second time."""
+    """No task was started a second time. (After a crash, one may be.)"""
     twice = [f"{task}: {count} times" for task, count in ledger.twice(ids).items()]
     assert not twice, offenders(twice, len(ledger.of("START")), "tasks were started more than once")
 
@@ -192,7 +192,7 @@ def longest_gap(ledger: Ledger) -> float:
 
 
 def settle(look: Callable[[], Ledger], sent: Sequence[Sent], seconds: float) -> Ledger:
-    """Wait until every task that was sent has ended, or that long, and return the ledger as it is then."""
+    """Wait until every task has ended, at most that many seconds; return the ledger."""
     deadline = time.monotonic() + seconds
     while True:
         ledger = look()
@@ -202,21 +202,21 @@ def settle(look: Callable[[], Ledger], sent: Sequence[Sent], seconds: float) -> 
 
 
 def summary(samples: Sequence[Sample], sent: Sequence[Sent] = (), ledger: Ledger | None = None) -> str:
-    """All of it in a few lines, for a person."""
+    """Return a summary in a few lines."""
     usual = [sample.latency for sample in samples if sample.name != SLOW]
     if not usual:
         return "no request was made"
-    turns = [samples[0].release] if samples else []
+    order = [samples[0].release] if samples else []
     for sample in sorted(samples, key=lambda one: one.start):
-        if sample.release and sample.release != turns[-1]:
-            turns.append(sample.release)
+        if sample.release and sample.release != order[-1]:
+            order.append(sample.release)
     failed = [sample for sample in samples if sample.failed]
     retried = sum(sample.retried for sample in samples)
     lines = [
-        f"requests  {len(samples)}, failed {len(failed)}, sent once more {retried}",
+        f"requests  {len(samples)}, failed {len(failed)}, retried {retried}",
         f"latency   p50 {percentile(usual, 50) * 1000:.0f} ms, p99 {percentile(usual, 99) * 1000:.0f} ms, "
         f"worst {max(usual) * 1000:.0f} ms",
-        f"releases  {' > '.join(turn for turn in turns if turn) or 'not named'}",
+        f"releases  {' > '.join(turn for turn in order if turn) or 'not named'}",
         f"tasks     {len(sent)}",
     ]
     if ledger:

@@ -66,13 +66,13 @@ def migrate(folder: Path, name: str, operation: str, before: str = "") -> None:
 
 
 def add_column(folder: Path, name: str) -> None:
-    """A column that the release before can ignore, and a migration that adds it."""
+    """Add a column that the previous release can ignore, and its migration."""
     append(folder / "ledger/models.py", f"    {name} = {COLUMN}\n")
     migrate(folder, name, f'migrations.AddField("effect", "{name}", {COLUMN})')
 
 
 def failing_migration(folder: Path) -> None:
-    """It fails after it has changed something."""
+    """Add a migration that fails after it has changed something."""
     operations = f'migrations.AddField("effect", "half", {COLUMN}), migrations.RunPython(fail)'
     migrate(folder, "fails", operations, before=FAIL)
 
@@ -83,7 +83,7 @@ def new_task(folder: Path) -> None:
 
 
 def style(folder: Path) -> None:
-    """A stylesheet that has another address, since that has a hash of what is in it."""
+    """Change a stylesheet, whose path contains a hash of its content."""
     append(folder / "shop/static/shop/shop.css", "\n/* another */\n")
 
 
@@ -92,7 +92,7 @@ def import_error(folder: Path) -> None:
 
 
 def import_error_in_web(folder: Path) -> None:
-    """Seen by gunicorn alone, and by no check before it."""
+    """Fail in gunicorn only, and in no check before it."""
     append(folder / "core/wsgi.py", f'\nimport sys\n\nif "gunicorn" in sys.argv[0]:\n    import {A_MODULE}\n')
 
 
@@ -101,7 +101,7 @@ def import_error_in_worker(folder: Path) -> None:
 
 
 def missing_dependency(folder: Path) -> None:
-    """A version that was never published, of the first package that is pinned."""
+    """Pin a version of the first package that was never published."""
     file = folder / "requirements.txt"
     lines = file.read_text().splitlines(keepends=True)
     first = next(number for number, line in enumerate(lines) if "==" in line and not line.startswith("#"))
@@ -132,7 +132,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 
 
 def make(folder: Path, name: str, *changes: str, source: Path = ROOT / "app_src") -> Path:
-    """Make the version of that name (which its answers carry as X-Version) in a folder, anew, and return the folder.
+    """Make the version of that name (its answers carry it as X-Version) in a new folder, and return the folder.
 
     The changes are names of CHANGES, and column=NAME for a column that a migration of that name adds. The folder must
     not be one that git ignores: of such a folder the release would be empty.

@@ -1,4 +1,4 @@
-"""A person at the shop, with a browser (Debian's Chromium): any error on the console or the page is a failure."""
+"""The shop in a browser (Debian's Chromium): any error on the console or the page is a failure."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from playwright.sync_api import Error as BrowserError
 from probes import wait_for
 from testinfra.host import Host
 
-pytestmark = pytest.mark.once
-
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -37,21 +35,21 @@ expect.set_options(timeout=MILLISECONDS)
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         chromium = shutil.which("chromium")
-        assert chromium, "Chromium is missing: python3 molecule/shared/machine.py browser"
+        assert chromium, "Chromium is missing: python3 tools/machine.py browser"
         browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS, headless=True)
         yield browser
         browser.close()
 
 
 @pytest.fixture(autouse=True)
-def _no_interface_comes_or_goes() -> Iterator[None]:
-    """No test host of another scenario is made or removed meanwhile: Chromium would give its requests up."""
+def _no_interface_changes() -> Iterator[None]:
+    """Keep other scenarios from creating or removing hosts: Chromium would abort its requests."""
     with only_one("interfaces"):
         yield
 
 
 class Person:
-    """Somebody with a browser of their own. Keeps a picture of every step, and every error the browser met."""
+    """A user with a separate browser. Keeps a screenshot of every step, and every error of the browser."""
 
     def __init__(self, context: BrowserContext) -> None:
         self.errors: list[str] = []
@@ -69,7 +67,7 @@ class Person:
             self.errors.append(f"{message.text} ({message.location['url']}, on {self.page.url})")
 
     def patient(self, goto: Callable[..., Any]) -> Callable[..., Any]:
-        """Chromium gives a request up when this machine gets or loses an interface, as it does with every container."""
+        """Repeat a request that Chromium aborts because this machine got or lost a network interface."""
 
         def go(*arguments: Any, **options: Any) -> Any:
             for _ in range(3):
@@ -83,7 +81,7 @@ class Person:
         return go
 
     def step(self, name: str) -> None:
-        """Something has been done: take a picture, and see that nothing sticks out sideways."""
+        """Take a screenshot, and assert that the page is not wider than the window."""
         self.pictures.append((name, self.page.screenshot(full_page=True)))
         width = self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert width[0] <= width[1], f"{name}: the page is {width[0]} px wide, the window {width[1]} px"
@@ -97,7 +95,7 @@ class Person:
 
 @pytest.fixture
 def invite(request: pytest.FixtureRequest, browser: Browser, app: Installation) -> Iterator[Callable[..., Person]]:
-    """Open a browser for somebody; afterwards nothing may have gone wrong in it."""
+    """Open a browser for a user; fail the test if any error occurred in it."""
     people: list[tuple[Person, BrowserContext]] = []
 
     def open_one(**options: object) -> Person:
@@ -118,7 +116,7 @@ def invite(request: pytest.FixtureRequest, browser: Browser, app: Installation) 
 
 @contextmanager
 def paused(host: Host, app: Installation, release: str, worker: str) -> Iterator[None]:
-    """Hold a worker's processes for a moment."""
+    """Stop a worker's processes for a moment."""
     unit = f"{app.name}-worker-{worker}@{release}.service"
     host.check_output(f"systemctl kill --signal=STOP {unit}")
     try:
@@ -128,7 +126,7 @@ def paused(host: Host, app: Installation, release: str, worker: str) -> Iterator
 
 
 def order(person: Person, product: str) -> None:
-    """From the home page to the page of a new order."""
+    """Go from the home page to the page of a new order."""
     page = person.page
     page.goto("/")
     person.step("home")
@@ -143,10 +141,10 @@ def order(person: Person, product: str) -> None:
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_an_order_is_followed_without_a_reload(
+def test_order_page_updates_without_a_reload(
     host: Host, app: Installation, release: str, invite: Callable[..., Person], size: dict[str, int]
 ) -> None:
-    """The worker of the emails is held, so that the page is there before they are sent."""
+    """The worker of the emails is stopped, so that the page is shown before they are sent."""
     person = invite(viewport=size)
     page = person.page
     with paused(host, app, release, app.queues["io"]):
@@ -160,11 +158,11 @@ def test_an_order_is_followed_without_a_reload(
         expect(page.locator(f"[data-kind={kind}]")).to_have_attribute("data-state", "done")
     expect(page.locator("[data-kind=invoice]")).to_contain_text("Sent to grace@example.org")
     expect(page.get_by_text("All done.")).to_be_visible()
-    assert page.evaluate("window.unchanged"), "the page was loaded anew"
+    assert page.evaluate("window.unchanged"), "the page was reloaded"
     person.step("done")
 
 
-def test_a_report_fills_its_bar(invite: Callable[..., Person]) -> None:
+def test_report_fills_its_progress_bar(invite: Callable[..., Person]) -> None:
     person = invite(viewport=PHONE)
     page = person.page
     page.goto("/report/")
@@ -175,14 +173,14 @@ def test_a_report_fills_its_bar(invite: Callable[..., Person]) -> None:
     person.step("halfway")
     page.wait_for_function("bar => bar.value === bar.max", arg=bar.element_handle())
     expect(page.get_by_text("The report is ready.")).to_be_visible()
-    assert page.evaluate("window.unchanged"), "the page was loaded anew"
+    assert page.evaluate("window.unchanged"), "the page was reloaded"
     with page.expect_download() as download:
         page.get_by_role("link", name="Download the report").click()
     assert download.value.path().read_text().startswith("day,orders,packets,sales")
     person.step("ready")
 
 
-def test_a_customer_registers_and_signs_in_again(host: Host, app: Installation, invite: Callable[..., Person]) -> None:
+def test_customer_registers_and_signs_in_again(host: Host, app: Installation, invite: Callable[..., Person]) -> None:
     person = invite(viewport=PHONE)
     page = person.page
     user, secret = f"b{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
@@ -222,7 +220,7 @@ def test_flower_opens_with_its_password_only(app: Installation, release: str, in
     person.step("workers")
 
 
-def test_the_administrator_sees_schedules_and_results(
+def test_administrator_sees_schedules_and_results(
     app: Installation, release: str, invite: Callable[..., Person]
 ) -> None:
     person = invite()

@@ -1,4 +1,4 @@
-"""Redis and PostgreSQL: settings that keep the data, and accounts that may do no more than they need."""
+"""Redis and PostgreSQL: settings that keep the data, and accounts with the least privileges."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ADMINISTRATION = [
 
 
 def ask_redis(host: Host, app: Installation, variable: str, *commands: str) -> dict[str, object]:
-    """What Redis answers to the application, by its own address and password; an error is its name."""
+    """Return Redis's answers to the application's own account; an error is its name."""
     script = REDIS.replace("VARIABLE", variable).replace("COMMANDS", json.dumps(commands))
     python = f"/srv/{app.name}/current/.venv/bin/python"
     return json.loads(run_python(host, script, environment=[f"/etc/{app.name}/app.env"], python=python))
@@ -42,7 +42,7 @@ def test_redis_answers_the_application(host: Host, app: Installation, variable: 
 
 @pytest.mark.parametrize("port", [6379, 6380])
 @pytest.mark.parametrize("command", ["PING", "INFO", "KEYS '*'"])
-def test_redis_refuses_strangers(host: Host, port: int, command: str) -> None:
+def test_redis_refuses_unauthenticated_clients(host: Host, port: int, command: str) -> None:
     assert "NOAUTH" in host.run(f"redis-cli -p {port} {command}").stdout
 
 
@@ -56,12 +56,12 @@ def test_redis_refuses_a_wrong_password(host: Host, app: Installation, port: int
 
 
 @pytest.mark.parametrize("variable", [BROKER, CACHE])
-def test_the_application_may_not_administer_redis(host: Host, app: Installation, variable: str) -> None:
+def test_application_may_not_administer_redis(host: Host, app: Installation, variable: str) -> None:
     answers = ask_redis(host, app, variable, *ADMINISTRATION)
     assert answers == dict.fromkeys(ADMINISTRATION, "NoPermissionError")
 
 
-def test_the_broker_loses_nothing(host: Host, app: Installation) -> None:
+def test_broker_persists_and_never_evicts(host: Host, app: Installation) -> None:
     info = ask_redis(host, app, BROKER, "INFO")["INFO"]
     assert info["aof_enabled"] == 1
     assert info["aof_last_write_status"] == "ok"
@@ -69,7 +69,7 @@ def test_the_broker_loses_nothing(host: Host, app: Installation) -> None:
     assert info["maxmemory"] > 0
 
 
-def test_the_cache_forgets_what_is_old(host: Host, app: Installation) -> None:
+def test_cache_evicts_the_least_recently_used(host: Host, app: Installation) -> None:
     info = ask_redis(host, app, CACHE, "INFO")["INFO"]
     assert info["maxmemory_policy"] == "allkeys-lru"
     assert info["aof_enabled"] == 0
@@ -108,14 +108,14 @@ SUPERUSER = ["CREATE ROLE of_a_test", "COPY shop_pageview TO '/tmp/of_a_test'"]
 
 
 def ask_database(host: Host, app: Installation, files: list[str], statements: list[str]) -> dict[str, str]:
-    """What each statement comes to, none of them to stay, by the address and password in these files."""
+    """Return the outcome of each statement with the account in these files; all are rolled back."""
     script = SQL.replace("STATEMENTS", json.dumps(statements).replace("'", r"\'"))
     python = f"/srv/{app.name}/current/.venv/bin/python"
     environment = [f"/etc/{app.name}/{file}" for file in files]
     return json.loads(run_python(host, script, environment=environment, python=python))
 
 
-def test_the_running_application_changes_rows_only(host: Host, app: Installation) -> None:
+def test_running_application_changes_rows_only(host: Host, app: Installation) -> None:
     answers = ask_database(host, app, ["app.env"], ROWS + SCHEMA + SUPERUSER)
     assert {statement: answers[statement] for statement in ROWS} == dict.fromkeys(ROWS, "done")
     refused = {statement: answers[statement] for statement in SCHEMA + SUPERUSER}
@@ -130,7 +130,7 @@ def test_migrations_may_change_the_schema(host: Host, app: Installation) -> None
 
 
 @pytest.mark.parametrize("user", ["APP", "APP_owner", "postgres"])
-def test_the_database_wants_a_password(host: Host, app: Installation, user: str) -> None:
+def test_database_requires_a_password(host: Host, app: Installation, user: str) -> None:
     name = user.replace("APP", app.name)
     result = host.run(f"PGPASSWORD=wrong psql --no-password -h 127.0.0.1 -U {name} -d {app.name} -c 'SELECT 1'")
     assert result.rc == 2

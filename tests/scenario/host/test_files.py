@@ -1,4 +1,4 @@
-"""Who owns what, who may read what, and that no secret is to be seen."""
+"""Owners and modes of files, and that no secret is readable where it should not be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from installation import Installation, run_python
 from testinfra.host import Host
 
-# APP and ID stand for the application's name and its current release.
+# APP and ID are the application's name and its current release.
 EXPECTED = {
     "/etc/APP": "751 root APP",
     "/etc/APP/app.env": "640 root APP",
@@ -42,10 +42,10 @@ def test_owner_and_mode(host: Host, app: Installation, release: str, path: str) 
     assert host.check_output(f"stat --format='%a %U %G' {place}") == EXPECTED[path].replace("APP", app.name)
 
 
-def test_the_application_cannot_write_its_own_code(host: Host, app: Installation) -> None:
-    """It may write to the folders of its data, and nowhere else in all that an installation put there."""
+def test_application_cannot_write_its_own_code(host: Host, app: Installation) -> None:
+    """It may write to the folders for its data, and to nothing else of the installation."""
     places = f"/srv/{app.name} /etc/{app.name} /etc/ssl/{app.name} /opt /usr/local /var/www /var/cache/{app.name}"
-    # uv opens the empty files that it locks to everybody.
+    # uv makes its empty lock files writable by all users.
     find = f"find {places} -writable -not -type l -not \\( -name '*.lock' -empty \\) -printf '%p\\n'"
     writable = host.run(f"runuser -u {app.name} -- {find} 2>/dev/null").stdout.split()
     data = [f"/srv/{app.name}/shared/{name}" for name in ("static", "media", "mail", "beat")]
@@ -58,12 +58,12 @@ def test_the_application_cannot_write_its_own_code(host: Host, app: Installation
 
 
 @pytest.mark.parametrize("file", ["migrate.env", "flower.env"])
-def test_the_application_cannot_read_what_is_not_its_own(host: Host, app: Installation, file: str) -> None:
+def test_application_cannot_read_other_secrets(host: Host, app: Installation, file: str) -> None:
     assert host.run(f"runuser -u {app.name} -- cat /etc/{app.name}/{file}").rc == 1
 
 
-# Runs on the host, so that no secret travels: it finds the values in the files that hold them, knows which is which
-# by their hashes, and prints names only. After the fork it is `nobody`, and finds what anybody could.
+# Runs on the host, so that no secret leaves it: finds the values in the files that hold them, identifies them by their
+# hashes, and prints names only. Then continues as the user nobody, and searches every file that nobody can read.
 HUNT = r"""
 import glob, hashlib, json, os, pwd, re, subprocess, sys
 
@@ -99,9 +99,9 @@ print(json.dumps(found))
 """
 
 
-def test_no_secret_is_to_be_seen(host: Host, app: Installation) -> None:
-    """Not in a file that anybody may read, not in a process's arguments, not in the journal."""
-    # The password by which Redis's users are changed never leaves the control machine.
+def test_no_secret_is_readable(host: Host, app: Installation) -> None:
+    """Not in a world-readable file, in a process's arguments, or in the journal."""
+    # The password of Redis's administrator never leaves the control machine.
     names = {file.name for file in Path(app.secrets).iterdir()} - {"redis_admin_password"}
     secrets = {name: app.secret(name) for name in names}
     hashes = {hashlib.sha256(value.encode()).hexdigest(): name for name, value in secrets.items()}

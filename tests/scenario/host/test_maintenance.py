@@ -1,6 +1,6 @@
-"""Maintenance, switched by its playbook: what visitors get, who gets through, and that nginx is not disturbed.
+"""Maintenance mode: the page for visitors, who bypasses it, and that nginx is not reloaded.
 
-`app_maintenance_addresses` of the inventory names 127.0.0.2, an address that only the host itself can come from.
+`app_maintenance_addresses` of the inventory names 127.0.0.2, an address that only the host itself can have.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from installation import Installation, run_python
 from probes import Answer, Visitor
 from testinfra.host import Host
 
-pytestmark = pytest.mark.once
-
 ROOT = Path(__file__).parents[3]
 MESSAGE = "Back at noon, with <new> seeds & pots."
 PROTECTION = ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Strict-Transport-Security")
 ALLOWED = "127.0.0.2"
 
-# Prints the status of the home page for somebody who comes from an address.
+# Prints the status of the home page for a client with this address.
 FROM_ADDRESS = """
 import http.client, ssl
 connection = http.client.HTTPSConnection(
@@ -40,7 +38,7 @@ print(connection.getresponse().status)
 
 @dataclass(frozen=True)
 class Operator:
-    """Somebody who runs the playbook for one host, from the folder of the inventory."""
+    """Runs the playbook for one host, from the scenario's folder."""
 
     host: str
     inventory: str
@@ -58,7 +56,7 @@ class Operator:
         )
 
     def must(self, *words: str) -> str:
-        """Run it and return what it prints; AssertionError with that when it fails."""
+        """Run it and return its output. Raises AssertionError with the output when it fails."""
         done = self.maintenance(*words)
         assert done.returncode == 0, done.stdout
         return done.stdout
@@ -71,7 +69,7 @@ class Line:
     connection: http.client.HTTPSConnection
 
     def status(self) -> int:
-        """Of the home page; an exception when the connection was closed meanwhile."""
+        """Return the home page's status. Raises an exception when the connection was closed meanwhile."""
         assert self.connection.sock, "the connection was closed"
         self.connection.request("GET", "/")
         answer = self.connection.getresponse()
@@ -80,7 +78,7 @@ class Line:
 
 
 def nginx_workers(host: Host) -> str:
-    """The process IDs of nginx's workers, which a reload replaces."""
+    """Return the process IDs of nginx's workers, which a reload replaces."""
     return host.check_output("pgrep --full 'nginx: worker process$'")
 
 
@@ -91,14 +89,14 @@ def operator(host: Host, request: pytest.FixtureRequest) -> Operator:
 
 @pytest.fixture(scope="module")
 def on(host: Host, app: Installation, operator: Operator) -> Iterator[str]:
-    """Maintenance is on while the tests that ask for this run. Gives nginx's workers from before it was."""
+    """Switch maintenance on for the tests that use this. Yields nginx's workers from before."""
     workers = nginx_workers(host)
     try:
-        operator.must("state=on", "retry=600", f"message='{MESSAGE}'")
+        operator.must("maintenance_state=on", "maintenance_retry=600", f"maintenance_message='{MESSAGE}'")
         yield workers
     finally:
         if host.file(f"/var/www/{app.name}/maintenance").exists:
-            operator.must("state=off")
+            operator.must("maintenance_state=off")
 
 
 @pytest.fixture
@@ -106,23 +104,23 @@ def page(on: str, visitor: Visitor) -> Answer:
     return visitor.get("/")
 
 
-def test_an_open_connection_stays_open(host: Host, app: Installation, operator: Operator, visitor: Visitor) -> None:
-    """There and back, and nginx's processes are the same: nothing was reloaded."""
+def test_open_connection_stays_open(host: Host, app: Installation, operator: Operator, visitor: Visitor) -> None:
+    """On and off again, nginx's processes are the same: it was not reloaded."""
     workers = nginx_workers(host)
     line = Line(http.client.HTTPSConnection(app.address, timeout=15, context=visitor.context))
     line.connection.connect()
     statuses = [line.status()]
     try:
-        operator.must("state=on")
+        operator.must("maintenance_state=on")
         statuses.append(line.status())
     finally:
-        operator.must("state=off")
+        operator.must("maintenance_state=off")
     statuses.append(line.status())
     assert statuses == [200, 503, 200]
     assert nginx_workers(host) == workers
 
 
-def test_visitors_get_a_page_and_the_time_to_come_back(app: Installation, page: Answer) -> None:
+def test_visitors_get_a_page_and_retry_after(app: Installation, page: Answer) -> None:
     assert (page.status, page.headers.get_all("Retry-After")) == (503, ["600"])
     assert page.headers["Content-Type"].startswith("text/html")
     assert "Back at noon, with &lt;new&gt; seeds &amp; pots." in page.body
@@ -130,44 +128,44 @@ def test_visitors_get_a_page_and_the_time_to_come_back(app: Installation, page: 
     assert app.address in page.body, "the page names the site"
 
 
-def test_the_page_needs_nothing_else(page: Answer) -> None:
-    """It suits a phone, and takes nothing from anywhere."""
+def test_page_is_self_contained(page: Answer) -> None:
+    """It suits a phone, and loads nothing else."""
     assert 'name="viewport"' in page.body
     assert re.findall(r"(?:src|href|url|@import)\s*[=(]", page.body) == []
 
 
-def test_the_page_is_protected(page: Answer) -> None:
+def test_page_has_security_headers(page: Answer) -> None:
     assert {name: len(page.headers.get_all(name, [])) for name in PROTECTION} == dict.fromkeys(PROTECTION, 1)
 
 
 @pytest.mark.usefixtures("on")
 @pytest.mark.parametrize("path", ["/products/tomato/", "/admin/login/", "/media/nothing.svg", "/no/such/page/"])
-def test_no_page_gets_through(visitor: Visitor, path: str) -> None:
+def test_every_page_is_replaced(visitor: Visitor, path: str) -> None:
     answer = visitor.get(path)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "600")
 
 
 @pytest.mark.usefixtures("on")
-def test_what_is_sent_is_answered_too(visitor: Visitor) -> None:
+def test_posts_are_answered_too(visitor: Visitor) -> None:
     assert visitor.post_json("/register/", {"name": "x" * 100_000}).status == 503
 
 
 @pytest.mark.usefixtures("on")
 @pytest.mark.parametrize("path", ["/healthz/", "/readyz/"])
-def test_health_checks_get_through(visitor: Visitor, release: str, path: str) -> None:
+def test_health_checks_bypass_it(visitor: Visitor, release: str, path: str) -> None:
     answer = visitor.get(path)
     assert (answer.status, answer.json["release"], answer.headers["Retry-After"]) == (200, release, None)
 
 
 @pytest.mark.usefixtures("on")
-def test_static_files_get_through(host: Host, app: Installation, visitor: Visitor) -> None:
+def test_static_files_bypass_it(host: Host, app: Installation, visitor: Visitor) -> None:
     root = f"/srv/{app.name}/shared/static"
     file = host.check_output(f"cd {root} && find . -name '*.css' | head -n 1")
     assert visitor.get(f"/static/{file.removeprefix('./')}").status == 200
 
 
 @pytest.mark.usefixtures("on")
-def test_certificates_are_renewed(host: Host, app: Installation) -> None:
+def test_acme_challenges_bypass_it(host: Host, app: Installation) -> None:
     folder = f"/var/www/{app.name}/acme/.well-known/acme-challenge"
     host.check_output(f"mkdir -p {folder} && echo token >{folder}/seedbed-test")
     connection = http.client.HTTPConnection(app.address, timeout=5)
@@ -177,7 +175,7 @@ def test_certificates_are_renewed(host: Host, app: Installation) -> None:
 
 
 @pytest.mark.usefixtures("on")
-def test_flower_stays_open_to_its_password(app: Installation, visitor: Visitor) -> None:
+def test_flower_still_opens_with_its_password(app: Installation, visitor: Visitor) -> None:
     word = base64.b64encode(f"{app.flower_user}:{app.secret('flower_password')}".encode()).decode()
     assert visitor.get("/flower/", headers={"Authorization": f"Basic {word}"}).status == 200
     assert visitor.get("/flower/").status == 401
@@ -185,29 +183,29 @@ def test_flower_stays_open_to_its_password(app: Installation, visitor: Visitor) 
 
 @pytest.mark.usefixtures("on")
 @pytest.mark.parametrize(("address", "status"), [(ALLOWED, "200"), ("127.0.0.1", "503")])
-def test_chosen_addresses_get_through(host: Host, app: Installation, address: str, status: str) -> None:
+def test_chosen_addresses_bypass_it(host: Host, app: Installation, address: str, status: str) -> None:
     assert run_python(host, FROM_ADDRESS.format(address=address, name=app.address)) == status
 
 
 def test_on_again_changes_nothing(on: str, host: Host, operator: Operator) -> None:
-    output = operator.must("state=on", "retry=600", f"message='{MESSAGE}'")
+    output = operator.must("maintenance_state=on", "maintenance_retry=600", f"maintenance_message='{MESSAGE}'")
     assert re.search(r"changed=0 .*failed=0", output), output
     assert nginx_workers(host) == on
 
 
-# The machine that the playbook runs on refuses it.
+# The control machine refuses it.
 @pytest.mark.os("debian13")
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "state is missing"),
-        (["state=maybe"], 'state is "maybe"'),
-        (["state=on", "retry=soon"], 'retry is "soon"'),
-        (["state=on", "message=Back at noon"], 'words left over, "at noon"'),
+        ([], "maintenance_state is missing"),
+        (["maintenance_state=maybe"], 'maintenance_state is "maybe"'),
+        (["maintenance_state=on", "maintenance_retry=soon"], 'maintenance_retry is "soon"'),
+        (["maintenance_state=on", "maintenance_message=Back at noon"], 'unexpected words "at noon"'),
     ],
     ids=["missing", "wrong", "retry", "message"],
 )
-def test_a_wrong_word_is_refused(
+def test_invalid_variables_are_refused(
     host: Host, app: Installation, operator: Operator, words: list[str], says: str
 ) -> None:
     """With an instruction, and before anything changes."""
@@ -217,16 +215,16 @@ def test_a_wrong_word_is_refused(
     said = " ".join(done.stdout.split())
     assert done.returncode != 0
     assert says in said
-    assert "Say -e state=on or -e state=off" in said
+    assert "Usage: -e maintenance_state=on or -e maintenance_state=off" in said
     assert host.check_output(look) == before
 
 
 @pytest.mark.usefixtures("on")
-def test_off_opens_the_site(operator: Operator, visitor: Visitor) -> None:
-    """Last of all. Off again changes nothing."""
+def test_off_serves_the_site_again(operator: Operator, visitor: Visitor) -> None:
+    """The last test here. Off again changes nothing."""
     assert visitor.get("/").status == 503
-    operator.must("state=off")
+    operator.must("maintenance_state=off")
     answer = visitor.get("/")
     assert (answer.status, answer.headers["Retry-After"]) == (200, None)
-    output = operator.must("state=off")
+    output = operator.must("maintenance_state=off")
     assert re.search(r"changed=0 .*failed=0", output), output

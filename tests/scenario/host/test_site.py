@@ -1,4 +1,4 @@
-"""The site as a visitor meets it: TLS, redirects, assets, headers, health, and Flower's locked door."""
+"""The site as a visitor sees it: TLS, redirects, assets, headers, health, and Flower's password."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROTECTION = {
 ASSET = re.compile(r'(?:href|src)="(/static/[^"]+)"')
 
 
-def test_the_shop_is_open(visitor: Visitor, release: str) -> None:
-    """The visitor trusts no certificate but the host's own, and that for the site's name only."""
+def test_shop_is_served(visitor: Visitor, release: str) -> None:
+    """The visitor trusts the host's own certificate only, and only for the site's name."""
     answer = visitor.get("/")
     assert answer.status == 200
     assert "Seeds for small gardens" in answer.body
@@ -31,14 +31,14 @@ def test_the_shop_is_open(visitor: Visitor, release: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/products/tomato/?a=b"])
-def test_http_leads_to_https(app: Installation, path: str) -> None:
+def test_http_redirects_to_https(app: Installation, path: str) -> None:
     connection = http.client.HTTPConnection(app.address, timeout=5)
     connection.request("GET", path)
     answer = connection.getresponse()
     assert (answer.status, answer.headers["Location"]) == (301, f"{app.url}{path}")
 
 
-def test_assets_are_served_and_kept(visitor: Visitor) -> None:
+def test_assets_are_served_and_cached(visitor: Visitor) -> None:
     assets = set(ASSET.findall(visitor.get("/").body))
     assert {asset.rpartition(".")[2] for asset in assets} >= {"css", "svg"}
     for asset in assets:
@@ -55,21 +55,21 @@ def test_text_is_compressed(visitor: Visitor) -> None:
 
 
 def test_pages_are_not_compressed(visitor: Visitor) -> None:
-    """Their length would tell of the secrets in them (BREACH)."""
+    """Their length would reveal the secrets in them (BREACH)."""
     answer = visitor.get("/", headers={"Accept-Encoding": "gzip"})
     assert "Seeds for small gardens" in answer.body
     assert answer.headers["Content-Encoding"] is None
 
 
 def ask_for(host_name: str, connection: http.client.HTTPConnection) -> int:
-    """The status of the answer to a request for that name."""
+    """Return the status of the answer to a request for that name."""
     connection.request("GET", "/", headers={"Host": host_name})
     return connection.getresponse().status
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-def test_another_name_is_refused(app: Installation, tls: bool) -> None:
-    """By nginx, which hangs up."""
+def test_other_host_names_are_refused(app: Installation, tls: bool) -> None:
+    """nginx closes the connection."""
     connection = http.client.HTTPConnection(app.address, timeout=5)
     if tls:
         context = ssl._create_unverified_context()
@@ -79,12 +79,12 @@ def test_another_name_is_refused(app: Installation, tls: bool) -> None:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_current_tls_is_spoken(app: Installation, visitor: Visitor, version: ssl.TLSVersion) -> None:
+def test_current_tls_is_supported(app: Installation, visitor: Visitor, version: ssl.TLSVersion) -> None:
     visitor.context.minimum_version = visitor.context.maximum_version = version
     assert visitor.get("/healthz/").status == 200
 
 
-def test_http_2_is_spoken(app: Installation, visitor: Visitor) -> None:
+def test_http_2_is_supported(app: Installation, visitor: Visitor) -> None:
     visitor.context.set_alpn_protocols(["h2", "http/1.1"])
     plain = socket.create_connection((app.address, 443), timeout=5)
     with visitor.context.wrap_socket(plain, server_hostname=app.address) as connection:
@@ -113,7 +113,7 @@ def test_readiness_names_every_component(visitor: Visitor) -> None:
         ("/static/no.css", 404),
     ],
 )
-def test_browsers_are_told_to_protect_themselves(visitor: Visitor, path: str, status: int) -> None:
+def test_security_headers(visitor: Visitor, path: str, status: int) -> None:
     place = path.replace("ASSET", ASSET.findall(visitor.get("/").body)[0])
     answer = visitor.get(place)
     assert answer.status == status
@@ -123,19 +123,19 @@ def test_browsers_are_told_to_protect_themselves(visitor: Visitor, path: str, st
     assert answer.headers["Server"] == "nginx"
 
 
-def test_a_page_that_is_not_there_says_so(visitor: Visitor) -> None:
+def test_missing_page_is_not_found(visitor: Visitor) -> None:
     answer = visitor.get("/no/such/page/")
     assert answer.status == 404
     assert "Traceback" not in answer.body
     assert "DEBUG" not in answer.body
 
 
-def test_a_form_without_its_token_is_refused(visitor: Visitor) -> None:
+def test_form_without_its_token_is_refused(visitor: Visitor) -> None:
     answer = visitor.request("/products/tomato/", b"quantity=1", True, {"Referer": f"{visitor.url}/"})
     assert answer.status == 403
 
 
-def test_an_upload_that_is_too_large_is_refused(visitor: Visitor) -> None:
+def test_large_upload_is_refused(visitor: Visitor) -> None:
     assert visitor.request("/register/", b"x" * 30_000_000, False, {"Referer": f"{visitor.url}/"}).status == 413
 
 
@@ -147,7 +147,7 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["/flower/", "/flower/workers", "/flower/api/workers", "/flower/tasks"])
-def test_flower_wants_its_password(app: Installation, visitor: Visitor, path: str) -> None:
+def test_flower_requires_its_password(app: Installation, visitor: Visitor, path: str) -> None:
     assert visitor.get(path).status == 401
     assert visitor.get(path, headers=basic(app.flower_user, "wrong")).status == 401
     assert visitor.get(path, headers=basic(app.flower_user, app.secret("admin_password"))).status == 401
@@ -171,8 +171,8 @@ def test_flower_sees_every_worker(app: Installation, visitor: Visitor, release: 
 
 
 @pytest.mark.parametrize("path", ["/flower/metrics", "/flower/healthcheck", "/flower//metrics"])
-def test_flower_says_nothing_without_a_password(app: Installation, visitor: Visitor, path: str) -> None:
-    """Flower itself answers these to anybody, so nginx refuses them to all."""
+def test_flower_pages_without_a_password_are_closed(app: Installation, visitor: Visitor, path: str) -> None:
+    """Flower answers these without a password, so nginx refuses them to all."""
     assert visitor.get(path).status == 404
     headers = basic(app.flower_user, app.secret("flower_password"))
     assert visitor.get(path, headers=headers).status == 404

@@ -1,1 +1,1 @@
-"""An application that the scenarios add to a copy of the project: what is done, by whom, is written to a file."""
+"""An application that the scenarios add to a copy of the project: it writes every task and its worker to a file."""

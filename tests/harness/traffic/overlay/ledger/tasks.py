@@ -1,4 +1,4 @@
-"""Tasks for the scenarios. OFFERED is what anybody may start over HTTP, and what each accepts."""
+"""Tasks for the scenarios. OFFERED are those that can be started over HTTP, and their arguments."""
 
 from __future__ import annotations
 

@@ -1,0 +1,71 @@
+"""Types of the settings, as roles/preflight/meta/argument_specs.yml declares them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .names import RENAMED_PARTS
+from .problems import one_of, quoted
+
+KINDS = {
+    "str": "text",
+    "bool": "true or false",
+    "int": "a whole number",
+    "list": "a list",
+    "dict": "a mapping of names to values",
+}
+
+
+def has_type(value: Any, kind: str) -> bool:
+    """Return whether a value is of a type; a number may be text, as -e and some templates give it."""
+    if kind == "int":
+        return (isinstance(value, int) and not isinstance(value, bool)) or (
+            isinstance(value, str) and re.fullmatch(r"-?\d+", value) is not None
+        )
+    return isinstance(value, {"str": str, "bool": bool, "list": list, "dict": Mapping}[kind])
+
+
+def type_problems(value: Any, spec: Mapping[str, Any], part: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (part, sentence) for each wrong type, down to the entries of lists and mappings."""
+    if not has_type(value, spec["type"]):
+        yield part, type_sentence(value, spec)
+        return
+    if spec.get("choices") and value not in spec["choices"]:
+        yield part, f"must be {one_of(spec['choices'])}; it is {quoted(value)}."
+    if spec["type"] == "list":
+        for position, entry in enumerate(value, start=1):
+            name = entry.get("name", position) if isinstance(entry, Mapping) else position
+            yield from type_problems(entry, {**spec, "type": spec["elements"]}, f"{part}.{name}")
+    if spec["type"] == "dict" and "options" in spec:
+        yield from option_problems(value, spec["options"], part)
+
+
+def option_problems(value: Mapping[str, Any], options: Mapping[str, Any], part: str) -> Iterator[tuple[str, str]]:
+    for name in value:
+        if name not in options:
+            new = RENAMED_PARTS.get(name)
+            renamed = f"was renamed to {new}." if new in options else ""
+            yield f"{part}.{name}", renamed or f"is not a setting; valid are {', '.join(options)}."
+    for name, spec in options.items():
+        if name in value:
+            yield from type_problems(value[name], spec, f"{part}.{name}")
+        elif spec.get("required"):
+            yield f"{part}.{name}", "is missing."
+
+
+def type_sentence(value: Any, spec: Mapping[str, Any]) -> str:
+    if value is None:
+        return f"must be {KINDS[spec['type']]}; it is empty." + (
+            ' (Empty text is "".)' if spec["type"] == "str" else ""
+        )
+    shown = "something else" if spec.get("no_log") else quoted(value)
+    if spec["type"] == "str" and isinstance(value, bool | int | float):
+        kind = KINDS["bool"] if isinstance(value, bool) else "a number"
+        return f"must be text; YAML reads {shown} as {kind}. Put it in quotes."
+    if spec["type"] == "bool" and isinstance(value, str):
+        return (
+            f"must be true or false, without quotes; it is the text {shown}. (With -e, write -e '{{\"NAME\": true}}'.)"
+        )
+    return f"must be {KINDS[spec['type']]}; it is {shown}."

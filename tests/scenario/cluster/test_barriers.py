@@ -1,0 +1,123 @@
+"""Deployments to several hosts: no host goes further than the others, and no request fails."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from cluster import Cluster
+from deployments import between
+from traffic import verdict
+
+
+def test_deployments_and_a_rollback(cluster: Cluster, old: str) -> None:
+    """One with a migration, one without, and a rollback of the second."""
+    column = cluster.version("column", "column=note")
+    with cluster.under_load() as traffic:
+        runs, releases = [], [old]
+        # The second version is made when the database has the first one's column.
+        for run in (
+            lambda: cluster.deploy_with_ansible(column),
+            lambda: cluster.deploy_with_ansible(cluster.version("text")),
+            cluster.rollback_with_ansible,
+        ):
+            runs.append(run().succeeded())
+            releases.append(cluster.current)
+            traffic.pause(2)
+
+    assert len(set(releases)) == 3
+    assert releases[3] == releases[1]
+    current = {name: status["current"] for name, (status, _) in cluster.everywhere().items()}
+    assert current == dict.fromkeys(("front", "work"), releases[3])
+    cluster.assert_zero_downtime(traffic, releases)
+    began = 0.0
+    for number, run in enumerate(runs):
+        verdict.releases_took_turns(between(traffic.samples, began, run.ended), releases[number : number + 2])
+        began = run.ended
+
+
+# What is broken, and what the run prints: the first fails on all hosts, the second on the one that serves the site.
+BROKEN = {"import-error-in-worker": "a_module_that_is_not_there", "health-500": "status 500"}
+
+
+@pytest.mark.parametrize("change", BROKEN)
+def test_failure_on_one_host_is_reverted_on_all(cluster: Cluster, old: str, change: str) -> None:
+    before = cluster.everywhere()
+    with cluster.under_load() as traffic:
+        # A health check that never succeeds is waited for no longer than needed.
+        run = cluster.deploy_with_ansible(cluster.version(change, change), app_health_check_timeout=15).failed()
+        for name in ("front", "work"):
+            cluster.at(name).wait_until_idle()
+    run.says(BROKEN[change])
+    assert cluster.everywhere() == before
+    cluster.assert_zero_downtime(traffic, [old])
+
+
+def test_failure_after_the_switch_is_reverted_on_all(cluster: Cluster, old: str) -> None:
+    before = cluster.everywhere()
+    with cluster.under_load() as traffic:
+        watch = cluster.watch("bake")
+        run = cluster.begin_with_ansible(cluster.version("cancelled"))
+        watch.result()
+        cluster.at("work").host.check_output(f"{cluster.app.name}ctl cancel")
+        run.wait().failed().says(old)
+        # The run has waited for all hosts.
+        assert cluster.everywhere() == before
+        traffic.pause(2)
+    releases = list(dict.fromkeys(one.release for one in traffic.samples if one.release))
+    assert len(releases) == 2
+    cluster.assert_zero_downtime(traffic, releases)
+
+
+def test_next_run_completes_what_lost_its_control_machine(cluster: Cluster, old: str) -> None:
+    source = cluster.version("left")
+    with cluster.under_load() as traffic:
+        watch = cluster.watch("start")
+        run = cluster.begin_with_ansible(source)
+        watch.result()
+        run.signal(signal.SIGKILL)
+        run.wait()
+        cluster.deploy_with_ansible(source).succeeded()
+        traffic.pause(2)
+    new = cluster.current
+    assert new != old
+    assert cluster.at("work").current == new
+    cluster.assert_zero_downtime(traffic, [old, new])
+
+
+def test_second_deployment_at_once_is_refused(cluster: Cluster, old: str) -> None:
+    """And does not disturb the first one."""
+    first, second = cluster.version("first-of-two"), cluster.version("second-of-two")
+    watch = cluster.watch("build")
+    run = cluster.begin_with_ansible(first)
+    watch.result()
+    cluster.deploy_with_ansible(second).failed().says("Another deployment is running")
+    run.wait().succeeded()
+    assert old != cluster.current == cluster.at("work").current
+    processes = cluster.everywhere()
+    again = cluster.deploy_with_ansible(first).succeeded()
+    assert again.changed == 0, again.output
+    assert cluster.everywhere() == processes
+
+
+@pytest.mark.parametrize(
+    ("playbook", "limit"), [("playbooks/deploy.yml", "front"), ("playbooks/rotate-secrets.yml", "front,work")]
+)
+def test_run_that_leaves_a_host_out_is_refused(cluster: Cluster, old: str, playbook: str, limit: str) -> None:
+    before, password = cluster.everywhere(), cluster.app.secret("redis_password")
+    run = cluster.playbook(playbook, f"--limit={limit}", app_source=str(cluster.version("left-out"))).wait().failed()
+    run.says("would be left out")
+    assert cluster.everywhere() == before
+    assert cluster.app.secret("redis_password") == password
+
+
+def test_secrets_change_on_all_hosts(cluster: Cluster, old: str) -> None:
+    source = cluster.version("rotated")
+    cluster.deploy_with_ansible(source).succeeded()
+    before, redis = cluster.app.secret("redis_password"), cluster.redis_processes()
+    with cluster.under_load() as traffic:
+        cluster.playbook("playbooks/rotate-secrets.yml", app_source=str(source)).wait().succeeded()
+        traffic.pause(3)
+    assert cluster.app.secret("redis_password") != before
+    assert cluster.redis_processes() == redis
+    cluster.assert_zero_downtime(traffic, sorted({one.release for one in traffic.samples if one.release}))

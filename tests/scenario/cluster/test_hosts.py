@@ -1,0 +1,80 @@
+"""What each host of an installation runs and accepts, and that the hosts work together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from cluster import Cluster
+from installation import Installation
+from probes import Visitor, open_ports
+from testinfra.host import Host
+
+# The ports that answer, of those that anything uses.
+OUTSIDE = {"front": {22, 80, 443}, "work": {22}, "data": {22}}
+INSIDE = {
+    ("front", "data"): {5432, 6379, 6380},
+    ("work", "data"): {5432, 6379, 6380},
+    ("front", "work"): {5555},
+    ("data", "work"): {5555},
+    ("work", "front"): {80, 443},
+    ("data", "front"): {80, 443},
+}
+PORTS = (22, 80, 443, 5432, 5555, 6379, 6380, 8000)
+
+SCAN = """
+import socket
+for port in PORTS:
+    with socket.socket() as client:
+        client.settimeout(1)
+        if client.connect_ex(('ADDRESS', port)) == 0:
+            print(port)
+"""
+
+
+def address(host: Host) -> str:
+    return host.ansible.get_variables()["ansible_host"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_ports_open_to_everyone(hosts: dict[str, Host], name: str) -> None:
+    assert open_ports(address(hosts[name]), range(1, 65536)) == OUTSIDE[name]
+
+
+@pytest.mark.parametrize(("source", "target"), INSIDE)
+def test_ports_open_to_the_other_hosts(hosts: dict[str, Host], source: str, target: str) -> None:
+    script = SCAN.replace("PORTS", str(PORTS)).replace("ADDRESS", address(hosts[target]))
+    found = {int(port) for port in hosts[source].check_output(f'python3 -c "{script}"').split()}
+    assert found == INSIDE[source, target] | {22}
+
+
+def test_each_host_runs_what_its_groups_say(cluster: Cluster, app: Installation) -> None:
+    release = cluster.current
+    workers = {f"{app.name}-worker-{worker['name']}@{release}" for worker in app.workers}
+    assert set(cluster.processes()) == workers | {f"{app.name}-web@{release}"}
+    assert set(cluster.at("work").processes()) == workers | {f"{app.name}-beat"}
+    assert not cluster.at("work").host.exists("nginx")
+    assert not cluster.at("data").host.file(f"/srv/{app.name}").exists
+
+
+@pytest.fixture
+def without_own_workers(cluster: Cluster) -> Iterator[None]:
+    """Stop the workers of the host that serves the site, until the test has ended."""
+    units = " ".join(name for name in cluster.processes() if "-worker-" in name)
+    cluster.host.check_output(f"systemctl stop {units}")
+    yield
+    cluster.host.check_output(f"systemctl start {units}")
+
+
+@pytest.mark.usefixtures("without_own_workers")
+def test_order_on_one_host_is_processed_on_another(
+    app: Installation, hosts: dict[str, Host], visitor: Visitor, release: str
+) -> None:
+    steps = visitor.finished_order(visitor.order(), 30)["steps"]
+    nodes = {visitor.finished_task(step["task"], 10)["worker"] for step in steps}
+    node = hosts["work"].check_output("hostname")
+    assert nodes == {f"{app.queues[queue]}.{release}@{node}" for queue in ("default", "io")}
+
+
+def test_flower_is_served_by_the_web_host(visitor: Visitor) -> None:
+    assert visitor.get("/flower/").status == 401

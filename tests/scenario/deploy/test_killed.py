@@ -1,0 +1,143 @@
+"""Deployments that are killed, or whose control machine is, and two at once. The next run completes or reverts them."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from deployments import STEPS, Deployments
+from traffic import verdict
+
+# One step for each state that a kill leaves behind; tests/hostctl kills at every step.
+STATES = {
+    "build": "half a release in its folder",
+    "migrate": "built, the database in the middle of its migrations",
+    "start": "the new processes partly started",
+    "stop_consuming": "workers told to stop consuming, not switched",
+    "smoke_test": "switched, the old processes still running",
+    "restart_beat": "beat stopped",
+    "drain": "old workers finishing their tasks",
+}
+# Under Supervisor, whose processes start and stop in another way.
+STATES_OF_PROCESSES = ("start", "stop_consuming", "smoke_test", "drain")
+# These continue what the kill before them has left; the others deploy a new version.
+SAME_VERSION = ("stop_consuming", "restart_beat")
+# Tries of a kill at exactly this step: the step may end before the signal arrives.
+TRIES = 3
+# A lower load than elsewhere, since these tests take long: a request every fifth of a second, and always a slow one.
+LOAD = {"rate": 5.0, "tasks": 2.0}
+
+
+def kill_at(deployments: Deployments, step: str, version: Path | None = None) -> Path:
+    """Kill a deployment at exactly this step; of this version, or of a new one. Returns the version."""
+    for number in range(TRIES):
+        change = f"column=at_{step}_{number}" if step == "migrate" else "style"
+        version = version or deployments.version(f"killed-at-{step}", change)
+        watch = deployments.watch(step, kill=True)
+        run = deployments.begin(version)
+        found = watch.result()
+        run.wait()
+        if found.get("step") == step:
+            run.failed()
+            return version
+        print(f"the kill at {step} came at {found['missed']}: once more, with a new version")
+        version = None
+    pytest.fail(f"no deployment could be killed at {step} in {TRIES} tries")
+
+
+@pytest.mark.os("debian13")
+def test_next_deployment_completes_a_killed_one(deployments: Deployments, old: str) -> None:
+    """The next one is killed too, in the next state, and so on; the last one is not.
+
+    Some are of the version that was killed before, the others of a new one.
+    """
+    states = [step for step in STATES if deployments.manager == "systemd" or step in STATES_OF_PROCESSES]
+    releases = {old}
+    with deployments.under_load(**LOAD) as traffic:
+        version = None
+        for step in states:
+            version = kill_at(deployments, step, version if step in SAME_VERSION else None)
+            releases.add(deployments.current)
+        deployments.deploy(deployments.version("completed")).succeeded()
+        traffic.pause(2)
+    new = deployments.current
+    assert new != old
+    assert deployments.is_idle(), deployments.status()
+    assert deployments.running_releases() == {new}
+    deployments.assert_zero_downtime(traffic, sorted(releases | {new}))
+
+
+@pytest.mark.os("debian13")
+def test_deploy_playbook_completes_a_killed_deployment(deployments: Deployments, old: str) -> None:
+    version = deployments.version("killed", "column=killed")
+    with deployments.under_load(**LOAD) as traffic:
+        watch = deployments.watch("bake", kill=True)
+        run = deployments.begin_with_ansible(version)
+        assert watch.result()["step"] == "bake"
+        run.wait().failed().says("killed")
+        deployments.deploy_with_ansible(version).succeeded()
+    new = deployments.current
+    assert new != old
+    assert deployments.running_releases() == {new}
+    deployments.assert_zero_downtime(traffic, [old, new])
+
+
+# The connection is cut by Ctrl-C, or the control machine is killed.
+@pytest.mark.os("debian12")
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, "migrate"), (signal.SIGKILL, "smoke_test")])
+def test_deployment_survives_its_control_machine(
+    deployments: Deployments, old: str, number: signal.Signals, step: str
+) -> None:
+    version = deployments.version(f"left-at-{step}", f"column=left_at_{step}")
+    with deployments.under_load(**LOAD) as traffic:
+        watch = deployments.watch(step)
+        run = deployments.begin_with_ansible(version)
+        seen = watch.result()["step"]
+        run.signal(number)
+        run.wait(30)
+        deployments.wait_until_idle()
+        new = deployments.current
+        again = deployments.deploy_with_ansible(version).succeeded()
+    assert seen == step or STEPS.index(seen) > STEPS.index(step)
+    assert old != new == deployments.current
+    assert again.changed == 0, again.output
+    verdict.releases_took_turns(traffic.samples, [old, new])
+    deployments.assert_zero_downtime(traffic, [old, new])
+
+
+@pytest.mark.os("debian12")
+def test_deployment_survives_its_connection(deployments: Deployments, old: str) -> None:
+    """Started with the program on the host, whose connection is lost at each stage."""
+    releases = [old]
+    with deployments.under_load(**LOAD) as traffic:
+        for step in ("build", "start", "drain"):
+            watch = deployments.watch(step)
+            run = deployments.begin(deployments.version(f"lost-at-{step}"))
+            watch.result()
+            run.signal(signal.SIGKILL)
+            run.wait(30)
+            deployments.wait_until_idle()
+            releases.append(deployments.current)
+        traffic.pause(2)
+    assert len({*releases}) == len(releases), "a deployment that lost its connection did not complete"
+    verdict.releases_took_turns(traffic.samples, releases)
+    deployments.assert_zero_downtime(traffic, releases)
+
+
+@pytest.mark.os("debian13")
+def test_second_deployment_at_once_is_refused(deployments: Deployments, old: str) -> None:
+    one, two = deployments.version("one"), deployments.version("two")
+    with deployments.under_load() as traffic:
+        watch = deployments.watch("build")
+        first = deployments.begin(one)
+        watch.result()
+        second = deployments.deploy(two).failed()
+        assert first.process.poll() is None, "the first had ended before the second was refused"
+        first.wait().succeeded()
+    named = r"Another deployment is running: deploy \S+, started \d+ s ago by \S+, now at step \w+"
+    assert re.search(named, " ".join(second.output.split())), second.output
+    new = deployments.current
+    assert deployments.running_releases() == {new}
+    deployments.assert_zero_downtime(traffic, [old, new])

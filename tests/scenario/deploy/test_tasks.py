@@ -1,0 +1,56 @@
+"""Tasks that are longer than a deployment, and tasks that a release does not know."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from deployments import Deployments
+from probes import wait_for
+from traffic import Traffic
+
+SECONDS = 90
+
+
+@pytest.mark.os("debian13")
+def test_long_task_ends_once(deployments: Deployments, traffic: Traffic, old: str) -> None:
+    version = deployments.version("long")
+    deployments.hold_tasks()
+    task = traffic.start_task("ledger.wait")
+    wait_for(lambda: task.id in {entry.id for entry in deployments.ledger().of("START")}, 15, "the task has started")
+    run = deployments.begin(version)
+    wait_for(deployments.stopping, 240, "its worker is told to stop", lambda names: "worker-heavy" in names)
+    # For the signal to arrive.
+    traffic.pause(2)
+    deployments.release_tasks()
+    run.wait().succeeded()
+    counts = r"Tasks of the old workers: [1-9]\d* finished, \d+ \w+(?: \w+)?, 0 lost\. Failed requests \(5xx\): 0\."
+    assert re.search(counts, run.output), run.output
+    wait_for(lambda: task.id in deployments.ledger().ended, SECONDS, "the long task has ended")
+    entries = [(entry.event, entry.release) for entry in deployments.ledger().entries if entry.id == task.id]
+    assert entries == [("START", old), ("END", old)]
+    deployments.assert_zero_downtime(traffic, [old, deployments.current])
+
+
+@pytest.mark.os("debian12")
+def test_task_unknown_after_a_rollback_is_parked(deployments: Deployments, old: str) -> None:
+    """It waits behind a long task during the rollback; when the release that knows it returns, it runs."""
+    newer = deployments.version("newer", "new-task")
+    deployments.deploy(newer).succeeded()
+    with deployments.under_load(tasks=1) as traffic:
+        deployments.hold_tasks()
+        traffic.start_task("ledger.wait")
+        unknown = [traffic.start_task("ledger.novelty") for _ in range(3)]
+        watch = deployments.watch("drain")
+        rollback = deployments.control("rollback")
+        watch.result()
+        deployments.release_tasks()
+        rollback.wait().succeeded()
+        assert deployments.current == old
+        wait_for(lambda: "ledger.novelty" in deployments.parked(), SECONDS, "the unknown tasks are parked")
+        assert not {task.id for task in unknown} & deployments.ledger().ended
+        assert "ledger.novelty" in rollback.output + deployments.log(rollback.began)
+        deployments.deploy(newer).succeeded()
+    ledger = deployments.assert_no_task_lost(traffic)
+    assert {task.id for task in unknown} <= ledger.ended
+    assert deployments.parked() == ""

@@ -1,0 +1,224 @@
+"""Only administrators can log in; the host reverts a change that would lock the operator out."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployments import ROOT, Deployments, Run
+from installation import Installation
+from probes import wait_for
+from testinfra.host import Host
+
+KEY = ROOT / ".testhosts/id_ed25519"
+OPTIONS = {
+    "ControlPath": "none",
+    "StrictHostKeyChecking": "no",
+    "UserKnownHostsFile": "/dev/null",
+    "LogLevel": "ERROR",
+    "IdentitiesOnly": "yes",
+    "BatchMode": "yes",
+    "ConnectTimeout": "3",
+}
+PORT = 2222
+# The host must revert within this many seconds.
+BOUND = 60
+
+
+@dataclass(frozen=True)
+class Login:
+    """SSH to the server as one user; every call opens a new connection."""
+
+    address: str
+    user: str
+    key: Path = KEY
+    port: int = PORT
+
+    def words(self, command: str, **options: str) -> list[str]:
+        """Return the command to type."""
+        given = [word for name, value in (OPTIONS | options).items() for word in ("-o", f"{name}={value}")]
+        who = ["-i", str(self.key), "-p", str(self.port), f"{self.user}@{self.address}"]
+        return ["ssh", "-F", "none", *given, *who, command]
+
+    def run(self, command: str = "true", **options: str) -> subprocess.CompletedProcess[str]:
+        words = self.words(command, **options)
+        return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+
+    def as_root(self, command: str) -> str:
+        done = self.run(f"sudo -n sh -c {shlex.quote(command)}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def succeeds(self) -> bool:
+        return self.run().returncode == 0
+
+
+def public(key: Path) -> str:
+    return key.with_suffix(".pub").read_text().strip()
+
+
+@pytest.fixture(scope="module")
+def guest_key(folder: Path) -> Path:
+    """The key of another administrator."""
+    key = folder / "guest"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "guest", "-f", str(key)], check=True)
+    return key
+
+
+@pytest.fixture(scope="module")
+def settings(guest_key: Path) -> dict[str, Any]:
+    """The settings; the inventory still has root and port 22."""
+    people = [{"name": "ops", "keys": [public(KEY)]}, {"name": "guest", "keys": [public(guest_key)]}]
+    return {"app_administrators": people, "app_ssh_port": PORT}
+
+
+# As on a provider's image on which only root's password is known.
+PASSWORD_ONLY = """
+mv /root/.ssh/authorized_keys /root/.ssh/authorized_keys.away
+echo 'root:{word}' | chpasswd
+printf 'PermitRootLogin yes\\nPasswordAuthentication yes\\n' >/etc/ssh/sshd_config.d/50-cloud-init.conf
+rm /etc/ssh/sshd_config.d/00-seedbed.conf
+systemctl reload ssh
+"""
+
+
+@pytest.fixture(scope="module")
+def password(host: Host, app: Installation, folder: Path) -> Iterator[Path | None]:
+    """The file with root's password on Debian 12, where nothing else is accepted; on Debian 13 root's key is."""
+    if host.ansible.get_variables()["testhost_os"] != "debian12":
+        yield None
+        return
+    file = folder / "password"
+    file.write_text(uuid.uuid4().hex)
+    host.check_output(PASSWORD_ONLY.format(word=file.read_text()))
+    assert not Login(app.address, "root", port=22).succeeds()
+    yield file
+    host.check_output("rm /etc/ssh/sshd_config.d/50-cloud-init.conf && usermod --password '*' root")
+
+
+@pytest.fixture(scope="module")
+def first(deployments: Deployments, settings: dict[str, Any], password: Path | None, folder: Path) -> Iterator[Run]:
+    """The first run with administrators and another port. Afterwards root has access again, for the other tests."""
+    # With a password: not over a connection that root's key has opened before.
+    options = [f"--connection-password-file={password}"] if password else []
+    given = settings | ({"ansible_control_path_dir": str(folder)} if password else {})
+    run = deployments.playbook("playbooks/provision.yml", *options, tags="access", **given).wait().succeeded()
+    if password:
+        Login(deployments.app.address, "ops").as_root("mv /root/.ssh/authorized_keys.away /root/.ssh/authorized_keys")
+    yield run
+    back = {"app_administrators": [], "app_ssh_port": 22, "connection_user": "ops", "connection_port": PORT}
+    deployments.playbook("playbooks/provision.yml", tags="access", **back).wait().succeeded()
+
+
+@pytest.fixture(scope="module")
+def ops(app: Installation, first: Run) -> Login:
+    return Login(app.address, "ops")
+
+
+def test_administrators_log_in_and_become_root(ops: Login, guest_key: Path) -> None:
+    assert ops.as_root("id -u").strip() == "0"
+    assert Login(ops.address, "guest", guest_key).as_root("id -u").strip() == "0"
+
+
+def test_other_keys_are_refused(ops: Login, guest_key: Path) -> None:
+    assert "Permission denied" in Login(ops.address, "ops", guest_key).run().stderr
+
+
+def test_root_is_refused(ops: Login) -> None:
+    """With the key that root had before the first administrator logged in."""
+    assert "Permission denied" in Login(ops.address, "root").run().stderr
+    assert public(KEY).split()[1] in ops.as_root("cat /root/.ssh/authorized_keys")
+
+
+@pytest.mark.parametrize("user", ["ops", "root"])
+def test_passwords_are_not_accepted(ops: Login, user: str) -> None:
+    """Not even root's, with which the first run has logged in on Debian 12."""
+    login = Login(ops.address, user)
+    refused = login.run(PubkeyAuthentication="no", PreferredAuthentications="password,keyboard-interactive")
+    assert "Permission denied (publickey)." in refused.stderr
+
+
+def test_old_port_is_closed(ops: Login) -> None:
+    assert not Login(ops.address, "ops", port=22).succeeds()
+    assert ops.as_root("ss --no-header -ltn 'sport = :22'") == ""
+
+
+def test_effective_settings_of_sshd(ops: Login, variables: dict[str, Any]) -> None:
+    effective = dict(line.split(" ", 1) for line in ops.as_root("sshd -T").splitlines() if " " in line)
+    wanted = {"port": str(PORT), "permitrootlogin": "no", "passwordauthentication": "no", "x11forwarding": "no"}
+    wanted |= {"kbdinteractiveauthentication": "no", "permitemptypasswords": "no", "pubkeyauthentication": "yes"}
+    # Debian 12's sshd has no penalties.
+    if variables["testhost_os"] == "debian13":
+        wanted["persourcepenaltyexemptlist"] = ",".join(variables["app_trusted_addresses"])
+    assert {name: effective[name] for name in wanted} == wanted
+
+
+def test_unchanged_inventory_works_for_the_administrator(
+    deployments: Deployments, ops: Login, settings: dict[str, Any]
+) -> None:
+    again = deployments.playbook("site.yml", **settings).wait().succeeded()
+    assert again.changed == 0, again.output
+
+
+DENIED = "insert 1 deny from {operator}"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        # A rule that denies the operator's address.
+        {"access_firewall_rules": [DENIED, "allow 80,443/tcp"]},
+        # A port that a firewall on the way blocks.
+        {"app_ssh_port": 2223, "access_firewall_rules": [f"{DENIED} to any port 2223 proto tcp", "allow 80,443/tcp"]},
+    ],
+    ids=["firewall", "port"],
+)
+def test_host_reverts_a_change_that_locks_out(
+    deployments: Deployments, ops: Login, settings: dict[str, Any], variables: dict[str, Any], fault: dict[str, Any]
+) -> None:
+    operator = ops.run("echo ${SSH_CONNECTION%% *}").stdout.strip()
+    fault = {
+        name: [rule.format(operator=operator) for rule in value] if isinstance(value, list) else value
+        for name, value in fault.items()
+    }
+    # Once with the time that operators have.
+    in_full = "app_ssh_port" in fault and variables["testhost_os"] == "debian13"
+    time_given = {} if in_full else {"access_revert_after": 10}
+    # The present port, which neither the settings nor the inventory have any more.
+    given = settings | fault | time_given | {"connection_port": PORT}
+    run = deployments.playbook("playbooks/provision.yml", tags="access", **given)
+    wait_for(lambda: not ops.succeeds(), 240, "the operator is locked out")
+    shut = time.monotonic()
+    wait_for(ops.succeeds, BOUND, "the host reverts the change")
+    assert time.monotonic() - shut <= BOUND
+    run.wait().failed()
+    assert "reverted this change, since no new connection confirmed it" in run.output
+    assert "ALLOW IN" in ops.as_root("ufw status verbose")
+    assert ops.as_root("sshd -T | grep ^port").split() == ["port", str(PORT)]
+
+
+def test_removed_administrator_is_refused(
+    deployments: Deployments, ops: Login, settings: dict[str, Any], guest_key: Path
+) -> None:
+    """Keys, sudo and account are removed, and an open session ends."""
+    guest = Login(ops.address, "guest", guest_key)
+    session = subprocess.Popen(guest.words("sleep 600"), stdin=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: "sleep 600" in ops.as_root("ps -o args= -u guest || true"), 10, "the session is open")
+        fewer = settings | {"app_administrators": settings["app_administrators"][:1]}
+        deployments.playbook("playbooks/provision.yml", tags="access", **fewer).wait().succeeded()
+        assert session.wait(10) != 0
+    finally:
+        session.kill()
+    assert "Permission denied" in guest.run().stderr
+    account = ops.as_root("getent shadow guest").split(":")
+    assert account[1].startswith("!")
+    assert account[7] == "1"
+    assert "guest" not in ops.as_root("cat /etc/sudoers.d/seedbed")

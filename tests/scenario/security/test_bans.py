@@ -1,0 +1,98 @@
+"""Seen from another host: the ports that the groups name, and bans for failed logins and floods."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import testinfra
+from installation import Installation
+from probes import wait_for
+from testinfra.host import Host
+
+PUBLIC = {22, 80, 443}
+# The ports that app_firewall_rules allows here, besides those of the groups.
+ALLOWED = {4711}
+# A second address of `outsider`.
+ATTACKER = "10.178.0.53"
+
+
+@pytest.fixture(scope="module")
+def outsider(host: Host) -> Host:
+    return testinfra.get_host("ansible://outsider", ansible_inventory=host.backend.ansible_inventory)
+
+
+@pytest.fixture(scope="module")
+def attacker(host: Host, outsider: Host) -> Iterator[str]:
+    """An address of its own, so that a ban concerns nothing else; unbanned afterwards."""
+    outsider.check_output(f"ip address replace {ATTACKER}/32 dev eth0")
+    host.check_output(f"ip route replace {ATTACKER} via {outsider.check_output('hostname -i').split()[0]}")
+    host.check_output(f"fail2ban-client unban {ATTACKER}")
+    yield ATTACKER
+    host.check_output(f"fail2ban-client unban {ATTACKER}")
+    host.check_output(f"ip route delete {ATTACKER}")
+
+
+def test_only_ports_of_groups_and_settings_answer(app: Installation, outsider: Host) -> None:
+    """All TCP ports, with nmap; the others drop packets."""
+    scan = f"nmap -Pn -n -sS -p- --min-rate 8000 --max-retries 2 -oG - {app.address}"
+    report = outsider.check_output(scan)
+    assert {int(port) for port in re.findall(r"(\d+)/open/tcp", report)} == PUBLIC
+    assert {int(port) for port in re.findall(r"(\d+)/closed/tcp", report)} == ALLOWED
+    assert re.search(r"Ignored State: filtered \(65531\)", report), report
+
+
+def banned(host: Host, jail: str) -> list[str]:
+    return host.check_output(f"fail2ban-client get {jail} banip").split()
+
+
+def test_failed_ssh_logins_lead_to_a_ban(host: Host, app: Installation, outsider: Host, attacker: str) -> None:
+    def ssh(source: str) -> str:
+        options = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o BatchMode=yes -o ConnectTimeout=3"
+        # A ban leaves an open connection hanging, and testinfra takes ssh's status 255 for an error of its own.
+        return outsider.run(f"timeout 10 ssh -b {source} {options} intruder@{app.address} true || true").stderr
+
+    assert "Permission denied" in ssh(attacker)
+    wait_for(lambda: ssh(attacker) and attacker in banned(host, "sshd"), 90, "the address is banned")
+    wait_for(lambda: ssh(attacker), 40, "the address is refused", lambda said: "Connection refused" in said)
+    # Neither the other address nor the machine that runs the tests.
+    assert banned(host, "sshd") == [attacker]
+    host.check_output(f"fail2ban-client unban {attacker}")
+    wait_for(lambda: "Permission denied" in ssh(attacker), 60, "the address is accepted again")
+
+
+def test_failed_flower_logins_lead_to_a_ban(host: Host, app: Installation, outsider: Host, attacker: str) -> None:
+    visit = f"curl -sk -o /dev/null -w '%{{http_code}}' -m 5 --interface {attacker} -u admin:wrong {app.url}/flower/"
+    assert outsider.run(visit).stdout == "401"
+    wait_for(lambda: outsider.run(visit).rc == 7, 60, "the address is refused")
+    assert banned(host, "seedbed-web") == [attacker]
+    assert outsider.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' {app.url}/healthz/") == "200"
+    host.check_output(f"fail2ban-client unban {attacker}")
+    assert outsider.run(visit).stdout == "401"
+
+
+def test_flood_leads_to_a_ban(
+    host: Host, app: Installation, outsider: Host, attacker: str, variables: dict[str, Any]
+) -> None:
+    """More concurrent requests than the limit, so that the site refuses some, however fast it answers."""
+    limits = variables["app_rate_limit"]
+    refusals = int(host.check_output("fail2ban-client get seedbed-flood maxretry"))
+    # As many as ten seconds allow, and enough refusals for a ban.
+    count = limits["burst"] + 10 * limits["requests_per_second"] + refusals
+    at_once = f"--http1.1 --parallel --parallel-immediate --parallel-max {limits['connections'] + 50}"
+    visit = f"curl -sk -o /dev/null -w '%{{http_code}} ' -m 10 --interface {attacker}"
+    answers = outsider.run(f"timeout 60 {visit} {at_once} '{app.url}/nothing/?[1-{count}]'").stdout.split()
+    # Once the address is banned, requests time out.
+    assert {"404", "429"} <= set(answers) <= {"404", "429", "000"}
+    wait_for(lambda: outsider.run(f"{visit} {app.url}/healthz/").rc == 7, 60, "the address is refused")
+    assert banned(host, "seedbed-flood") == [attacker]
+    assert outsider.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' {app.url}/healthz/") == "200"
+
+    def accepted_again() -> bool:
+        # fail2ban may still read log lines from before the ban.
+        host.check_output(f"fail2ban-client unban {attacker}")
+        return outsider.run(f"{visit} {app.url}/healthz/").stdout.strip() == "200"
+
+    wait_for(accepted_again, 30, "the address is accepted again")

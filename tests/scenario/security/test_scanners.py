@@ -1,0 +1,118 @@
+"""What scanners find on the host. Their figures are printed, and are those of the documentation."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+
+import pytest
+import testinfra
+from installation import Installation
+from probes import wait_for
+from testinfra.host import Host
+
+LYNIS_INDEX = 80
+# Left out: kernel settings and USB, which belong to the machine below a container; the mount of /proc, since services
+# have their own (ProtectProc); and the files of Debian's own Redis, which is disabled (ours have users with hashes).
+LYNIS_PROFILE = "".join(
+    f"skip-test={test}\n" for test in ("KRNL-6000", "USB-3000", "FILE-6344", "DBS-1884", "DBS-1886")
+)
+
+# systemd-analyze security, at most.
+EXPOSURES = {"web": 1.5, "worker": 1.5, "beat": 1.5, "Flower": 1.5, "nginx": 2.6, "Redis": 1.2, "PostgreSQL": 1.2}
+
+# What a test host cannot have: a certificate that an authority signed, and records in the DNS.
+UNTRUSTED = {
+    *("cert_chain_of_trust", "cert_trust", "cert_revocation", "cert_ocspRevoked", "DNS_CAArecord"),
+    *("cert_crlDistributionPoints", "overall_grade", "grade_cap_reason_1", "grade_cap_reason_2"),
+}
+# HSTS starts with a small age on purpose, so that a mistake expires soon.
+EXPECTED = {"HSTS_time"}
+BAD = {"MEDIUM", "HIGH", "CRITICAL"}
+# These findings say that testssl.sh itself did not complete.
+INCOMPLETE = {"engine_problem", "scanProblem"}
+
+
+@pytest.fixture(scope="module")
+def outsider(host: Host) -> Host:
+    """The host that scans."""
+    return testinfra.get_host("ansible://outsider", ansible_inventory=host.backend.ansible_inventory)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def testssl(outsider: Host, app: Installation) -> str:
+    """Start testssl.sh, which takes a minute, beside the other scanners. Returns the file of its findings."""
+    file = f"/tmp/testssl-{app.hostname}.json"
+    checks = "--protocols --std --fs --server-defaults --server-preference --headers --vulnerable"
+    command = f"testssl --quiet --color 0 --fast --warnings off --jsonfile {file} {checks} {app.address}"
+    outsider.check_output(f"rm -f {file} {file}.end; ({command}; touch {file}.end) </dev/null >{file}.log 2>&1 &")
+    return file
+
+
+def test_ssh_audit_finds_no_failure(outsider: Host, app: Installation, record_property: Callable) -> None:
+    result = outsider.run(f"ssh-audit --skip-rate-test -j {app.address}")
+    assert result.stdout, result.stderr
+    report = json.loads(result.stdout)
+    notes = {
+        f"{kind} {entry['algorithm']}": entry.get("notes", {})
+        for kind in ("kex", "key", "enc", "mac")
+        for entry in report[kind]
+    }
+    assert len(notes) > 5, "the scanner reports nothing"
+    failing = {name: note["fail"] for name, note in notes.items() if note.get("fail")}
+    warnings = sum(bool(note.get("warn")) for note in notes.values())
+    record_property("ssh-audit", f"{len(failing)} failures, {warnings} warnings")
+    assert failing == {}
+    assert report["cves"] == []
+
+
+def test_lynis_index(host: Host, record_property: Callable) -> None:
+    apt = "DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 -o Dpkg::Options::=--force-confold"
+    # Upgraded first, as every night: lynis warns of updates since the image was built.
+    host.check_output(f"({apt} update && {apt} upgrade && {apt} install --no-install-recommends lynis) 2>&1")
+    host.check_output(f"printf %s {shlex.quote(LYNIS_PROFILE)} > /etc/lynis/custom.prf")
+    host.run("lynis audit system --quick --no-colors --quiet")
+    index = int(host.check_output("sed -n 's/^hardening_index=//p' /var/log/lynis-report.dat"))
+    record_property("lynis", index)
+    missing = host.check_output("grep -E '^(warning|suggestion)' /var/log/lynis-report.dat")
+    assert index >= LYNIS_INDEX, missing
+    # Debian's own files of PostgreSQL are readable and hold no secret.
+    assert [line for line in missing.splitlines() if line.startswith("warning") and "DBS-1828" not in line] == []
+
+
+def test_systemd_analyze(host: Host, app: Installation, release: str, record_property: Callable) -> None:
+    units = {
+        "web": f"{app.name}-web@{release}",
+        "worker": f"{app.name}-worker-{app.workers[0]['name']}@{release}",
+        "beat": f"{app.name}-beat",
+        "Flower": f"{app.name}-flower",
+        "nginx": "nginx",
+        "Redis": "redis-server@broker",
+        "PostgreSQL": host.check_output("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1"),
+    }
+    exposures = {}
+    for name, unit in units.items():
+        report = host.check_output(f"systemd-analyze security --no-pager '{unit}' | tail -n 1")
+        match = re.search(r"level for .*: ([\d.]+)", report)
+        assert match, report
+        exposures[name] = float(match[1])
+    record_property("systemd-analyze", ", ".join(f"{name} {level}" for name, level in exposures.items()))
+    assert {name: level for name, level in exposures.items() if level > EXPOSURES[name]} == {}
+
+
+def test_testssl_finds_no_weakness(outsider: Host, app: Installation, testssl: str, record_property: Callable) -> None:
+    look = f"test -e {testssl}.end && echo complete || tail -n 20 {testssl}.log"
+    wait_for(lambda: outsider.check_output(look), 600, "testssl.sh has ended", lambda said: said == "complete")
+    report = json.loads(outsider.check_output(f"cat {testssl}"))
+    found = {entry["id"]: f"{entry['severity']}: {entry['finding']}" for entry in report}
+    assert {name: said for name, said in found.items() if name.split(" ")[0] in INCOMPLETE} == {}
+    seen = {"TLS1_3", "heartbleed", "ROBOT", "BREACH", "cipherlist_NULL", "cipherlist_OBSOLETED", "FS"}
+    assert seen <= set(found), "the scanner reports nothing"
+    assert found["TLS1_2"].startswith("OK")
+    assert found["TLS1"].startswith(("OK", "INFO"))
+    weak = {name: said for name, said in found.items() if said.partition(":")[0] in BAD}
+    unexpected = {name: said for name, said in weak.items() if name.split(" ")[0] not in UNTRUSTED | EXPECTED}
+    record_property("testssl.sh", f"{len(unexpected)} weaknesses of medium severity or above")
+    assert unexpected == {}

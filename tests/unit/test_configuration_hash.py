@@ -1,0 +1,191 @@
+"""The hash of the configuration, part of every release ID: changes that processes must get are a new release."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WORKERS = [
+    {"name": "default", "queues": ["default"], "pool": "prefork", "concurrency": 1, "stop_timeout": 360},
+    {"name": "io", "queues": ["io"], "pool": "threads", "concurrency": 8, "stop_timeout": 360},
+]
+SANDBOX = {"read_write_paths": [], "allow_jit": False, "egress_allow": []}
+CLOSED = {"app_sandbox": SANDBOX | {"egress_allow": ["10.0.0.0/8"]}}
+SECRET = "a password from a vault"
+
+SETTINGS: dict[str, Any] = {
+    "app_name": "shop",
+    "app_domain": "shop.example.org",
+    "app_admin_user": "",
+    "app_memory_mb": 1024,
+    "app_environment": {"ALPHA": "1", "BETA": "2"},
+    "app_web": {"processes": 2, "threads": 4},
+    "app_workers": WORKERS,
+    "app_sandbox": SANDBOX,
+    "secret_django_key": "key",
+    "secret_database_password": "password",
+    "secret_redis_password": "password",
+}
+# One installation each, of one host, with these settings in place of those above.
+CHANGES: dict[str, dict[str, Any]] = {
+    "same": {},
+    "environment": {"app_environment": {"ALPHA": "1", "BETA": "3"}},
+    "environment_name": {"app_environment": {"ALPHA": "1", "GAMMA": "2"}},
+    "memory": {"app_memory_mb": 2048},
+    "services_memory": {"services_memory_mb": 300},
+    "web": {"app_web": {"processes": 3, "threads": 4}},
+    "web_memory": {"app_web": {"processes": 2, "threads": 4, "memory_mb": 300}},
+    "queues": {"app_workers": [WORKERS[0], WORKERS[1] | {"queues": ["io", "mail"]}]},
+    "workers": {"app_workers": WORKERS[:1]},
+    "worker_memory": {"app_workers": [WORKERS[0] | {"memory_mb": 300}, WORKERS[1]]},
+    "jit": {"app_sandbox": SANDBOX | {"allow_jit": True}},
+    "write_paths": {"app_sandbox": SANDBOX | {"read_write_paths": ["/srv/exports"]}},
+    "egress": CLOSED,
+    "secret": {"secret_database_password": SECRET},
+    "manager": {"app_process_manager": "supervisor"},
+    "python": {"app_python": "3.12"},
+    "requirements": {"app_requirements": "uv.lock"},
+    "wsgi_app": {"app_wsgi_app": "other.wsgi:application"},
+    "project_dir": {"app_project_dir": "backend"},
+    # Not what processes are started with.
+    "keep_releases": {"app_keep_releases": 3},
+    "migration_environment": {"app_migration_environment": {"PG_URL": "postgresql://owner"}},
+    "order": {
+        "app_environment": {"BETA": "2", "ALPHA": "1"},
+        "app_web": {"threads": 4, "processes": 2},
+        "app_workers": [dict(reversed(worker.items())) for worker in WORKERS],
+    },
+}
+UNCHANGED = {"same", "keep_releases", "migration_environment", "order"}
+# Installations of two hosts, and the settings of both.
+CLUSTERS: dict[str, dict[str, Any]] = {
+    "near": CLOSED | {"addresses": ["10.0.0.1", "10.0.0.2"]},
+    "far": CLOSED | {"addresses": ["10.0.0.1", "10.0.0.3"]},
+    "uneven": CLOSED | {"addresses": ["10.0.0.1", "10.0.0.2"], "second": {"app_memory_mb": 4096}},
+}
+PLAYBOOK = [
+    {
+        "name": "Compute the hashes",
+        "hosts": "all",
+        "gather_facts": False,
+        "tasks": [
+            *(
+                {"name": f"Import {role}", "ansible.builtin.import_role": {"name": role, "tasks_from": "configuration"}}
+                for role in ("runtime", "services")
+            ),
+            {"name": "Print", "ansible.builtin.debug": {"msg": "{{ app_configuration }}"}},
+        ],
+    }
+]
+
+
+def inventory() -> dict[str, Any]:
+    """Return an inventory of all installations; hosts of clusters are named NAME_1 and NAME_2."""
+    hosts = {name: SETTINGS | change | {"app_hosts": [name]} for name, change in CHANGES.items()}
+    for name, cluster in CLUSTERS.items():
+        names = [f"{name}_1", f"{name}_2"]
+        for host, address in zip(names, cluster["addresses"], strict=True):
+            own = {"app_hosts": names, "app_private_address": address, "app_sandbox": cluster["app_sandbox"]}
+            hosts[host] = SETTINGS | own | (cluster.get("second", {}) if host == names[1] else {})
+    groups = ("web", "worker", "scheduler", "database", "broker")
+    children = {group: {"hosts": {host: {} for host in hosts}} for group in groups}
+    # Beat and the services of a cluster are on its first host.
+    for group in ("scheduler", "database", "broker"):
+        children[group] = {"hosts": {host: {} for host in hosts if not host.endswith("_2")}}
+    return {"all": {"hosts": {host: own | {"ansible_connection": "local"} for host, own in hosts.items()},
+                    "children": children}}  # fmt: skip
+
+
+def run(folder: Path, project: Path, *options: str) -> tuple[dict[str, str], str]:
+    """Run the playbook with the roles of a project. Returns the hash on each host, and all output."""
+    folder.mkdir()
+    (folder / "hosts.json").write_text(json.dumps(inventory()))
+    (folder / "play.json").write_text(json.dumps(PLAYBOOK))
+    (folder / "group_vars").mkdir()
+    (folder / "group_vars/all").symlink_to(ROOT / "group_vars/all")
+    environment = os.environ | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_ROLES_PATH": str(project / "roles"),
+        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+    }
+    command = ["ansible-playbook", "-vv", "-i", str(folder / "hosts.json"), str(folder / "play.json"), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    last = json.loads(done.stdout[done.stdout.index("\n{") :])["plays"][0]["tasks"][-1]
+    return {host: result["msg"] for host, result in last["hosts"].items()}, output
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the hash reads, to change."""
+    copy = tmp_path_factory.mktemp("project")
+    for part in ("roles/runtime", "roles/services", "hostctl/in_app"):
+        shutil.copytree(ROOT / part, copy / part)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory, project: Path) -> tuple[dict[str, str], str]:
+    return run(tmp_path_factory.mktemp("run") / "first", project)
+
+
+@pytest.fixture(scope="module")
+def hashes(result: tuple[dict[str, str], str]) -> dict[str, str]:
+    return result[0]
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name not in UNCHANGED])
+def test_a_change_of_what_processes_are_started_with_changes_the_hash(hashes: dict[str, str], name: str) -> None:
+    assert hashes[name] != hashes["same"]
+
+
+@pytest.mark.parametrize("name", sorted(UNCHANGED))
+def test_nothing_else_changes_the_hash(hashes: dict[str, str], name: str) -> None:
+    assert hashes[name] == hashes["same"]
+
+
+def test_every_change_has_a_hash_of_its_own(hashes: dict[str, str]) -> None:
+    changed = [hashes[name] for name in hashes if name not in UNCHANGED and not name.endswith("_2")]
+    assert len(set(changed)) == len(changed)
+
+
+@pytest.mark.parametrize("cluster", CLUSTERS)
+def test_hosts_of_an_installation_have_the_same_hash(hashes: dict[str, str], cluster: str) -> None:
+    assert hashes[f"{cluster}_1"] == hashes[f"{cluster}_2"]
+
+
+def test_peers_and_the_memory_of_another_host_change_the_hash(hashes: dict[str, str]) -> None:
+    assert len({hashes[f"{cluster}_1"] for cluster in CLUSTERS}) == 3
+
+
+def test_the_hash_does_not_reveal_secrets(result: tuple[dict[str, str], str]) -> None:
+    hashes, output = result
+    assert all(len(value) == 64 and int(value, 16) >= 0 for value in hashes.values())
+    assert SECRET not in output
+
+
+@pytest.mark.parametrize(
+    ("file", "added", "differ"),
+    [
+        ("roles/services/templates/systemd/_process.j2", "Nice=5\n", {"same", "near_1"}),
+        ("roles/services/templates/supervisor/_process.j2", "numprocs=1\n", {"manager"}),
+        ("hostctl/in_app/celery_runner.py", "# changed\n", {"same", "near_1", "manager"}),
+    ],
+)
+def test_a_changed_program_or_template_changes_the_hash(
+    hashes: dict[str, str], project: Path, tmp_path: Path, file: str, added: str, differ: set[str]
+) -> None:
+    """Templates of the other process manager do not count."""
+    before = (project / file).read_text()
+    (project / file).write_text(before + added)
+    changed, _ = run(tmp_path / "run", project, "--limit", "same,manager,near_1,near_2")
+    (project / file).write_text(before)
+    assert {host for host in ("same", "manager", "near_1") if changed[host] != hashes[host]} == differ
