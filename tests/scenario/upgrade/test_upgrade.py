@@ -63,7 +63,7 @@ def test_the_history_is_kept_and_a_release_of_before_can_be_rolled_back_to(
     deployments: Deployments, earlier: str
 ) -> None:
     assert earlier in deployments.host.check_output(f"{deployments.app.name}ctl releases")
-    deployments.rollback(release_id=earlier, release_force=True).succeeded()
+    deployments.rollback_with_ansible(release_id=earlier, release_force=True).succeeded()
     assert deployments.current == earlier
 
 
