@@ -55,6 +55,10 @@ test-%: .venv ## One part: lint, unit, app, or a scenario such as test-default
 bench: .venv ## Measure the figures of the documentation
 	@PYTHONPATH=tools:tests/harness $(PYTHON) bench/run.py $(FIGURES)
 
+.PHONY: docs
+docs: .venv ## Write docs/settings.md from the defaults and the specs
+	@.venv/bin/python tools/settings_docs.py
+
 .PHONY: .venv
 .venv: .venv/complete ## Ansible and the test tools, from requirements.txt
 

@@ -1,18 +1,16 @@
-"""Rolls out releases of one application on this host, as a transaction that a person can watch.
+"""The program that operates one application on its host: APPctl. Standard library only; it runs under Debian's Python.
 
-    cli          what can be asked, and the way out
-    rollout      the steps of a rollout and of a rollback, and what puts things back
-    build        a release's folder, its Python environment, the room that it takes
-    application  asking the release's own code: checks, migrations, workers
-    database     snapshot and migrations
-    health       a release's own pages
-    host         what is here: releases, which one is current
-    processes    the processes, whichever manager runs them: systemd or supervisor
-    record       the lock, the state of a rollout, the history
-    detach       a rollout outlives the connection that began it
-    settings     what Ansible wrote to /etc/APP/hostctl.json
-
-Standard library only; runs under the server's own Python.
+cli          commands and their options
+status       what is deployed and what runs
+logs         the logs of the application's processes
+host         releases on this host, and the switch between them
+application  run a release's own code: manage.py, celery, hooks, questions to its interpreter
+database     dump and migrations
+processes    the processes under systemd or Supervisor
+deploy       deployments: the steps (deploy/steps.py), the transaction, the lock, the history
+in_app       what runs in the application's own interpreter
+upgrade      bring the files of an earlier version to today's names
+settings     /etc/APP/hostctl.json, written by Ansible
 """
 
 __version__ = "0.1.0"

@@ -1,13 +1,16 @@
-"""Running a release's own code: its commands, and the questions that only its interpreter can answer."""
+"""Run a release's own code: its commands, its hooks, and questions that only its interpreter can answer."""
 
 from __future__ import annotations
 
+import grp
 import json
+import os
+import pwd
 import selectors
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .host import Host
 from .settings import ReleaseError, Settings, read_environment, tail
@@ -26,7 +29,7 @@ class Application:
         self._inspector: Inspector | None = None
 
     def environment(self, *, owner: bool = False) -> dict[str, str]:
-        """The environment of the release's processes; with `owner`, that of the commands which may alter the schema."""
+        """Return the environment of the release's processes; with `owner`, of commands that may alter the schema."""
         variables = {
             "PATH": f"{self.path}/.venv/bin:/usr/bin:/bin",
             "HOME": f"{self.settings.home}/shared",
@@ -47,30 +50,47 @@ class Application:
         variables = self.environment(owner=True) | (environment or {})
         return as_user(self.settings, command, variables, self.folder, f"manage.py {' '.join(arguments)}")
 
+    def replace_process(self, *arguments: str) -> NoReturn:
+        """Become `python ARGUMENTS` of this release: as the application's user, in its folder, with its environment.
+
+        Terminal and environment of the caller stay; the application's variables take precedence.
+        """
+        os.chdir(self.folder)
+        os.umask(0o027)
+        account = self.settings.name
+        become(account)
+        variables = os.environ | self.environment() | {"USER": account, "LOGNAME": account}
+        os.execve(self.python, [self.python, *arguments], variables)
+
     def hook(self, name: str) -> list[str]:
-        """Run the application's own commands of a hook, one after another, as the application; name those that ran."""
+        """Run the commands of a hook one after another, as the application; return those commands."""
         for command in self.settings.hooks.get(name, []):
             shell = ["/bin/sh", "-euc", command]
             as_user(self.settings, shell, self.environment(), self.folder, f"The command of {name} ({command})")
         return self.settings.hooks.get(name, [])
 
     def ask(self, question: str, *arguments: Any, seconds: float = 120) -> Any:
-        """Ask the application something inside its own interpreter; see in_app/inspector.py.
+        """Ask the application a question inside its own interpreter; see in_app/questions.py.
 
         Raises ReleaseError when the application cannot answer, or not within `seconds`.
         """
         if self._inspector is None:
             self._inspector = Inspector(self)
+        if not (self.settings.library / "hostctl/in_app/questions.py").exists():  # TODO: remove with in_app's merge
+            old = {"smoke_test": "probe", "requeue_unacknowledged": "rescue", "parked": "set_aside"}
+            answer = self._inspector.ask(old.get(question, question), *arguments, seconds=seconds)
+            return {"requeued": answer["restored"]} if question == "requeue_unacknowledged" else answer
         return self._inspector.ask(question, *arguments, seconds=seconds)
 
     def close(self) -> None:
+        """End the process that answers questions."""
         if self._inspector is not None:
             self._inspector.close()
             self._inspector = None
 
 
 class Inspector:
-    """in_app/inspector.py of a release: one process for a whole rollout, so that Django is loaded once."""
+    """in_app/inspector.py of a release: one process for a whole deployment, so that Django is loaded once."""
 
     def __init__(self, application: Application) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 -- closed by close()
@@ -86,7 +106,7 @@ class Inspector:
             self.process.stdin.write(json.dumps([question, *arguments]) + "\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            raise ReleaseError(self.reason(question)) from None
+            raise ReleaseError(self.exit_reason(question)) from None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             if not selector.select(seconds):
@@ -96,7 +116,7 @@ class Inspector:
                 )
         line = self.process.stdout.readline()
         if not line:
-            raise ReleaseError(self.reason(question))
+            raise ReleaseError(self.exit_reason(question))
         answer = json.loads(line)
         if "error" in answer:
             raise ReleaseError(f"The application's {question} failed:\n{tail(answer['error'], 15)}")
@@ -106,7 +126,7 @@ class Inspector:
         self.errors.seek(0)
         return tail(self.errors.read())
 
-    def reason(self, question: str) -> str:
+    def exit_reason(self, question: str) -> str:
         status = self.process.wait()
         return f"The application's {question} failed with exit status {status}:\n{self.output()}"
 
@@ -115,6 +135,14 @@ class Inspector:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.errors):
             stream.close()
+
+
+def become(account: str) -> None:
+    """Switch this process to a user and the group of the same name, without supplementary groups."""
+    group, user = grp.getgrnam(account).gr_gid, pwd.getpwnam(account).pw_uid
+    os.setgroups([])
+    os.setgid(group)
+    os.setuid(user)
 
 
 def as_user(

@@ -1,7 +1,7 @@
-"""The application's database: a snapshot of it, and its migrations.
+"""Dump the application's database, and apply its migrations.
 
-PostgreSQL's client programs run as the application's user, who needs the password anyway, and get it by their
-environment alone. What they need to know is the URL that the release's own commands see (DATABASE_URL).
+PostgreSQL's client programs run as the application's user, who has the password anyway, and get it only from their
+environment: from DATABASE_URL as the release's own commands see it.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ PARAMETERS = {
     for name in ("host", "sslmode", "sslrootcert", "sslcert", "sslkey", "options", "target_session_attrs")
 } | {"connect_timeout": "PGCONNECT_TIMEOUT", "channel_binding": "PGCHANNELBINDING"}
 
-# Whoever reads the table waits behind a migration that waits: longer than this, and a small site has no thread left.
+# Every query on a table waits behind a migration that waits for its lock. A longer wait uses up a small site's threads.
 LOCK_TIMEOUT = "1s"
-# Building an index beside other work waits for the open transactions, and keeps nobody waiting.
+# CREATE INDEX CONCURRENTLY waits for open transactions, and blocks no query.
 PATIENT_LOCK_TIMEOUT = "30min"
-# Migrations in Django, psycopg 3 and 2, in any language of the server's.
+# How Django reports it with psycopg 3 and 2, in any language of the server.
 LOCK_FAILURE = re.compile(r"LockNotAvailable|55P03|due to lock timeout")
 
 
 def connection_variables(url: str) -> dict[str, str]:
-    """The variables by which PostgreSQL's programs reach what a URL names; {} where that is no PostgreSQL."""
+    """Return the PG* variables that connect PostgreSQL's programs to a URL; {} for another kind of database."""
     parts = urlsplit(url)
     if parts.scheme.partition("+")[0] not in SCHEMES:
         return {}
     account, _, place = parts.netloc.rpartition("@")
     user, _, password = account.partition(":")
-    # Not parts.hostname, which is in small letters: it may be the folder of a socket.
+    # Not parts.hostname, which is lowercase: it may be the folder of a socket.
     host, port = re.fullmatch(r"(\[[^]]*\]|[^:]*):?(\d*)", place).groups() if place.count(",") == 0 else (place, "")
     found = {
         "PGHOST": unquote(host.strip("[]")),
@@ -61,10 +61,10 @@ def connection_variables(url: str) -> dict[str, str]:
 
 
 class Database:
-    """The database behind the owner's URL in `environment`; `say` is told what happens, sentence by sentence."""
+    """The database at DATABASE_URL of `environment`, which is the owner's; `say` prints progress."""
 
     programs = Path("/usr/bin")
-    lock_wait = 5.0  # seconds for what a killed rollout left behind to end
+    lock_wait = 5.0  # seconds that the session of a killed deployment gets to end
     delays = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds between attempts
 
     def __init__(self, settings: Settings, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
@@ -78,9 +78,9 @@ class Database:
     # -- PostgreSQL's programs
 
     def call(self, program: str, *arguments: str, **more: Any) -> dict[str, Any]:
-        """The arguments for subprocess by which one of PostgreSQL's programs runs.
+        """Return the arguments of subprocess.run for one of PostgreSQL's programs.
 
-        Raises ReleaseError, naming the package, where it is not installed.
+        Raises ReleaseError, naming the package, when it is not installed.
         """
         if not (self.programs / program).exists():
             raise ReleaseError(
@@ -95,23 +95,25 @@ class Database:
         return {"args": command, "env": variables, "cwd": "/", "stdin": subprocess.DEVNULL, **account, **more}
 
     def ask(self, sql: str) -> list[dict[str, Any]]:
-        """The rows that a query answers with."""
+        """Return the rows of a query."""
         session = Session(self)
         try:
             return session.ask(sql)
         finally:
             session.close()
 
-    # -- snapshot
+    # -- dump
 
     def snapshot(self, path: Path, keep: int = 5) -> Path | None:
-        """Dump the database to `path`, or beside it where an earlier attempt's dump lies; keep the newest `keep`.
+        """Dump the database to `path`, with a number added when an earlier attempt's dump is there; keep `keep` dumps.
 
-        Returns where the dump is, or None where the database is not PostgreSQL. Raises ReleaseError when there is no
-        dump that could be read back.
+        Returns the path of the dump, or None when the database is not PostgreSQL. Raises ReleaseError when there is no
+        dump that pg_restore can read.
         """
         if not self.connection:
-            self.say(f"No snapshot: DATABASE_URL is {self.kind or 'not set'}, and only PostgreSQL's is made here.")
+            self.say(
+                f"Database not dumped: DATABASE_URL is {self.kind or 'not set'}, and only PostgreSQL is supported."
+            )
             return None
         began = time.monotonic()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -132,11 +134,11 @@ class Database:
             new.unlink(missing_ok=True)
         sync_folder(path.parent)
         self.prune(path.parent, keep)
-        self.say(f"Snapshot: {final} ({size(final.stat().st_size)}, {time.monotonic() - began:.1f} s).")
+        self.say(f"Database dumped to {final} ({size(final.stat().st_size)}, {time.monotonic() - began:.1f} s).")
         return final
 
     def refuse_early(self, folder: Path) -> None:
-        """Stop before the dump where it cannot succeed."""
+        """Raise ReleaseError when a dump cannot succeed."""
         called = self.call("pg_dump", "--version", stdout=subprocess.PIPE, text=True)
         version = int(re.search(r"(\d+)", subprocess.run(**called, check=True).stdout)[1])
         [facts] = self.ask(
@@ -145,28 +147,28 @@ class Database:
         )
         if facts["version"] > version:
             raise ReleaseError(
-                f"The server is PostgreSQL {facts['version']}, and pg_dump is {version}, which cannot dump it. "
+                f"the server is PostgreSQL {facts['version']}, and pg_dump is {version}, which cannot dump it. "
                 f"Install the package postgresql-client-{facts['version']}, or set app_dump_before_migrate: false."
             )
         free = shutil.disk_usage(folder).free
         if free < 2 * facts["size"]:
             raise ReleaseError(
-                f"A snapshot of the database ({size(facts['size'])}) wants {size(2 * facts['size'])} free in {folder}; "
-                f"there are {size(free)}. Make room, or set app_dump_before_migrate: false and see to a backup yourself."
+                f"a dump of the database ({size(facts['size'])}) requires {size(2 * facts['size'])} free in {folder}; "
+                f"there are {size(free)}. Free some, or set app_dump_before_migrate: false and make a backup yourself."
             )
 
     def verify(self, dump: Path) -> None:
         with dump.open("rb") as file:
             called = self.call("pg_restore", "--list", stdin=file, stdout=subprocess.PIPE)
-            if b"\n" not in self.must(called, "Reading the snapshot back with pg_restore"):
-                raise ReleaseError("The snapshot has no contents. Nothing was migrated.")
+            if b"\n" not in self.must(called, "Reading the dump with pg_restore"):
+                raise ReleaseError("the dump is empty. Nothing was migrated.")
 
     def must(self, called: dict[str, Any], what: str) -> bytes:
         done = subprocess.run(**called, stderr=subprocess.PIPE, check=False)
         if done.returncode != 0:
             reason = tail(done.stderr.decode(errors="replace"))
             raise ReleaseError(
-                f"{what} failed, so nothing was migrated (app_dump_before_migrate: false leaves the snapshot out):\n{reason}"
+                f"{what} failed, so nothing was migrated (app_dump_before_migrate: false skips the dump):\n{reason}"
             )
         return done.stdout or b""
 
@@ -184,10 +186,10 @@ class Database:
         not_atomic: Collection[str] = (),
         concurrent: Collection[str] = (),
     ) -> None:
-        """Apply what waits, while no other migration of this application does.
+        """Apply pending migrations, while no other migration of this application runs.
 
         `manage` is called like manage("migrate", "--noinput", environment={...}) and raises ReleaseError with the
-        output; the names are as migrations.py gives them. Raises ReleaseError, saying what was applied all the same.
+        output; the names are those of in_app/migrations.py. Raises ReleaseError, saying what was applied nevertheless.
         """
         if not self.connection:
             manage("migrate", "--noinput", environment={})
@@ -206,7 +208,7 @@ class Database:
         deadline = time.monotonic() + self.lock_wait
         while True:
             [answer] = session.ask(f"SELECT pg_try_advisory_lock({self.key}) AS taken")
-            # A killed rollout leaves its lock, but its manage.py may live on.
+            # The lock of a killed deployment is free, but its manage.py may still run.
             others = session.ask(
                 f"""SELECT pid, usename AS user, application_name AS application, client_addr AS address,
                            extract(epoch FROM clock_timestamp() - backend_start)::int AS seconds
@@ -226,24 +228,24 @@ class Database:
                     for other in others
                 )
                 raise ReleaseError(
-                    f"Another migration of this database is at work: {holders or 'it has just ended'}. Wait until it "
-                    "is over, or end it with SELECT pg_terminate_backend(...), then roll out again."
+                    f"another migration of this database is running: {holders or 'it has just ended'}. Wait until it "
+                    "has ended, or end it with SELECT pg_terminate_backend(...), then deploy again."
                 )
             time.sleep(0.25)
 
     @property
     def key(self) -> int:
-        """The number of this application's advisory lock: 64 bits, signed."""
+        """Return the key of this application's advisory lock, a signed 64-bit number."""
         digest = hashlib.sha256(f"{self.settings.name}: migrations".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
 
     @property
     def application(self) -> str:
-        """What the migrating session is called in pg_stat_activity."""
+        """Return the application_name of migrating sessions."""
         return f"{self.settings.name}-migrate"
 
     def apply(self, session: Session, manage: Callable[..., str], plan: Plan, portion: list[str]) -> None:
-        """Run one command of migrations, again where a lock was all that it lacked."""
+        """Run one `migrate` command; retry when it failed only for lack of a lock."""
         timeout = PATIENT_LOCK_TIMEOUT if portion[0] in plan.concurrent else LOCK_TIMEOUT
         environment = {
             "PGOPTIONS": f"{self.options} -c lock_timeout={timeout}".strip(),
@@ -253,7 +255,7 @@ class Database:
         left = portion
         for delay in (*self.delays, None):
             names = ", ".join(left) if len(left) <= 10 else f"{len(left)} migrations"
-            self.say(f"Migrating: {names or 'what follows'}.")
+            self.say(f"Migrating: {names or 'signal handlers'}.")
             began = time.monotonic()
             watch = Watch(session, self.application)
             try:
@@ -265,14 +267,14 @@ class Database:
                 held = lock_problem(str(error), watch.blockers, timeout)
                 if not held or delay is None or (left and left[0] in plan.not_atomic):
                     raise ReleaseError(plan.failure(left, done, held, tail(str(error)))) from None
-                self.say(f"{left[0] if left else 'What follows the migrations'}: {held} Next attempt in {delay:.0f} s.")
+                self.say(f"{left[0] if left else 'Signal handlers'}: {held} Next attempt in {delay:.0f} s.")
                 time.sleep(delay)
             else:
                 self.say(f"Applied in {time.monotonic() - began:.1f} s.")
                 return
 
     def applied(self) -> set[str]:
-        """The migrations that the database has noted as applied."""
+        """Return the migrations that the database records as applied."""
         [table] = self.ask("SELECT to_regclass('django_migrations') IS NOT NULL AS here")
         if not table["here"]:
             return set()
@@ -281,7 +283,7 @@ class Database:
 
 @dataclass(frozen=True)
 class Plan:
-    """The migrations that wait, in order, named as migrations.py names them."""
+    """Pending migrations in order, with the names of in_app/migrations.py."""
 
     pending: list[str]
     not_atomic: Collection[str] = ()
@@ -289,35 +291,33 @@ class Plan:
 
     @property
     def portions(self) -> list[list[str]]:
-        """One command for all of them, unless some may wait for a lock longer than the others."""
+        """Return the migrations of each command: all in one, unless some may wait longer for a lock than others."""
         if set(self.pending) & set(self.concurrent):
             return [[name] for name in self.pending]
         return [self.pending] if self.pending else []
 
     def failure(self, left: list[str], done: Collection[str], held: str, output: str) -> str:
-        """What a person has to know when the first of `left` failed: on a lock (`held` says which) or else."""
+        """Explain why the first of `left` failed (on the lock in `held`, or with `output`) and what state it left."""
         if not left:
-            return f"Every migration is applied, but what follows them failed: {held}\n{output}"
+            return f"every migration is applied, but a signal handler after them failed: {held}\n{output}"
         before = [name for name in self.pending if name in done]
-        lines = [f"Migrating stops at {left[0]}{f': {held}' if held else '.'}"]
-        lines.append(
-            f"Applied before it, and staying: {', '.join(before)}." if before else "None was applied before it."
-        )
+        lines = [f"migration {left[0]} failed{f': {held}' if held else '.'}"]
+        lines.append(f"Applied before it: {', '.join(before)}." if before else "No migration was applied before it.")
         if left[0] in self.concurrent:
-            lines.append("It may have left an invalid index, which \\d TABLE in psql names: drop that first.")
+            lines.append("It may have left an invalid index, which \\d TABLE in psql shows: drop that first.")
         elif left[0] in self.not_atomic:
-            lines.append("It is not atomic: what it did before it failed is still there.")
+            lines.append("It is not atomic: what it did before the failure stays.")
         else:
-            lines.append("What it had begun is undone.")
+            lines.append("It was rolled back.")
         return "\n".join(lines if held else [*lines, output])
 
 
 def lock_problem(output: str, blockers: list[dict[str, Any]], timeout: str) -> str:
-    """What held the lock that a migration did not get, and the way out; "" where it failed on something else."""
+    """Explain which session blocked a migration and what to do; "" when it failed for another reason."""
     if not LOCK_FAILURE.search(output):
         return ""
     if not blockers:
-        return f"no lock within {timeout}; what held it is not known."
+        return f"no lock within {timeout}; the blocking session is unknown."
     table = f" on {blockers[0]['relation']}" if blockers[0]["relation"] else ""
     return (
         f"no lock{table} within {timeout}, because of {'; '.join(describe(blocker) for blocker in blockers)}. "
@@ -326,7 +326,7 @@ def lock_problem(output: str, blockers: list[dict[str, Any]], timeout: str) -> s
 
 
 def describe(blocker: dict[str, Any]) -> str:
-    """A session that holds a lock, in words; what the role may not see of another's is left out."""
+    """Describe a blocking session, as far as this role may see it."""
     words = [f"user {blocker['user']}", blocker["application"] or blocker["kind"] or "no name"]
     if blocker["seconds"] is not None:
         words.append(f"in a transaction for {blocker['seconds']} s")
@@ -336,7 +336,7 @@ def describe(blocker: dict[str, Any]) -> str:
 
 
 class Session:
-    """A psql that stays connected: what it holds lasts until it is closed, or this program dies."""
+    """A psql that stays connected: its locks last until it is closed, or this program ends."""
 
     def __init__(self, database: Database) -> None:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -354,7 +354,7 @@ class Session:
         if not line:
             self.process.wait()
             self.errors.seek(0)
-            raise ReleaseError(f"The database does not answer as it should:\n{tail(self.errors.read())}")
+            raise ReleaseError(f"the database does not answer as expected:\n{tail(self.errors.read())}")
         return json.loads(line)
 
     def close(self) -> None:
@@ -367,7 +367,7 @@ class Session:
 
 
 class Watch:
-    """Looks on while a migration runs: whoever keeps it waiting is not to be seen any more once it has given up."""
+    """Watch a migration for blocking sessions: once it has given up, they can no longer be found."""
 
     interval = 0.2  # seconds
 
@@ -393,7 +393,7 @@ class Watch:
                 found = self.session.ask(self.question)
             except ReleaseError:
                 return
-            # Just as it gives up, who holds it up may still be seen, and what it waits for not any more.
+            # As it gives up, its blockers may still be visible while the relation no longer is.
             if found and (found[0]["relation"] or pids(found) != pids(self.blockers)):
                 self.blockers = found
 
@@ -413,7 +413,7 @@ def pids(sessions: list[dict[str, Any]]) -> set[int]:
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or that with a number: the dump of an earlier attempt is the one from before the first change."""
+    """Return `path`, or it with a number: an earlier attempt's dump is the one from before the first change."""
     number, free = 1, path
     while free.exists():
         number += 1
@@ -430,5 +430,5 @@ def sync_folder(folder: Path) -> None:
 
 
 def size(number: float) -> str:
-    """A number of bytes in words."""
+    """Format a number of bytes."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{max(number, 1e5) / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""What is on this host: releases, which one is current, which processes they have."""
+"""The releases on this host, which one is current, and which processes they have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from .processes import Processes
-from .processes.state import ProcessState
 from .settings import Settings
 
 
@@ -20,63 +19,30 @@ class Host:
         self.settings = settings
         self.manager = Processes(settings)
 
+    # -- releases
+
     def path(self, release: str) -> Path:
         return self.settings.releases / release
 
-    def serving(self) -> str:
-        """The release that `current` points to, or ""."""
+    def current_release(self) -> str:
+        """Return the release that `current` points to, or ""."""
         try:
             return self.settings.current.readlink().name
         except FileNotFoundError:
             return ""
 
     def built(self) -> list[str]:
-        """Every release that was built to the end, the newest first; not one that a power failure cut short."""
+        """Return every completely built release, newest first. A build cut short by a power failure does not count."""
         marks = self.settings.releases.glob("*/build.json")
         names = [mark.parent.name for mark in sorted(marks, key=lambda mark: mark.stat().st_mtime, reverse=True)]
         return [name for name in names if self.facts(name)]
 
     def facts(self, release: str) -> dict[str, Any]:
-        """What was noted when the release was built; {} when it is not here, or cannot be read."""
+        """Return what was recorded when the release was built; {} when it is missing or unreadable."""
         try:
             return json.loads((self.path(release) / "build.json").read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
-
-    def web_units(self, release: str) -> list[str]:
-        return [f"{self.settings.name}-web@{release}"] if self.settings.web else []
-
-    def worker_units(self, release: str) -> list[str]:
-        return [f"{self.settings.name}-worker-{worker.name}@{release}" for worker in self.settings.workers]
-
-    def units(self, release: str) -> list[str]:
-        """Every unit that a release runs on this host."""
-        return self.web_units(release) + self.worker_units(release)
-
-    def others(self, release: str) -> list[str]:
-        """The running units of every other release."""
-        return [unit for unit, other in self.manager.alive().items() if other != release]
-
-    def is_web(self, unit: str) -> bool:
-        return unit.startswith(f"{self.settings.name}-web@")
-
-    def worker_name(self, unit: str) -> str:
-        return unit.partition("@")[0].removeprefix(f"{self.settings.name}-worker-")
-
-    def node(self, unit: str) -> str:
-        """What Celery calls the worker of a unit."""
-        return f"{self.worker_name(unit)}.{unit.partition('@')[2]}@{socket.gethostname()}"
-
-    def describe(self, state: ProcessState) -> dict[str, Any]:
-        """A process as `status --json` shows it."""
-        process = "web" if self.is_web(state.unit) else f"worker-{self.worker_name(state.unit)}"
-        return {"unit": state.unit, "process": process, "release": state.unit.partition("@")[2]} | {
-            "state": state.state, "restarts": state.restarts
-        }  # fmt: skip
-
-    def configuration(self) -> dict[str, str]:
-        """The hash of the environment and of the processes' definitions that Ansible last wrote to this host."""
-        return {name: read_text(self.settings.etc / "configuration" / name) for name in ("environment", "processes")}
 
     def switch(self, release: str) -> None:
         """Rename `current` onto the release: traffic and code move in one step."""
@@ -90,34 +56,74 @@ class Host:
             shutil.rmtree(self.path(release))
         self.manager.forget(release)
 
-    def prune(self, before: str = "") -> list[str]:
-        """Remove all but the newest releases, never one that is current or has a process alive; name the removed.
+    def prune(self, previous: str = "") -> list[str]:
+        """Remove old releases and name them. The current one, and those with a running process, always stay.
 
-        `before` is the one to roll back to, which counts as the second.
+        `previous`, the release to roll back to, counts as the second newest.
         """
         built = self.built()
-        order = dict.fromkeys([*built[:1], *(release for release in built if release == before), *built])
-        used = {self.serving(), *self.manager.alive().values()}
+        order = dict.fromkeys([*built[:1], *(release for release in built if release == previous), *built])
+        used = {self.current_release(), *self.manager.alive().values()}
         keep = used | set(list(order)[: self.settings.keep_releases])
         removed = [path.name for path in self.settings.releases.iterdir() if path.name not in keep]
         for release in removed:
             self.remove(release)
         return removed
 
+    # -- units
+
+    def web_units(self, release: str) -> list[str]:
+        return [f"{self.settings.name}-web@{release}"] if self.settings.web else []
+
+    def worker_units(self, release: str) -> list[str]:
+        return [f"{self.settings.name}-worker-{worker.name}@{release}" for worker in self.settings.workers]
+
+    def units(self, release: str) -> list[str]:
+        """Return every unit that a release has on this host."""
+        return self.web_units(release) + self.worker_units(release)
+
+    def running_units(self, release: str) -> list[str]:
+        return [unit for unit, of in self.manager.alive().items() if of == release]
+
+    def other_units(self, release: str) -> list[str]:
+        """Return the running units of all other releases."""
+        return [unit for unit, of in self.manager.alive().items() if of != release]
+
+    def is_web(self, unit: str) -> bool:
+        return unit.startswith(f"{self.settings.name}-web@")
+
+    def worker_name(self, unit: str) -> str:
+        return unit.partition("@")[0].removeprefix(f"{self.settings.name}-worker-")
+
+    def process_name(self, unit: str) -> str:
+        """Return web or worker-NAME."""
+        return "web" if self.is_web(unit) else f"worker-{self.worker_name(unit)}"
+
+    def node(self, unit: str) -> str:
+        """Return Celery's node name of a worker unit."""
+        return f"{self.worker_name(unit)}.{release_of(unit)}@{socket.gethostname()}"
+
+    def queues(self, unit: str) -> list[str]:
+        """Return the queues of a worker unit, as recorded when its release was built."""
+        return self.facts(release_of(unit)).get("workers", {}).get(self.worker_name(unit), [])
+
+    def socket(self, release: str) -> Path:
+        """Return the socket of a release's web process."""
+        return self.path(release) / "run/web.sock"
+
+    # -- all processes at once
+
     def boot(self) -> None:
         """Start the processes of the current release, without waiting for them."""
         beat = [f"{self.settings.name}-beat"] if self.settings.beat else []
-        self.manager.start(self.units(self.serving()) + beat, wait=False)
+        self.manager.start(self.units(self.current_release()) + beat, wait=False)
 
     def halt(self) -> None:
-        """Stop every process of the application, each in its own time."""
+        """Stop every process of the application; each has its own time limit."""
         self.manager.stop_beat()
         self.manager.stop(list(self.manager.alive()))
 
 
-def read_text(path: Path) -> str:
-    """The stripped text of a file; "" where there is none."""
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return ""
+def release_of(unit: str) -> str:
+    """Return the release in the name of a unit."""
+    return unit.partition("@")[2]

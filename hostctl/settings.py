@@ -1,4 +1,4 @@
-"""What Ansible wrote to /etc/APP/hostctl.json, the errors, and how things are said."""
+"""Settings of the program, its errors, and helpers for text."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 
 class ReleaseError(Exception):
-    """The release cannot go live; the message says why and what to do."""
+    """The command failed; the message says why and what to do."""
 
 
 class BusyError(Exception):
-    """Another rollout holds the lock; the message names it."""
+    """Another deployment holds the lock; the message names it."""
 
 
 def say(text: str) -> None:
-    """Print a line. Where there is no room for it, it is lost: a full disk must not keep things from being put back."""
+    """Print a line. On a full disk the line is lost: that must not prevent a revert."""
     with suppress(OSError):
         print(text, flush=True)
 
@@ -73,14 +73,16 @@ class Settings:
     leader: bool = True
     # Several hosts: wait at each barrier until all hosts have reached it.
     barriers: bool = False
-    # Hash of what processes are started with: the second half of a release's ID.
-    configuration: str = ""
     root: Path = Path("/srv")
     config: Path = Path("/etc")
 
     @classmethod
     def load(cls, path: Path) -> Settings:
-        values = json.loads(path.read_text())
+        """Read the file. Raises ReleaseError when there is none."""
+        try:
+            values = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ReleaseError(f"{path} is missing: run site.yml, which writes it.") from None
         values["workers"] = [Worker(**worker) for worker in values.get("workers", [])]
         return cls(**values)
 
@@ -102,14 +104,16 @@ class Settings:
 
     @property
     def library(self) -> Path:
+        """Folder of this package and of helper scripts."""
         return Path("/usr/local/lib") / self.name
 
 
 def read_environment(path: Path) -> dict[str, str]:
-    """The variables of an environment file that Ansible wrote: NAME="value", with \\" \\\\ \\$ and \\` escaped."""
+    """Read the variables of an environment file: NAME="value" lines with \\" \\\\ \\$ and \\` escaped."""
     pattern = re.compile(r'^(\w+)="((?:[^"\\]|\\.)*)"$', re.MULTILINE | re.DOTALL)
     return {name: re.sub(r'\\(["\\$`])', r"\1", value) for name, value in pattern.findall(path.read_text())}
 
 
 def tail(text: str, lines: int = 30) -> str:
+    """Return the last lines of a text."""
     return "\n".join(text.rstrip().splitlines()[-lines:])

@@ -17,9 +17,13 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "plugins"))
+from plugin_utils.preflight import names  # noqa: E402
+
 PAGE = ROOT / "docs/settings.md"
 SPEC = ROOT / "roles/preflight/meta/argument_specs.yml"
 DEFAULTS = ROOT / "group_vars/all/defaults.yml"
+WIRING = ROOT / "group_vars/all/wiring.yml"
 SECRETS = ROOT / "group_vars/all/secrets.yml"
 
 INTRODUCTION = """\
@@ -36,7 +40,8 @@ encrypted by ansible-vault ([secrets.md](secrets.md)).
 - Settings are validated before any host is contacted: the error names the file, the line and the pattern.
 - A setting takes effect with the next run of `site.yml`. The settings of the application's processes are part of the
   release ID: changing one is a deployment, and no process is restarted in place.
-- A variable of a role (at the end of this page) may be written in the same file.
+- A variable of a role (at the end of this page) may be written in the same file. Those that
+  `group_vars/all/wiring.yml` computes are rejected, with the setting to use instead.
 """
 ENVIRONMENT = """\
 ## Environment variables of the application
@@ -61,8 +66,8 @@ and gives its migrations the owner's URL in `app_migration_environment`: `PG_URL
 ROLES_INTRODUCTION = """\
 ## Role variables
 
-Each role's `defaults/main.yml` has the same variables with examples. Many are derived from the settings above by
-`group_vars/all/wiring.yml`: change the setting (`app_domain`) rather than the variable (`nginx_domains`).
+What the settings above do not cover. Each role's `defaults/main.yml` has examples, and more variables: those that
+`group_vars/all/wiring.yml` computes from settings, and so cannot be set. (Set `app_domain`, not `nginx_domains`.)
 """
 TYPES = {"str": "text", "int": "integer", "bool": "boolean", "path": "path", "float": "number", "dict": "dictionary"}
 
@@ -134,20 +139,26 @@ def setting(block: Block, spec: dict[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def known_options() -> dict[str, Any]:
+    """Return the specs of the settings and, since defaults.yml has some of them too, of all roles' variables."""
+    options: dict[str, Any] = {}
+    for path in ROOT.glob("roles/*/meta/argument_specs.yml"):
+        options |= yaml.safe_load(path.read_text())["argument_specs"]["main"].get("options") or {}
+    return options | yaml.safe_load(SPEC.read_text())["argument_specs"]["settings"]["options"]
+
+
 def settings(spec: dict[str, Any], blocks: list[Block]) -> Iterator[str]:
-    """Yield the lines about all settings, by section; settings without a default come last."""
+    """Yield the lines about all settings, by section; those without a default come last."""
     section = ""
     for block in blocks:
-        if not set(block.names) <= set(spec):
-            continue
         if block.section != section:
             section = block.section
             yield from (f"## {section}", "")
         yield from setting(block, spec)
     listed = {name for block in blocks for name in block.names}
-    left = {name: option for name, option in spec.items() if name not in listed}
+    left = {name: option for name, option in spec.items() if name.startswith("app_") and name not in listed}
     if left:
-        yield from ("## Without a default", "", "| setting | type | |", "|---|---|---|")
+        yield from ("## Other settings", "", "| setting | type | |", "|---|---|---|")
         for name, option in left.items():
             yield f"| `{name}` | {type_name(option)} | {cell(description(option))} |"
         yield ""
@@ -162,16 +173,18 @@ def secrets(blocks: list[Block]) -> Iterator[str]:
 
 
 def roles(root: Path) -> Iterator[str]:
-    """Yield a table for each role that has variables."""
+    """Yield a table for each role that has further variables which users may set."""
+    elsewhere = {name for path in (WIRING, DEFAULTS) for name in yaml.safe_load(path.read_text())}
+    elsewhere |= {*names.SET_BY_ROLES, "preflight_project"}
     yield from (ROLES_INTRODUCTION,)
     for path in sorted(root.glob("roles/*/meta/argument_specs.yml")):
         spec = yaml.safe_load(path.read_text())["argument_specs"]["main"]
-        if not spec.get("options"):
+        options = {name: option for name, option in (spec.get("options") or {}).items() if name not in elsewhere}
+        if not options:
             continue
-        role = path.parent.parent.name
-        yield from (f"### {role}", "", f"{description({'description': spec['short_description']}).rstrip('.')}.", "")
+        yield from (f"### {path.parent.parent.name}", "", f"{spec['short_description'].rstrip('.')}.", "")
         yield from ("| variable | type | default | |", "|---|---|---|---|")
-        for name, option in spec["options"].items():
+        for name, option in options.items():
             yield f"| `{name}` | {type_name(option)} | {default(option)} | {cell(description(option))} |"
         yield ""
 
@@ -191,10 +204,9 @@ def default(option: dict[str, Any]) -> str:
 
 def page() -> str:
     """Return the text of docs/settings.md."""
-    spec = yaml.safe_load(SPEC.read_text())["argument_specs"]["settings"]["options"]
     lines = [
         INTRODUCTION,
-        *settings(spec, list(read_blocks(DEFAULTS.read_text()))),
+        *settings(known_options(), list(read_blocks(DEFAULTS.read_text()))),
         *secrets(list(read_blocks(SECRETS.read_text()))),
         ENVIRONMENT,
         *roles(ROOT),

@@ -1,4 +1,4 @@
-"""Building a release: its folder, its Python environment, and the room that this takes."""
+"""Build a release: its folder and its Python environment; check the disk space for it."""
 
 from __future__ import annotations
 
@@ -9,47 +9,70 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..application import as_user
 from ..host import Host
-from ..settings import ReleaseError, Settings
+from ..settings import ReleaseError, Settings, say
+from .context import Context
+
+if TYPE_CHECKING:
+    from .deployment import Deployment
 
 UV = "/opt/uv/bin/uv"
 SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-# Says what a release's environment was made from.
+# Holds the hash of what a release's environment was made from.
 MADE_FROM = "environment.sha256"
 # A requirement that is a folder or a file, in a requirements file or in uv.lock (where "." is the project, left out).
 LOCAL = re.compile(r"""^\s*(-e|--editable|[./])|file:|(editable|directory|path) = "(?!\."\s)""", re.M)
-# What a first release may take: no other tells how much.
+# Assumed size of a first release.
 FIRST_BYTES, FIRST_FILES = 300 * 2**20, 20_000
-# What writes a file system to its disk, and the seconds that it gets after the other steps.
+# The program that writes a file system to disk, and the seconds that it gets after the other steps.
 SYNC, SYNC_SECONDS = "sync", 60
 
 
-def check_room(host: Host) -> None:
-    """Is there room for twice the release that serves, in bytes and in files?
+def build(deployment: Deployment) -> None:
+    """Unpack the archive and make the environment, unless the release is built already."""
+    host, release = deployment.host, deployment.release
+    if release in host.built():
+        say(f"Release {release} is already built.")
+        return
+    if deployment.request.archive is None:
+        raise ReleaseError("it is not built on this host, and there is no archive to build it from.")
+    unpack(host, release, deployment.request.archive)
+    make_environment(host, release)
+    say(f"Release {release} built in {host.path(release)}.")
 
-    Raises ReleaseError, saying how much is missing.
-    """
-    facts = host.facts(host.serving())
+
+def remove_release(context: Context) -> None:
+    """Undo: remove the folder, unless the release was there before."""
+    if not context.state.get("was_built"):
+        context.application.close()
+        context.host.remove(context.release)
+
+
+def check_disk_space(host: Host) -> None:
+    """Raise ReleaseError unless twice the current release fits, in bytes and in files."""
+    facts = host.facts(host.current_release())
     size, files = 2 * facts.get("bytes", FIRST_BYTES // 2), 2 * facts.get("files", FIRST_FILES // 2)
     place = os.statvfs(host.settings.home)
     free = place.f_bavail * place.f_frsize
     if free < size:
-        missing = f"{free // 2**20} MiB are free, and twice the present release is {size // 2**20} MiB"
-    # A file system without a table of inodes (btrfs) counts none.
+        missing = f"{free // 2**20} MiB are free, and twice the current release is {size // 2**20} MiB"
+    # A file system without a table of inodes (btrfs) reports 0.
     elif place.f_files and place.f_favail < files:
-        missing = f"{place.f_favail} more files (inodes) fit, and twice the present release has {files}"
+        missing = f"{place.f_favail} more files (inodes) fit, and twice the current release has {files}"
     else:
         return
     raise ReleaseError(
-        f"{host.settings.home} has no room for another release: {missing}. Nothing was changed. Free some (`du -xh "
-        "--max-depth=3 / | sort -h | tail`), or keep fewer releases (app_keep_releases in group_vars/ENV/app.yml)."
+        f"{host.settings.home} has no space for another release: {missing}. Free some (`du -xh --max-depth=3 / | "
+        "sort -h | tail`), or keep fewer releases (app_keep_releases in "
+        "group_vars/ENV/app.yml)."
     )
 
 
 def measure(folder: Path) -> dict[str, int]:
-    """Bytes on the disk and number of files of a folder; what hard links share with another counts too."""
+    """Return bytes on disk and number of files of a folder; hard links count in full."""
     size = files = 0
     for place, folders, names in os.walk(folder):
         files += len(folders) + len(names)
@@ -69,13 +92,13 @@ def unpack(host: Host, release: str, archive: Path) -> None:
 
 
 def make_environment(host: Host, release: str) -> None:
-    """Make .venv from the requirements file or uv.lock, as the user who owns the releases, and compile the sources."""
+    """Make .venv from the requirements file or uv.lock, as the build user, and compile the sources."""
     path, settings = host.path(release), host.settings
     requirements = path / settings.requirements
     if not requirements.is_file():
         raise ReleaseError(
-            f"The project has no {settings.requirements}. Set app_requirements in group_vars/ENV/app.yml "
-            "to its requirements file or uv.lock."
+            f"the project has no {settings.requirements}. Set app_requirements in group_vars/ENV/app.yml to its "
+            "requirements file or uv.lock."
         )
     environment = base_environment(host) | {
         "UV_CACHE_DIR": f"/var/cache/{settings.name}/uv",
@@ -93,7 +116,7 @@ def make_environment(host: Host, release: str) -> None:
     made_from = fingerprint(settings, requirements)
     twin = find_twin(host, made_from)
     if twin:
-        # The same packages: links to the same files, at a tenth of the time and none of the room.
+        # The same packages: hard links take a tenth of the time, and no space.
         run(["cp", "--archive", "--link", str(twin), str(venv)], path, "Copying .venv")
     else:
         python = ["--python", settings.python]
@@ -111,12 +134,12 @@ def make_environment(host: Host, release: str) -> None:
     missing = [program for program, wanted in needed.items() if wanted and not (venv / "bin" / program).exists()]
     missing += ["gevent"] if "gevent" in pools and not list(venv.glob("lib/python3*/site-packages/gevent")) else []
     for package in missing:
-        raise ReleaseError(f"{settings.requirements} does not bring {package}: add a pinned {package}.")
+        raise ReleaseError(f"{settings.requirements} does not install {package}: add a pinned {package}.")
     run([f"{venv}/bin/python", "-m", "compileall", "-q", "-x", "/[.]venv/", "."], path, "Compiling the application")
 
 
 def fingerprint(settings: Settings, requirements: Path) -> str:
-    """A hash of all that decides what is in .venv; "" where files of the project's own are installed into it."""
+    """Hash everything that decides the content of .venv; "" when the project's own files are installed into it."""
     texts, seen, waiting = [], set(), [requirements, requirements.with_name("pyproject.toml")]
     while waiting:
         file = waiting.pop()
@@ -134,7 +157,7 @@ def fingerprint(settings: Settings, requirements: Path) -> str:
 
 
 def find_twin(host: Host, made_from: str) -> Path | None:
-    """The environment of a release that was made from the same."""
+    """Return the environment of a release that was made from the same requirements."""
     for release in host.built() if made_from else []:
         mark = host.path(release) / MADE_FROM
         if mark.is_file() and mark.read_text() == made_from:
@@ -143,7 +166,7 @@ def find_twin(host: Host, made_from: str) -> Path | None:
 
 
 def builder(host: Host) -> str:
-    """The user who owns the releases, so that the application cannot write its own code."""
+    """Return the build user. It owns the releases, so that the application cannot change its own code."""
     return f"{host.settings.name}-build"
 
 
@@ -158,7 +181,7 @@ def make_folder(path: Path, mode: int, user: str, group: str) -> None:
 
 
 def start_sync(folder: Path) -> subprocess.Popen[bytes] | None:
-    """Begin to write a folder's file system to its disk; None where that cannot be begun."""
+    """Start to write a folder's file system to disk; None when that fails."""
     try:
         return subprocess.Popen([SYNC, "--file-system", str(folder)], stdin=subprocess.DEVNULL)
     except OSError:
@@ -166,14 +189,14 @@ def start_sync(folder: Path) -> subprocess.Popen[bytes] | None:
 
 
 def is_synced(sync: subprocess.Popen[bytes]) -> bool:
-    """Wait for what `start_sync` began, for a minute at most; did it succeed?"""
+    """Wait a minute at most for `start_sync`; return whether it succeeded."""
     try:
         return sync.wait(SYNC_SECONDS) == 0
     except subprocess.TimeoutExpired:
         return False
 
 
-def forget_archives(host: Host) -> None:
-    """Remove what was shipped for releases that are built, or never came to be."""
+def discard_archives(host: Host) -> None:
+    """Remove shipped archives: their releases are built, or failed."""
     for archive in (host.settings.home / "incoming").glob("*.tar.gz"):
         archive.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A rollout outlives the connection that began it: it runs as a unit of its own, and whoever began it looks on."""
+"""Run a deployment in a systemd unit of its own, so that it outlives the connection that started it."""
 
 from __future__ import annotations
 
@@ -10,59 +10,68 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from .record import Record
-from .deployment import MEETINGS
 from ..settings import BusyError, ReleaseError, Settings, say
+from .barriers import has_reached
+from .record import Record
 
-LOGS = 20
-
-
-def begun(settings: Settings, call: UUID) -> Path | None:
-    """The log of the rollout that a call has started, or None."""
-    return next((settings.home / "deployments").glob(f"*-{call.hex}.log"), None)
+KEPT_LOGS = 20
 
 
-def launch(settings: Settings, arguments: list[str], call: UUID) -> Path:
-    """Run this program with `arguments` in a unit of its own; returns its log, which is named after the call.
+def log_folder(settings: Settings) -> Path:
+    return settings.home / "deployments"
 
-    Raises BusyError when a rollout is at work and ReleaseError when the unit cannot be started.
+
+def started_log(settings: Settings, key: UUID) -> Path | None:
+    """Return the log of the deployment that an earlier call with this idempotency key has started, or None."""
+    return next(log_folder(settings).glob(f"*-{key.hex}.log"), None)
+
+
+def launch(settings: Settings, arguments: list[str], key: UUID) -> Path:
+    """Run this program with `arguments` in a unit of its own; return its log, which is named after the key.
+
+    Raises BusyError when a deployment is running, and ReleaseError when the unit cannot be started.
     """
     record = Record(settings)
     if record.held():
         raise BusyError(record.holder())
-    folder = settings.home / "deployments"
-    folder.mkdir(mode=0o750, exist_ok=True)
-    for old in sorted(folder.glob("*.log"))[: -LOGS + 1]:
-        old.unlink()
-    log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{call.hex}.log"
-    log.touch(0o640)
-    unit = f"{settings.name}-deploy"
+    log = new_log(settings, key)
     properties = ["Type=exec", "KillMode=mixed", "TimeoutStopSec=120"]
     properties += [f"Standard{stream}=append:{log}" for stream in ("Output", "Error")]
-    options = ["--quiet", "--collect", f"--unit={unit}", *(f"--property={one}" for one in properties)]
+    options = ["--quiet", "--collect", f"--unit={settings.name}-deploy", *(f"--property={one}" for one in properties)]
     command = ["systemd-run", *options, sys.argv[0], *arguments, "--here", "--log", str(log)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         log.unlink()
         if "already" in done.stderr:
             raise BusyError(record.holder())
-        raise ReleaseError(f"The rollout could not be started: {done.stderr.strip()}")
+        raise ReleaseError(f"The deployment could not be started: {done.stderr.strip()}")
     return log
 
 
-def follow(settings: Settings, log: Path, offset: int, seconds: float, meeting: str) -> tuple[str, int, dict[str, Any]]:
-    """What a rollout has said since `offset`, waiting up to `seconds` for its end or until it waits at `meeting`.
+def new_log(settings: Settings, key: UUID) -> Path:
+    """Create a log and remove the oldest ones."""
+    folder = log_folder(settings)
+    folder.mkdir(mode=0o750, exist_ok=True)
+    for old in sorted(folder.glob("*.log"))[: -KEPT_LOGS + 1]:
+        old.unlink()
+    log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{key.hex}.log"
+    log.touch(0o640)
+    return log
 
-    Returns the text, the new offset, and its state; `running` in it says whether it is at work still, `reached` whether
-    it waits there.
+
+def follow(settings: Settings, log: Path, offset: int, seconds: float, barrier: str) -> tuple[str, int, dict[str, Any]]:
+    """Wait up to `seconds` for the end of a deployment, or until it waits at `barrier`.
+
+    Returns its output since `offset`, the new offset, and its state: `running` says whether it still runs, `reached`
+    whether it waits at the barrier.
     """
     record = Record(settings)
     deadline = time.monotonic() + seconds
     while True:
         state, held = record.read(), record.held()
-        mine = state.get("log") == str(log)
-        ended = (mine and "status" in state) or (not held and not just_begun(settings))
-        reached = mine and has_reached(state, meeting)
+        own = state.get("log") == str(log)
+        ended = (own and "status" in state) or (not held and not unit_is_active(settings))
+        reached = own and has_reached(state, barrier)
         if ended or reached or time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -70,28 +79,22 @@ def follow(settings: Settings, log: Path, offset: int, seconds: float, meeting: 
         file.seek(offset)
         text = file.read()
     if not ended:
-        # Whole lines only, while more may come.
+        # Only whole lines while more may follow.
         text = text[: text.rfind(b"\n") + 1]
-    state = (record.read() if mine else {}) | {"running": not ended, "reached": reached}
+    state = (record.read() if own else {}) | {"running": not ended, "reached": reached}
     return text.decode(errors="replace"), offset + len(text), state
 
 
-def has_reached(state: dict[str, Any], meeting: str) -> bool:
-    """Does a rollout wait at a meeting, or at a later one? One that goes back, or is taken up, leaves the first out."""
-    at = state.get("waits_at")
-    return at in MEETINGS and meeting in MEETINGS and MEETINGS.index(at) >= MEETINGS.index(meeting)
-
-
-def just_begun(settings: Settings) -> bool:
-    """Is the unit there, though it may not have come as far as taking the lock?"""
+def unit_is_active(settings: Settings) -> bool:
+    """Return whether the unit runs; it may not hold the lock yet."""
     command = ["systemctl", "is-active", "--quiet", f"{settings.name}-deploy"]
     return subprocess.run(command, check=False).returncode == 0
 
 
-def show(settings: Settings, log: Path, offset: int, seconds: float | None, as_json: bool, meeting: str = "") -> int:
-    """Print what a rollout says until it ends, or for `seconds`; returns its exit status."""
+def show(settings: Settings, log: Path, offset: int, seconds: float | None, as_json: bool, barrier: str = "") -> int:
+    """Print a deployment's output until it ends, or for `seconds`; return its exit status, 0 while it runs."""
     while True:
-        text, offset, state = follow(settings, log, offset, 1 if seconds is None else seconds, meeting)
+        text, offset, state = follow(settings, log, offset, 1 if seconds is None else seconds, barrier)
         if as_json:
             say(json.dumps({"text": text, "offset": offset, "log": str(log)} | state))
             return 0

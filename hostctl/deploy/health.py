@@ -1,4 +1,4 @@
-"""A release's own pages, asked through its own socket."""
+"""Requests to a release's own socket."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from pathlib import Path
 from ..settings import Settings
 
 
-def health_problem(settings: Settings, path: Path, release: str, timeout: float = 5) -> str:
-    """Ask a release's own socket for its health page. Returns "" when all is well, else what is wrong, in a few words.
-
-    `timeout` is in seconds.
-    """
+def problem(settings: Settings, path: Path, release: str, timeout: float = 5) -> str:
+    """Request the health page. Returns what is wrong in a few words, or "". `timeout` is in seconds."""
     status, body = get(settings, path, settings.health_path, timeout)
     if status == 0:
         return f"no answer ({body})"
@@ -27,12 +24,12 @@ def health_problem(settings: Settings, path: Path, release: str, timeout: float 
 
 
 def answers(settings: Settings, path: Path, timeout: float = 5) -> bool:
-    """Does anybody answer at a release's socket, whatever it says? `timeout` is in seconds."""
+    """Return whether the socket answers, with any status. `timeout` is in seconds."""
     return get(settings, path, settings.health_path, timeout)[0] != 0
 
 
 def get(settings: Settings, path: Path, page: str, timeout: float) -> tuple[int, str]:
-    """Status and body of a page, asked as nginx would; 0 and the reason when there is no answer."""
+    """Request a page the way nginx does. Returns status and body; 0 and the reason when there is no answer."""
     connection = http.client.HTTPConnection(settings.domain, timeout=timeout)
     try:
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -48,10 +45,7 @@ def get(settings: Settings, path: Path, page: str, timeout: float) -> tuple[int,
 
 
 def warm_up(settings: Settings, path: Path, pages: list[str], rounds: int = 8, at_most: float = 3) -> None:
-    """Ask for pages again and again, whatever they answer, so that each of a few processes has shown them once.
-
-    `at_most` is in seconds.
-    """
+    """Request pages several times, so that each of a few processes has rendered them once. `at_most` is in seconds."""
     deadline = time.monotonic() + at_most
     for page in pages * rounds:
         if time.monotonic() < deadline:
@@ -59,10 +53,7 @@ def warm_up(settings: Settings, path: Path, pages: list[str], rounds: int = 8, a
 
 
 def wait_until_idle(path: Path, at_least: float = 1, at_most: float = 5) -> None:
-    """Wait until no connection waits at a socket: what nginx opened just before the switch must be taken first.
-
-    Times are in seconds.
-    """
+    """Wait until no connection waits at a socket: nginx may have opened one before the switch. Times in seconds."""
     began = time.monotonic()
     while time.monotonic() - began < at_most:
         waiting = queued(path)
@@ -72,6 +63,6 @@ def wait_until_idle(path: Path, at_least: float = 1, at_most: float = 5) -> None
 
 
 def queued(path: Path) -> int:
-    """How many connections wait at a listening socket to be accepted."""
+    """Return how many connections wait at a listening socket to be accepted."""
     output = subprocess.run(["ss", "--no-header", "-xl"], capture_output=True, text=True, check=False).stdout
     return sum(int(line.split()[2]) for line in output.splitlines() if str(path) in line.split())

@@ -1,4 +1,4 @@
-"""The lock, the state of a rollout, and the history."""
+"""The lock, the persisted state of a deployment, and the history."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from ..settings import BusyError, Settings
 
 
-def who() -> str:
-    """Who called this program, as far as the host knows."""
+def caller() -> str:
+    """Return the user who called this program, as far as the host knows."""
     return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
 
 
 class Record:
-    """The state of the rollout at work, in /srv/APP/deployment.json, written anew at every step.
+    """The state of a deployment in /srv/APP/deployment.json, replaced at every step.
 
-    The holder keeps /srv/APP/lock open under flock, which cannot outlive it: a state that does not
-    say its end, and whose lock is free, belongs to a rollout that was killed.
+    A deployment holds /srv/APP/lock under flock, which ends with its process: a state without an outcome, whose lock is
+    free, belongs to a deployment that was killed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -41,7 +41,7 @@ class Record:
             return {}
 
     def held(self) -> bool:
-        """Is a rollout at work? (Asked by those who look on; the lock itself is taken by `hold`.)"""
+        """Return whether a deployment is running. (For followers; `hold` takes the lock.)"""
         handle = os.open(self.settings.home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -52,7 +52,7 @@ class Record:
         return False
 
     def unfinished(self) -> dict[str, Any]:
-        """The state of a rollout that is at work or was killed; {} when the last one came to an end."""
+        """Return the state of a deployment that is running or was killed; {} when the last one has an outcome."""
         state = self.read()
         return state if state and "status" not in state else {}
 
@@ -67,7 +67,7 @@ class Record:
             try:
                 fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # An onlooker has it for an instant.
+                # A follower may hold it for an instant.
                 if time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
@@ -77,13 +77,13 @@ class Record:
     def holder(self) -> str:
         state = self.read()
         if not state:
-            return "Another rollout is at work. Wait until it has ended, then run again."
+            return "Another deployment is running. Wait until it has ended, then run again."
         seconds = int(time.time() - state["began"])
         name = self.settings.name
         return (
-            f"Another rollout is at work: {state['action']} {state['release']}, begun {seconds} s ago by "
-            f"{state['by']}, now at the step {state['step']} (process {state['pid']}). "
-            f"Wait for its end, then run again; on the server `{name}ctl follow` shows it, `cancel` stops it."
+            f"Another deployment is running: {state['action']} {state['release']}, started {seconds} s ago by "
+            f"{state['by']}, now at step {state['step']} (process {state['pid']}). Wait until it has ended, then run "
+            f"again; on the server `{name}ctl follow` shows it, `{name}ctl cancel` stops and reverts it."
         )
 
     def begin(self, action: str, release: str, by: str, **more: Any) -> None:
@@ -96,22 +96,22 @@ class Record:
         self.write()
 
     def note(self, **values: Any) -> None:
-        """Write down what the next run must know if this one is killed."""
+        """Persist what the next deployment must know if this one is killed."""
         self.state |= values
         self.write()
 
     def seconds(self) -> float:
-        """Seconds since the beginning."""
+        """Return the seconds since the start."""
         return round(time.time() - self.state["began"], 1)
 
     def end(self, status: int, outcome: str) -> None:
-        """Close the state and add a line to the history."""
+        """Record the outcome and append it to the history."""
         self.state |= {"status": status, "outcome": outcome, "seconds": self.seconds()}
         self.remember(self.state)
         self.write()
 
     def remember(self, state: dict[str, Any]) -> None:
-        """Add a line to the history."""
+        """Append a line to the history."""
         kept = ("action", "release", "previous", "by", "since", "seconds", "status", "outcome", "step", "tasks", "log")
         with history_file(self.settings).open("a") as file:
             file.write(json.dumps({name: state[name] for name in kept if name in state}) + "\n")
@@ -127,7 +127,7 @@ def history_file(settings: Settings) -> Path:
 
 
 def history(settings: Settings) -> list[dict[str, Any]]:
-    """Every rollout that came to an end, the oldest first."""
+    """Return every deployment that has an outcome, oldest first."""
     try:
         lines = history_file(settings).read_text().splitlines()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""The processes of the application under the manager that was chosen, and what another one still runs.
+"""The application's processes: started by the configured manager, found under either one.
 
-A change of the manager is a rollout: the new release starts under the new one, and what the old one runs is drained,
-stopped and tidied away as at any other rollout.
+Changing app_process_manager is a deployment: the new release starts under the new manager, and what runs under the old
+one is drained, stopped and removed as in any deployment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MANAGERS = {"systemd": Systemd, "supervisor": Supervisor}
 
 
 class Processes:
-    """Has the methods of a manager. What is started is the chosen one's; what runs may be the other's."""
+    """Has the methods of a manager. It starts units under the chosen manager, and stops them wherever they run."""
 
     def __init__(self, settings: Settings) -> None:
         self.chosen = MANAGERS[settings.manager](settings)
@@ -23,14 +23,15 @@ class Processes:
         self.all = [self.chosen, *self.others]
         self.prepare = self.chosen.prepare
         self.failed = self.chosen.failed
-        self.last_words = self.chosen.last_words
-        self.take_up = self.chosen.take_up
+        self.recent_logs = self.chosen.recent_logs
+        self.mark_active = self.chosen.mark_active
 
     def alive(self) -> dict[str, str]:
+        """Return every unit of every release that runs, starts or stops, and its release."""
         return {unit: release for manager in self.all for unit, release in manager.alive().items()}
 
     def states(self) -> list[ProcessState]:
-        """State of every process of every release that is alive, by unit."""
+        """Return the state of every such unit, sorted by unit."""
         found = [state for manager in self.all for state in manager.process_states()]
         return sorted(found, key=lambda state: state.unit)
 
@@ -38,7 +39,7 @@ class Processes:
         self.chosen.start(units, wait=wait)
 
     def stop(self, units: list[str], *, wait: bool = True) -> None:
-        """Stop units wherever they run; each manager is told before any is waited for."""
+        """Stop units under either manager; tell both before waiting for one."""
         found = [(manager, sorted(set(units) & set(manager.alive()))) for manager in self.all]
         for manager, own in found:
             manager.stop(own, wait=False)
@@ -63,7 +64,8 @@ class Processes:
             if manager.beat_runs():
                 manager.stop_beat()
 
-    def tidy(self) -> None:
-        self.chosen.tidy()
+    def remove_stale(self) -> None:
+        """Remove units and programs that this host no longer runs, under both managers."""
+        self.chosen.remove_stale()
         for manager in self.others:
-            manager.leave()
+            manager.uninstall()

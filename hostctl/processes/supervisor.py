@@ -19,15 +19,15 @@ SOCKET = Path("/var/run/supervisor.sock")
 PROGRAMS = Path("/etc/supervisor/conf.d")
 UNITS = Path("/etc/systemd/system")
 LOGS = Path("/var/log")
-# Seconds in which supervisord answers after its start.
+# Seconds that supervisord may take to answer after its start.
 PATIENCE = 30
-# In the template that Ansible wrote, this stands for a release's ID.
+# Placeholder of the release's ID in the templates that Ansible wrote.
 PLACEHOLDER = "@RELEASE@"
 
-# Numbers of Supervisor's, from its states.py and xmlrpc.py.
+# Constants of Supervisor's states.py and xmlrpc.py.
 STOPPED, STOPPING, FATAL, UNKNOWN = 0, 40, 200, 1000
 STARTING, RUNNING = 10, 20
-# In the words of systemd; everything else is about to be started again.
+# systemd's terms; all other states are about to be restarted.
 STATES = {STARTING: "activating", RUNNING: "active", STOPPING: "deactivating"}
 BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
 
@@ -44,21 +44,21 @@ class Transport(xmlrpc.client.Transport):
 
 
 class Supervisor:
-    """Starts, stops and looks at programs, with the names that units have: APP-web@ID, APP-worker-NAME@ID, APP-beat.
+    """Start, stop and inspect programs, named like systemd's units: APP-web@ID, APP-worker-NAME@ID, APP-beat.
 
-    Those of a release are a group, APP@ID. No program starts with supervisord: APP.service starts the current ones.
+    The programs of a release are a group, APP@ID. None has autostart: APP.service starts those of the current release.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.beat = f"{settings.name}-beat"
-        # The process IDs that programs had when they were started here.
+        # Process IDs at the time of `start`; another one later means that the program failed.
         self.started: dict[str, int] = {}
 
-    # -- what there is
+    # -- state
 
     def alive(self) -> dict[str, str]:
-        """Every program of every release that is running, starting, stopping or about to be started again."""
+        """Return every program of every release that runs, starts, stops or is about to be restarted."""
         prefix = f"{self.settings.name}@"
         return {
             name: process["group"].removeprefix(prefix)
@@ -75,7 +75,7 @@ class Supervisor:
         ]
 
     def failed(self, units: list[str]) -> list[str]:
-        """Those of the programs that have ended or had to be started again."""
+        """Return the programs that have ended or were restarted automatically."""
         processes = self.processes() if units else {}
         return [unit for unit in units if unit not in processes or self.has_failed(processes[unit])]
 
@@ -87,29 +87,29 @@ class Supervisor:
         process = self.processes().get(self.beat)
         return process is not None and not has_ended(process)
 
-    def last_words(self, units: list[str], lines: int = 25) -> str:
-        """The last log lines of the programs."""
+    def recent_logs(self, units: list[str], lines: int = 25) -> str:
+        """Return the last log lines of the programs."""
         logs = [self.log(unit) for unit in units]
         return "\n".join(tail(log.read_text(errors="replace"), lines) for log in logs if log.exists())
 
     # -- starting and stopping
 
     def prepare(self, release: str) -> None:
-        """Make a release's programs known; what runs stays as it is."""
+        """Load a release's programs into supervisord; running ones are left alone."""
         self.load(f"{self.settings.name}@{release}", "release.conf", release)
 
     def forget(self, release: str) -> None:
-        """A release is gone: its programs and their logs go too."""
+        """Remove the programs and logs of a removed release."""
         self.unload(f"{self.settings.name}@{release}")
         for log in self.log("").parent.glob(f"*@{release}.log*"):
             log.unlink()
 
     def start(self, units: list[str], *, wait: bool = True) -> None:
-        """Start programs. Whether they stay is for `failed` to say, with `wait` or without."""
+        """Start programs; `failed` tells whether they keep running, with `wait` or without."""
         if not units:
             return
         self.await_supervisor()
-        # What was told to stop cannot be started before it has ended.
+        # A stopping program cannot be started before it has ended.
         self.stop([unit for unit in units if self.processes().get(unit, {}).get("state") == STOPPING])
         self.load_unknown(units)
         for unit in units:
@@ -118,17 +118,17 @@ class Supervisor:
         self.started |= {unit: processes[unit]["pid"] for unit in units}
 
     def stop(self, units: list[str], *, wait: bool = True) -> None:
-        """Tell programs to stop; Supervisor kills each when its own time to stop is over."""
+        """Stop programs; Supervisor kills each one after its own stopwaitsecs."""
         while units:
             for unit in units:
                 self.call("stopProcess", self.full_name(unit), False, but=NOT_RUNNING)
             processes = self.processes() if wait else {}
-            # Told again until it has ended: one that ended by itself just now would be started again.
+            # Repeated until the program has ended: one that exited just before the call would be restarted.
             units = [unit for unit in units if unit in processes and not has_ended(processes[unit])]
             time.sleep(0.05 if units else 0)
 
-    def take_up(self) -> None:
-        """Let systemd know that the application as a whole is up, and wait: what it starts runs already."""
+    def mark_active(self) -> None:
+        """Start APP.service, which stands for the application as a whole, and wait: its programs run already."""
         systemctl("start", f"{self.settings.name}.service")
 
     def restart_beat(self) -> None:
@@ -140,10 +140,10 @@ class Supervisor:
         if self.beat_runs():
             self.stop([self.beat])
 
-    # -- leaving nothing behind
+    # -- removal
 
-    def tidy(self) -> None:
-        """Remove the programs of what this host no longer runs."""
+    def remove_stale(self) -> None:
+        """Remove the programs that this host no longer runs."""
         name, current = self.settings.name, self.settings.current
         wanted = {f"{name}@{release}" for release in self.alive().values()}
         wanted |= {f"{name}@{current.readlink().name}"} if current.is_symlink() else set()
@@ -151,14 +151,14 @@ class Supervisor:
         for group in self.loaded() - wanted:
             self.unload(group)
 
-    def leave(self) -> None:
-        """Another manager has taken over: nothing of this one stays. Does nothing while something runs."""
+    def uninstall(self) -> None:
+        """Remove everything of this manager: the other one has taken over. Do nothing while a program runs."""
         templates = self.settings.etc / "supervisor"
         if not templates.exists() or self.alive() or self.beat_runs():
             return
         for group in self.loaded():
             self.unload(group)
-        # Before supervisord stops, or it would take APP.service with it.
+        # Before supervisord stops: its drop-in would stop APP.service, too.
         for service in ("supervisor", self.settings.name):
             file = UNITS / f"{service}.service.d" / f"{self.settings.name}-supervisor.conf"
             file.unlink(missing_ok=True)
@@ -166,11 +166,11 @@ class Supervisor:
                 file.parent.rmdir()
         systemctl("daemon-reload")
         if not list(PROGRAMS.glob("*.conf")):
-            # Nobody else uses it.
+            # No other application uses it.
             systemctl("disable", "--quiet", "--now", "supervisor.service")
         (self.settings.library / "run_with_environment").unlink(missing_ok=True)
         shutil.rmtree(self.log("").parent, ignore_errors=True)
-        # The last: as long as it is there, all of this is done again.
+        # Last: while this folder exists, an interrupted removal is repeated.
         shutil.rmtree(templates)
 
     # -- groups of programs
@@ -183,12 +183,12 @@ class Supervisor:
         return f"{self.group(unit)}:{unit}"
 
     def loaded(self) -> set[str]:
-        """The groups of this application that have a file."""
+        """Return the groups of this application that have a file."""
         name = self.settings.name
         return {file.stem for pattern in (f"{name}@*.conf", f"{self.beat}.conf") for file in PROGRAMS.glob(pattern)}
 
     def load(self, group: str, template: str, release: str = "") -> None:
-        """Write a group's file and have supervisord take it up, unless one of its programs runs."""
+        """Write a group's file and have supervisord load it, unless one of its programs runs."""
         text = (self.settings.etc / "supervisor" / template).read_text().replace(PLACEHOLDER, release)
         (PROGRAMS / f"{group}.conf").write_text(text)
         self.log("").parent.mkdir(mode=0o750, exist_ok=True)
@@ -198,7 +198,7 @@ class Supervisor:
         self.call("addProcessGroup", group, but=ALREADY_ADDED)
 
     def load_unknown(self, units: list[str]) -> None:
-        """Load what supervisord does not know, as after a change of the manager."""
+        """Load programs that supervisord does not know, as after a change of the manager."""
         for group in {self.group(unit) for unit in units if unit not in self.processes()}:
             if group == self.beat:
                 self.load(group, "beat.conf")
@@ -216,7 +216,7 @@ class Supervisor:
     # -- supervisord
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        """What supervisord knows, by program; {} where it does not run."""
+        """Return supervisord's processes by program; {} when it does not run."""
         return {one["name"]: one for one in self.call("getAllProcessInfo")} if answers() else {}
 
     def await_supervisor(self) -> None:
@@ -224,9 +224,9 @@ class Supervisor:
             raise ReleaseError(f"supervisord does not answer at {SOCKET}: see `systemctl status supervisor`.")
 
     def call(self, method: str, *arguments: Any, but: int | tuple[int, ...] = ()) -> Any:
-        """Call a method of Supervisor's, content with the faults in `but`.
+        """Call a method of Supervisor, ignoring the faults in `but`.
 
-        Raises ReleaseError with what supervisord says.
+        Raises ReleaseError with supervisord's message.
         """
         try:
             return getattr(proxy().supervisor, method)(*arguments)
@@ -243,7 +243,7 @@ def proxy() -> xmlrpc.client.ServerProxy:
 
 
 def answers() -> bool:
-    """Is supervisord there, and not about to end?"""
+    """Return whether supervisord runs and is not shutting down."""
     try:
         return proxy().supervisor.getState()["statecode"] == 1
     except (OSError, http.client.HTTPException, xmlrpc.client.Error):
@@ -251,7 +251,7 @@ def answers() -> bool:
 
 
 def has_ended(process: dict[str, Any]) -> bool:
-    """For good, that is: one that has EXITED is started again in a moment."""
+    """Return whether a process has ended for good; EXITED means that it is restarted in a moment."""
     return process["state"] in (STOPPED, FATAL, UNKNOWN)
 
 

@@ -15,14 +15,14 @@ UNITS = Path("/etc/systemd/system")
 
 @dataclass(frozen=True)
 class Systemd:
-    """Starts, stops and looks at units. They are named without `.service`: APP-web@ID, APP-worker-NAME@ID, APP-beat."""
+    """Start, stop and inspect units. Their names lack `.service`: APP-web@ID, APP-worker-NAME@ID, APP-beat."""
 
     settings: Settings
-    # How often units that ran already had been started again when they were started here.
+    # NRestarts of units at the time of `start`; a higher number later means that the unit failed.
     restarts: dict[str, str] = field(default_factory=dict)
 
     def alive(self) -> dict[str, str]:
-        """Every unit of every release that is running, starting or stopping, and its release."""
+        """Return every unit of every release that runs, starts or stops, and its release."""
         name = self.settings.name
         patterns = [f"{name}-web@*", f"{name}-worker-*@*"]
         states = "--state=active,activating,deactivating,reloading"
@@ -31,7 +31,7 @@ class Systemd:
         return {unit: unit.partition("@")[2] for unit in units}
 
     def failed(self, units: list[str]) -> list[str]:
-        """Those of the units that have ended or had to be started again."""
+        """Return the units that have ended or were restarted automatically."""
         return [
             unit
             for unit, state in self.states(units).items()
@@ -40,7 +40,7 @@ class Systemd:
         ]
 
     def states(self, units: list[str]) -> dict[str, dict[str, str]]:
-        """ActiveState and NRestarts of units."""
+        """Return ActiveState and NRestarts of units."""
         if not units:
             return {}
         output = systemctl("show", "--property=Id,ActiveState,NRestarts", *services(units))
@@ -54,10 +54,10 @@ class Systemd:
         ]
 
     def prepare(self, release: str) -> None:
-        """Nothing to do: a unit with @ is there for every release."""
+        """Do nothing: template units exist for every release."""
 
     def forget(self, release: str) -> None:
-        """A release is gone: what systemd remembers of its failures goes too."""
+        """Clear the failed state of a removed release's units."""
         pattern = f"{self.settings.name}-*@{release}.service"
         subprocess.run(["systemctl", "reset-failed", pattern], capture_output=True, check=False)
 
@@ -71,8 +71,8 @@ class Systemd:
         if units:
             systemctl("stop", *([] if wait else ["--no-block"]), *services(units))
 
-    def take_up(self) -> None:
-        """Let systemd know that the application as a whole is up."""
+    def mark_active(self) -> None:
+        """Start APP.service, which stands for the application as a whole."""
         systemctl("start", "--no-block", f"{self.settings.name}.service")
 
     def beat_runs(self) -> bool:
@@ -89,16 +89,19 @@ class Systemd:
     def stop_beat(self) -> None:
         systemctl("stop", f"{self.settings.name}-beat.service")
 
-    def tidy(self) -> None:
-        """Remove the units of what this host no longer runs; before its end a process would lose its time to stop."""
+    def remove_stale(self) -> None:
+        """Remove unit files that this host no longer uses.
+
+        Only after the processes have ended: without its unit file a process loses its TimeoutStopSec.
+        """
         settings = self.settings
         wanted = {f"{settings.name}-worker-{worker.name}@.service" for worker in settings.workers}
         wanted |= {f"{settings.name}-web@.service"} if settings.web else set()
         wanted |= {f"{settings.name}-beat.service"} if settings.beat else set()
         self.remove_unwanted(wanted)
 
-    def leave(self) -> None:
-        """Another manager has taken over: nothing of this one stays, but for what runs."""
+    def uninstall(self) -> None:
+        """Remove every unit file without a running unit: the other manager has taken over."""
         self.remove_unwanted(set())
 
     def remove_unwanted(self, wanted: set[str]) -> None:
@@ -111,8 +114,8 @@ class Systemd:
         if unwanted:
             systemctl("daemon-reload")
 
-    def last_words(self, units: list[str], lines: int = 25) -> str:
-        """The last log lines of the units, also of one that has just died."""
+    def recent_logs(self, units: list[str], lines: int = 25) -> str:
+        """Return the last log lines of the units, including one that has just died."""
         subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
         selected = [argument for unit in services(units) for argument in ("--unit", unit)]
         command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *selected]

@@ -1,16 +1,4 @@
-"""Have a host roll a release out (or back), show what it says as it goes, and outlive a lost connection.
-
-    deployment:
-      program: /usr/local/sbin/shopctl
-      action: deploy, rollback or follow
-      release: the release's ID ("" with rollback: the one before)
-      archive: deploy: the archive on this machine
-      force: also where the database is ahead of the release
-      barrier: with several hosts: the barrier at which this task is done (see hostctl/deploy/steps.py), or "end"
-      log, offset: what an earlier such task returned
-
-The work is done by a program on the host, in a unit of its own. Returns log and offset.
-"""
+"""Have a host deploy or roll back a release, and print its progress; outlive a lost connection."""
 
 from __future__ import annotations
 
@@ -18,6 +6,7 @@ import getpass
 import json
 import shlex
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,15 +16,55 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+from plugin_utils.documented import documented_arguments
+
+DOCUMENTATION = r"""
+module: deployment
+short_description: Deploy or roll back a release with APPctl, and print its progress
+description:
+  - Starts C(APPctl deploy) or C(APPctl rollback) on the host, or follows such a deployment, and prints its output.
+  - The work runs on the host in a systemd unit of its own. When the connection is lost, this action reconnects for two
+    minutes; an idempotency key ensures that nothing is started twice.
+  - With several hosts, a task ends at the barrier that O(barrier) names; the next task continues with O(action=follow).
+options:
+  program: {type: str, required: true, description: Path of the program on the host.}
+  action: {type: str, required: true, choices: [deploy, rollback, follow], description: What to do.}
+  release: {type: str, default: "", description: "ID of the release; a rollback defaults to the previous one."}
+  archive: {type: str, default: "", description: "With O(action=deploy), the archive on the control machine."}
+  force: {type: bool, default: false, description: Continue although the database is ahead of the release.}
+  barrier: {type: str, default: "", description: "Barrier (hostctl/deploy/steps.py) at which this task ends, or V(end)."}
+  log: {type: str, default: "", description: "With O(action=follow), RV(log) of an earlier task; V('') does nothing."}
+  offset: {type: int, default: 0, description: "With O(action=follow), RV(offset) of an earlier task."}
+author: Seedbed
+"""
+
+EXAMPLES = r"""
+- name: Roll back to the previous release
+  deployment:
+    program: /usr/local/sbin/shopctl
+    action: rollback
+"""
+
+RETURN = r"""
+log:
+  description: Path of the deployment's log on the host; empty if there was nothing to do.
+  type: str
+offset:
+  description: Number of bytes of the log that were printed.
+  type: int
+"""
+
 display = Display()
 
-# Seconds that the host collects lines for one answer, and that a lost connection may take to come back.
+# Seconds that the host collects output for one answer, and that a lost connection may take to come back.
 SLICE = 2
-PATIENCE = 120
+RECONNECT = 120
 
 
 class ActionModule(ActionBase):
-    """Starts the program and reads its log until its end, or until the meeting that was asked for."""
+    """Start the program and follow its log until its end or the barrier."""
 
     _supports_check_mode = False
     _supports_async = False
@@ -44,54 +73,52 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         self.host = (task_vars or {}).get("inventory_hostname", "")
         self.lines: list[str] = []
-        args = self._task.args
-        until = args.get("barrier", "")
-        if args["action"] == "follow" and not args["log"]:
-            # There was nothing to do on this host.
+        self.arguments = documented_arguments(self, DOCUMENTATION)
+        action, barrier = self.arguments["action"], self.arguments["barrier"]
+        if action == "follow" and not self.arguments["log"]:
             return {"changed": False, "log": "", "offset": 0}
-        if args["action"] == "follow":
-            state = {"log": args["log"], "offset": args["offset"], "running": True}
+        if action == "follow":
+            state = {"log": self.arguments["log"], "offset": self.arguments["offset"], "running": True}
         else:
-            state = self.begin(args)
-        while state["running"] and not (until and state.get("reached")):
+            state = self.start()
+        while state["running"] and not (barrier and state.get("reached")):
             options = ["--log", state["log"], "--from", str(state["offset"])]
-            state = self.patiently("follow", *options, *(["--until", until] if until else []))
+            state = self.call_again("follow", *options, *(["--until", barrier] if barrier else []))
         status = 0 if state["running"] else state.get("status", 1)
         if status != 0:
             return {"failed": True, "msg": self.reason(state)}
         return {"changed": True, "log": state.get("log", ""), "offset": state.get("offset", 0)}
 
-    def begin(self, args: dict[str, Any]) -> dict[str, Any]:
-        """Start the rollout; the archive travels with the command.
+    def start(self) -> dict[str, Any]:
+        """Start the deployment; the archive travels with the command.
 
-        Sent again, by ssh or from here, the host knows the call and only shows what it has begun.
+        If the command is sent again, by ssh or by this action, the host recognizes its key and only follows.
         """
-        words = [args["action"], *([args["release"]] if args.get("release") else [])]
+        words = [self.arguments["action"], *([self.arguments["release"]] if self.arguments["release"] else [])]
         archive = None
-        if args.get("archive"):
-            words.append("-")
-            archive = Path(args["archive"]).read_bytes()
-            words += ["--bytes", str(len(archive))]
-        words += ["--by", f"{getpass.getuser()}@{socket.gethostname()}", "--call", uuid4().hex]
-        words += ["--force"] if args.get("force") else []
-        return self.patiently(*words, data=archive)
+        if self.arguments["archive"]:
+            archive = Path(self.arguments["archive"]).read_bytes()
+            words += ["-", "--bytes", str(len(archive))]
+        words += ["--by", f"{getpass.getuser()}@{socket.gethostname()}", "--key", uuid4().hex]
+        words += ["--force"] if self.arguments["force"] else []
+        return self.call_again(*words, data=archive)
 
-    def patiently(self, *words: str, data: bytes | None = None) -> dict[str, Any]:
-        """Ask the host, and when the connection is lost, ask again for a while: the rollout goes on without it."""
-        deadline = time.monotonic() + PATIENCE
+    def call_again(self, *words: str, data: bytes | None = None) -> dict[str, Any]:
+        """Call the program, again for a while if the connection is lost: the deployment continues without it."""
+        deadline = time.monotonic() + RECONNECT
         while True:
             try:
                 return self.call(list(words), data)
             except AnsibleConnectionFailure as error:
                 if time.monotonic() > deadline:
                     raise
-                lost = f"{self.host}: the connection is lost ({error.message})."
-                display.warning(f"{lost} What has begun goes on; trying again.")
+                lost = f"{self.host}: connection lost ({error.message})."
+                display.warning(f"{lost} The deployment continues on the host; reconnecting.")
                 time.sleep(2)
 
     def call(self, words: list[str], data: bytes | None = None) -> dict[str, Any]:
-        """Run the program once, show what is new, and return what it knows."""
-        command = shlex.join([self._task.args["program"], *words, "--json", "--seconds", str(SLICE)])
+        """Run the program once, print its new output, and return its state."""
+        command = shlex.join([self.arguments["program"], *words, "--json", "--seconds", str(SLICE)])
         done = self._low_level_execute_command(command, sudoable=True, in_data=data)
         try:
             state = json.loads(done["stdout"].strip().splitlines()[-1])
@@ -105,9 +132,9 @@ class ActionModule(ActionBase):
         return state
 
     def reason(self, state: dict[str, Any]) -> str:
-        """Where it stopped, and what holds now; all that was said is on the screen already."""
+        """Return which step failed and what is live now; the whole output was printed before."""
         if "status" not in state:
-            at = f" at the step {state['step']}" if "step" in state else ""
-            return f"The rollout was killed{at}. Run the same again: it takes up what is left."
-        stops = [line for line in self.lines if " stops at " in line]
-        return "\n".join(dict.fromkeys([*stops[-1:], *self.lines[-1:]]))
+            step = f" at step {state['step']}" if "step" in state else ""
+            return f"The deployment was killed{step}. Run the same command again: it completes or reverts it."
+        failed = [line for line in self.lines if " failed at step " in line]
+        return "\n".join(dict.fromkeys([*failed[-1:], *self.lines[-1:]]))

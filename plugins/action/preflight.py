@@ -14,7 +14,14 @@ from ansible.plugins.action import ActionBase
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from plugin_utils.preflight.checks import setting_problems
-from plugin_utils.preflight.files import environment_of, in_environment, line_of, misplaced_files, shadowed_problems
+from plugin_utils.preflight.files import (
+    environment_of,
+    in_environment,
+    line_of,
+    misplaced_files,
+    shadowed_problems,
+    unwritable_problems,
+)
 from plugin_utils.preflight.names import SET_BY_ROLES, Known, unknown_problems, wiring_problems
 from plugin_utils.preflight.problems import APP, VAULT, Installation, Problem
 from plugin_utils.preflight.processes import NEEDS_FACTS
@@ -38,6 +45,16 @@ options:
     description: The top folder of the repository.
     type: path
     required: true
+"""
+
+EXAMPLES = r"""
+- name: Validate settings
+  preflight:
+    project: "{{ role_path }}/../.."
+"""
+
+RETURN = r"""
+msg: {description: The invalid settings., type: str, returned: failure}
 """
 
 DEFAULTS, SECRETS, WIRING = (f"group_vars/all/{name}.yml" for name in ("defaults", "secrets", "wiring"))
@@ -104,10 +121,24 @@ class ActionModule(ActionBase):
                 read=self.read,
             )
         )
-        secrets: dict[str, Any] = {}
-        for name in sorted(name for name in self.variables if name.startswith("secret_")):
-            yield from self.resolve(name, secrets, required=True, file=VAULT)
-        yield from secret_problems(secrets)
+        unwritable = list(unwritable_problems(self.written_folders()))
+        yield from unwritable
+        if not unwritable:  # else no secret can be generated
+            secrets: dict[str, Any] = {}
+            for name in sorted(name for name in self.variables if name.startswith("secret_")):
+                yield from self.resolve(name, secrets, required=True, file=VAULT)
+            yield from secret_problems(secrets)
+
+    def written_folders(self) -> dict[str, Path]:
+        """Return the folders on this machine that a run writes to, by the variables that name them."""
+        given = {"app_secrets": self.variables.get("app_secrets"), "release_cache": self.variables.get("release_cache")}
+        folders = {}
+        for name, template in given.items():
+            try:
+                folders[name] = Path(self._templar.template(template or str(self.project / ".releases"))).expanduser()
+            except (AnsibleError, TypeError):
+                continue  # resolve() reports it
+        return folders
 
     def resolve(self, name: str, values: dict[str, Any], required: bool, file: str = APP) -> Iterator[Problem]:
         """Resolve the templates of a variable and add it to `values`, or say why that fails."""
@@ -157,7 +188,7 @@ class ActionModule(ActionBase):
         return bool(origin and origin.path) and Path(origin.path).parent.name == self.environment
 
     def is_set_by_user(self, name: str) -> bool:
-        """Return whether a variable comes from an inventory, group_vars, host_vars or -e, and not from a role or a result."""
+        """Return whether a variable comes from the inventory, group_vars or -e, not from a role or a result."""
         origin = self.origin(name)
         if not origin:
             return False

@@ -1,16 +1,4 @@
-"""Pack a release of the application into one archive, on the control machine, and name it after its content.
-
-    - release_archive:
-        source: app_src
-        base: /home/me/seedbed
-        cache: /home/me/seedbed/.releases
-        configuration: "{{ app_environment | to_json | hash('sha256') }}"
-
-`source` is a folder (a relative one starts from `base`) or the URL of a git repository, of which `git_ref` names a
-branch, tag or commit; `cache` is a folder for archives and clones; `configuration` is a hash of what the processes are
-started with. Returns `path`, the archive, and `id`, the name of the release: of its content's hash or its commit, and
-of the configuration's hash. The same content and configuration give the same name, on every machine and at any time.
-"""
+"""Pack a release of the application into one archive on the control machine, and name it after its content."""
 
 from __future__ import annotations
 
@@ -19,6 +7,7 @@ import hashlib
 import io
 import os
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -26,10 +15,48 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-# What no release needs, and what must not leave the control machine, wherever it lies in the project.
-LEFT_OUT = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache"}
+sys.path.append(str(Path(__file__).parents[1]))
 
-# Where the settings in a message are edited.
+from plugin_utils.documented import documented_arguments
+
+DOCUMENTATION = r"""
+module: release_archive
+short_description: Pack a release of the application into one archive, on the control machine
+description:
+  - The ID of the release consists of a hash of its content (or its git commit) and of the hash in O(configuration). The
+    same content and configuration have the same ID, on every machine and at any time.
+  - In a git work tree, files that git ignores are left out.
+options:
+  source: {type: str, required: true, description: "A folder, relative to O(base), or the URL of a git repository."}
+  git_ref: {type: str, default: "", description: "With a git URL, the branch, tag or commit. Default: the HEAD."}
+  base: {type: path, required: true, description: Folder from which a relative O(source) starts.}
+  cache: {type: path, required: true, description: Folder for archives and clones.}
+  configuration: {type: str, required: true, description: Hash of what the processes are started with.}
+author: Seedbed
+"""
+
+EXAMPLES = r"""
+- name: Pack the release
+  release_archive:
+    source: app_src
+    base: /home/me/seedbed
+    cache: /home/me/seedbed/.releases
+    configuration: "{{ app_environment | to_json | hash('sha256') }}"
+"""
+
+RETURN = r"""
+id:
+  description: ID of the release.
+  type: str
+path:
+  description: Path of the archive, a .tar.gz.
+  type: str
+"""
+
+# Files that a release does not need or that must not leave the control machine, in any folder of the project.
+EXCLUDED = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache"}
+
+# Where settings named in messages are edited.
 FILE = "group_vars/ENV/app.yml"
 
 
@@ -42,7 +69,7 @@ def is_git_url(source: str) -> bool:
 
 
 def git(*arguments: str, folder: Path | None = None) -> str:
-    """Run git and return its output. Raises SourceError with git's own words."""
+    """Run git and return its output. Raises SourceError with git's message."""
     quiet = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, env=quiet, capture_output=True, text=True, check=False)
@@ -53,44 +80,44 @@ def git(*arguments: str, folder: Path | None = None) -> str:
     return done.stdout
 
 
-def fetch(url: str, version: str, cache: Path) -> tuple[Path, str]:
-    """Bring a clone up to date. Returns the clone and the commit that the version names."""
+def fetch(url: str, git_ref: str, cache: Path) -> tuple[Path, str]:
+    """Update the clone of a repository. Returns the clone and the commit of the ref."""
     clone = cache / (hashlib.sha256(url.encode()).hexdigest()[:12] + ".git")
     if not clone.exists():
         git("clone", "--quiet", "--mirror", url, str(clone))
     else:
         git("fetch", "--quiet", "--prune", "--tags", "--force", "origin", folder=clone)
     try:
-        return clone, git("rev-parse", "--verify", f"{version or 'HEAD'}^{{commit}}", folder=clone).strip()
+        return clone, git("rev-parse", "--verify", f"{git_ref or 'HEAD'}^{{commit}}", folder=clone).strip()
     except SourceError:
-        raise SourceError(f"{url} has no branch, tag or commit {version!r}: set app_git_ref in {FILE}") from None
+        raise SourceError(f"{url} has no branch, tag or commit {git_ref!r}: set app_git_ref in {FILE}") from None
 
 
 def project_files(folder: Path) -> list[Path]:
-    """Every file of the project, relative to its folder and sorted: in a git work tree without what git ignores.
+    """Return every file of the project, relative and sorted; in a git work tree without ignored files.
 
-    Raises SourceError where git cannot say, since what it ignores may be a secret.
+    Raises SourceError when git fails: an ignored file may be a secret.
     """
     if not any((place / ".git").exists() for place in (folder, *folder.parents)):
         return files_below(folder)
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", folder=folder).split("\0")
-    wanted = [Path(name) for name in listed if name and not LEFT_OUT & set(Path(name).parts)]
+    wanted = [Path(name) for name in listed if name and not EXCLUDED & set(Path(name).parts)]
     return sorted(file for file in wanted if (folder / file).is_symlink() or (folder / file).is_file())
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder that no git knows, without what LEFT_OUT names."""
+    """Return every file below a folder that is not in a git work tree."""
     found = []
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in LEFT_OUT)
+        folders[:] = sorted(name for name in folders if name not in EXCLUDED)
         links = [name for name in folders if Path(parent, name).is_symlink()]
-        kept = [name for name in [*files, *links] if name not in LEFT_OUT and not name.endswith(".pyc")]
+        kept = [name for name in [*files, *links] if name not in EXCLUDED and not name.endswith(".pyc")]
         found += [Path(parent, name).relative_to(folder) for name in kept]
     return sorted(found)
 
 
 def archive_folder(folder: Path, files: list[Path]) -> bytes:
-    """The files as a tar archive whose bytes depend on nothing but their names, modes and content."""
+    """Return the files as a tar archive whose bytes depend only on their names, modes and content."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for file in files:
@@ -105,26 +132,26 @@ def archive_folder(folder: Path, files: list[Path]) -> bytes:
     return packed.getvalue()
 
 
-def pack(source: str, version: str, base: Path, cache: Path, configuration: str) -> tuple[str, Path]:
-    """Pack the release. Returns its name and the archive.
+def pack(source: str, git_ref: str, base: Path, cache: Path, configuration: str) -> tuple[str, Path]:
+    """Pack the release. Returns its ID and the archive.
 
     Raises SourceError when there is nothing to pack.
     """
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     if is_git_url(source):
-        clone, commit = fetch(source, version, cache)
+        clone, commit = fetch(source, git_ref, cache)
         content, name = None, commit[:12]
     else:
         folder = base / source
         if not folder.is_dir():
             raise SourceError(f"there is no folder {folder}: set app_source in {FILE}")
-        if version:
+        if git_ref:
             raise SourceError(
-                f"app_source is a folder, which has no versions: empty app_git_ref ({version!r}) in {FILE}"
+                f'app_source is a folder, which has no refs: set app_git_ref to "" ({git_ref!r}) in {FILE}'
             )
         files = project_files(folder)
         if not files:
-            raise SourceError(f"{folder} holds no file that git does not ignore: set app_source in {FILE}")
+            raise SourceError(f"{folder} has no files, or git ignores all of them: set app_source in {FILE}")
         content = archive_folder(folder, files)
         name = hashlib.sha256(content).hexdigest()[:12]
     path = cache / f"{name}.tar.gz"
@@ -132,7 +159,7 @@ def pack(source: str, version: str, base: Path, cache: Path, configuration: str)
         if content is None:
             archive = ["git", "archive", "--format=tar", commit]
             content = subprocess.run(archive, cwd=clone, capture_output=True, check=True).stdout
-        # Two installations may be packing the same content just now.
+        # Another run may pack the same content at the same time.
         partial = path.with_suffix(f".{os.getpid()}")
         partial.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
         partial.rename(path)
@@ -145,10 +172,10 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        given = self._task.args
-        base, cache = Path(given["base"]), Path(given["cache"]).expanduser()
+        arguments = documented_arguments(self, DOCUMENTATION)
+        base, cache = Path(arguments["base"]), Path(arguments["cache"])
         try:
-            name, path = pack(given["source"], given.get("git_ref", ""), base, cache, given["configuration"])
+            release, path = pack(arguments["source"], arguments["git_ref"], base, cache, arguments["configuration"])
         except SourceError as error:
-            raise AnsibleActionFail(f"The application's source cannot be packed: {error}") from None
-        return {"changed": False, "id": name, "path": str(path)}
+            raise AnsibleActionFail(f"Cannot pack the application's source: {error}") from None
+        return {"changed": False, "id": release, "path": str(path)}

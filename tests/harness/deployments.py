@@ -28,14 +28,12 @@ from probes import wait_for
 from testinfra.host import Host
 from traffic import Ledger, Sample, Traffic, verdict, versions
 
+from hostctl.deploy.steps import DEPLOY
 from plugins.action.release_archive import pack
 
 ROOT = Path(__file__).resolve().parents[2]
 # The steps of a deployment, as `status` and /srv/APP/deployment.json name them.
-STEPS = (
-    *("preflight", "build", "check", "snapshot", "migrate", "start", "health_check", "warm_up", "stop_consuming"),
-    *("switch", "smoke_test", "bake", "restart_beat", "drain", "prune"),
-)
+STEPS = tuple(step.name for step in DEPLOY)
 # Seconds after which a playbook or a deployment hangs.
 TIMEOUT = 400
 SETTLE_SECONDS = 90

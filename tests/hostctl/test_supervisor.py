@@ -6,7 +6,6 @@ import configparser
 import re
 import shlex
 import socketserver
-import sys
 import threading
 import xmlrpc.client
 import xmlrpc.server
@@ -18,11 +17,11 @@ from typing import Any
 import jinja2
 import pytest
 
-ROOT = Path(__file__).parents[2]
 from hostctl import processes
 from hostctl.processes import supervisor
 from hostctl.settings import ReleaseError, Settings, Worker
 
+ROOT = Path(__file__).parents[2]
 OLD, NEW = "old-1", "new-2"
 WEB, WORKER = f"shop-web@{NEW}", f"shop-worker-default@{NEW}"
 TEMPLATE = """\
@@ -250,11 +249,11 @@ def test_beat_is_started_anew(manager: supervisor.Supervisor, daemon: Daemon) ->
     assert not manager.beat_runs()
 
 
-def test_last_words_are_those_of_the_release(manager: supervisor.Supervisor) -> None:
+def test_recent_logs_are_those_of_the_release(manager: supervisor.Supervisor) -> None:
     (supervisor.LOGS / "shop").mkdir()
     manager.log(WEB).write_text("\n".join(f"line {number}" for number in range(50)))
     manager.log(f"shop-web@{OLD}").write_text("of another")
-    assert manager.last_words([WEB, WORKER], lines=2) == "line 48\nline 49"
+    assert manager.recent_logs([WEB, WORKER], lines=2) == "line 48\nline 49"
 
 
 # --- supervisord is not there, or says no
@@ -298,7 +297,7 @@ def test_tidying_keeps_what_is_current_and_what_runs(manager: supervisor.Supervi
     manager.restart_beat()
     manager.start([f"shop-web@{OLD}"])
     settings.current.symlink_to(f"releases/{NEW}")
-    manager.tidy()
+    manager.remove_stale()
     assert conf_files() == {f"shop@{OLD}.conf", f"shop@{NEW}.conf", "shop-beat.conf"}
 
 
@@ -310,22 +309,22 @@ def test_nothing_stays_when_another_manager_has_taken_over(
         (supervisor.UNITS / place).mkdir()
         (supervisor.UNITS / place / "shop-supervisor.conf").write_text("")
     (settings.library / "run_with_environment").write_text("")
-    manager.leave()
+    manager.uninstall()
     assert calls == [], "not while something runs"
     manager.stop([WEB])
-    manager.leave()
+    manager.uninstall()
     kept = {file for file in tmp_path.rglob("*") if file.is_file()}
     assert kept == set()
     assert list(supervisor.UNITS.iterdir()) == []
     assert not (supervisor.LOGS / "shop").exists()
     assert calls == [("daemon-reload",), ("disable", "--quiet", "--now", "supervisor.service")]
-    manager.leave()
+    manager.uninstall()
     assert len(calls) == 2, "once is enough"
 
 
 def test_a_supervisord_that_others_use_goes_on(manager: supervisor.Supervisor, calls: list[tuple[str, ...]]) -> None:
     (supervisor.PROGRAMS / "theirs.conf").write_text("[program:theirs]\ncommand=true\n")
-    manager.leave()
+    manager.uninstall()
     assert calls == [("daemon-reload",)]
     assert conf_files() == {"theirs.conf"}
 
@@ -358,11 +357,11 @@ class Remembers:
     def stop(self, units: list[str], *, wait: bool = True) -> None:
         self.told.append(("stop", units))
 
-    def tidy(self) -> None:
-        self.told.append(("tidy", None))
+    def remove_stale(self) -> None:
+        self.told.append(("remove_stale", None))
 
-    def leave(self) -> None:
-        self.told.append(("leave", None))
+    def uninstall(self) -> None:
+        self.told.append(("uninstall", None))
 
     def forget(self, release: str) -> None:
         self.told.append(("forget", release))
@@ -392,8 +391,8 @@ def test_beat_goes_over_to_the_chosen_manager(both: processes.Processes) -> None
 
 
 def test_the_other_manager_leaves(both: processes.Processes) -> None:
-    both.tidy()
-    assert (both.chosen.told, both.others[0].told) == ([("tidy", None)], [("leave", None)])
+    both.remove_stale()
+    assert (both.chosen.told, both.others[0].told) == ([("remove_stale", None)], [("uninstall", None)])
 
 
 # --- The templates of both managers

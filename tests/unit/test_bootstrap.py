@@ -1,4 +1,4 @@
-"""What is refused before anything changes, and which services wait while packages are installed."""
+"""On which hosts the role bootstrap fails before any change, and which services apt must not start."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_role(folder: Path, hosts: dict[str, str], *options: str, **variables: Any) -> dict[str, dict[str, Any]]:
-    """Run the role on this machine as several hosts, with lines of shell ahead of what each runs.
+    """Run the role on this machine as several hosts, each with lines of shell before its commands.
 
-    Returns, by host and task, what came of it. The hosts' variable `folder` is theirs alone.
+    Returns the results by host and task. Each host has a variable `folder` of its own.
     """
     inventory: dict[str, Any] = {}
     for host, before in hosts.items():
         own = folder / host
         own.mkdir(exist_ok=True)
-        # In place of ssh.
+        # Replaces ssh.
         ssh = own / "ssh"
         ssh.write_text(f'#!/bin/sh\nfor command; do :; done\n{before}\neval "$command"\n')
         ssh.chmod(0o755)
@@ -48,24 +48,24 @@ def run_role(folder: Path, hosts: dict[str, str], *options: str, **variables: An
 
 
 def refusals(found: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """What the hosts that failed say."""
+    """Return the messages of the hosts that failed."""
     return {
         host: result["msg"] for host, results in found.items() for result in results.values() if result.get("failed")
     }
 
 
 def messages(folder: Path, names: dict[str, str], distinct: list[str]) -> dict[str, str]:
-    """What several hosts, each with a hostname, are refused for."""
+    """Return the messages of hosts with these hostnames."""
     uname = 'uname() {{ [ "$1" = -n ] && echo {} || command uname "$@"; }}'
     hosts = {host: uname.format(name) for host, name in names.items()}
-    # Whatever the outcome, nothing is installed.
+    # In check mode, so that nothing is installed.
     return refusals(run_role(folder, hosts, "--check", bootstrap_distinct_hosts=distinct))
 
 
 NAMES = {"front": "debian", "work1": "debian", "work2": "debian-2"}
 
 
-def test_hosts_of_the_same_name_stop_every_host(tmp_path: Path) -> None:
+def test_hosts_with_the_same_hostname_stop_every_host(tmp_path: Path) -> None:
     found = messages(tmp_path, NAMES, list(NAMES))
     assert set(found) == set(NAMES)
     for message in found.values():
@@ -75,20 +75,20 @@ def test_hosts_of_the_same_name_stop_every_host(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("distinct", [["front", "work2"], []])
-def test_others_may_have_the_same_name(tmp_path: Path, distinct: list[str]) -> None:
+def test_other_hosts_may_have_the_same_hostname(tmp_path: Path, distinct: list[str]) -> None:
     assert messages(tmp_path, NAMES, distinct) == {}
 
 
-def test_a_system_that_the_roles_do_not_know_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_system_is_refused(tmp_path: Path) -> None:
     (tmp_path / "os-release").write_text('VERSION_CODENAME=jammy\nPRETTY_NAME="Ubuntu 22.04.5 LTS"\n')
     before = f'command=$(printf %s "$command" | sed "s|/etc/os-release|{tmp_path}/os-release|")'
     found = run_role(tmp_path, {"front": before}, "--check", bootstrap_systems={"trixie": "Debian 13"})
-    expected = "Nothing was changed: front runs Ubuntu 22.04.5 LTS, and these roles are made for Debian 13."
+    expected = "Nothing was changed: front runs Ubuntu 22.04.5 LTS; supported are Debian 13."
     assert refusals(found)["front"].startswith(expected)
 
 
-def test_a_host_that_left_its_groups_and_works_on_is_refused(tmp_path: Path) -> None:
-    """Its beat would tick beside the new one."""
+def test_a_host_that_left_the_groups_but_runs_its_services_is_refused(tmp_path: Path) -> None:
+    """Its beat would run beside the new one."""
     place = tmp_path / "wants"
     place.mkdir()
     (place / "shop.service").touch()
@@ -100,7 +100,7 @@ def test_a_host_that_left_its_groups_and_works_on_is_refused(tmp_path: Path) -> 
     assert "systemctl disable --now shop" in found["data"]
 
 
-# In place of apt and dpkg: what is installed asks the policy, as a package does before it starts its service.
+# Replace apt and dpkg. The installation asks the policy, as a package does before it starts its service.
 TOOLS = {
     "apt-get": """#!/bin/sh
 case "$*" in *" install "*) for name in nginx nginx@main sudo; do
@@ -116,8 +116,8 @@ ANOTHERS = "#!/bin/sh\nexit 104\n"
 WAIT = "nginx 101\nnginx@main 101\nsudo 0\n"
 
 
-def test_services_wait_for_their_roles(tmp_path: Path) -> None:
-    # The policy that is there, whether apt is done, what the policy answers then, and what is left of it.
+def test_apt_does_not_start_services_of_other_roles(tmp_path: Path) -> None:
+    # By host: the present policy, whether apt has run, what the policy answers, and the policy afterwards.
     cases = {
         "bare": ("", False, WAIT, ""),
         "killed": (OURS, False, WAIT, ""),
@@ -134,7 +134,7 @@ def test_services_wait_for_their_roles(tmp_path: Path) -> None:
     hosts = {name: f"PATH={tmp_path / name}:$PATH" for name in cases}
     variables: dict[str, Any] = {"bootstrap_packages": ["sudo", "nginx"], "bootstrap_start_later": ["nginx", "sudo"]}
     variables |= {"__bootstrap_policy": "{{ folder }}/policy", "__bootstrap_lock": "{{ folder }}/lock"}
-    task = "Install Python and the packages"
+    task = "Install the packages"
     first = run_role(tmp_path, hosts, **variables)
     assert {name: results[task]["changed"] for name, results in first.items()} == dict.fromkeys(cases, True)
     for name, (_, _, answers, left) in cases.items():
@@ -143,3 +143,14 @@ def test_services_wait_for_their_roles(tmp_path: Path) -> None:
         assert (policy.read_text() if policy.exists() else "") == left, name
     again = run_role(tmp_path, hosts, **variables)
     assert {name: results[task]["changed"] for name, results in again.items()} == dict.fromkeys(cases, False)
+
+
+@pytest.mark.parametrize("file", ["hostctl.json", "release.json"])
+def test_a_host_of_another_application_is_refused(tmp_path: Path, file: str) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / file).touch()
+    # The role finds the file in this folder in place of /etc.
+    before = f'command=$(printf %s "$command" | sed "s|/etc/[*]|{tmp_path}/*|g")'
+    before += f'; ls() {{ command ls "$@" | sed "s|{tmp_path}|/etc|"; }}'
+    found = refusals(run_role(tmp_path, {"front": before}, "--check", bootstrap_application="shop"))
+    assert found["front"].startswith("Nothing was changed: front runs notes, and one host runs one application.")

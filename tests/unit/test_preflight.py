@@ -1,16 +1,12 @@
 """Invalid settings stop a run before it contacts a host, and the message says what to edit in which file.
 
-Many installations of one host share one run of the real ansible-playbook, and each has one invalid setting. A program that
-records its call replaces ssh, so that the tests notice a run that would contact a host, without any network.
+Many installations of one host share one run of the real ansible-playbook, and each has one invalid setting. A program
+that records its call replaces ssh, so that the tests notice a run that would contact a host, without any network.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +19,8 @@ from plugin_utils.preflight.files import environment_of
 from plugin_utils.preflight.hosts import check_private_address
 from plugin_utils.preflight.names import RENAMED
 from plugin_utils.preflight.problems import Installation
+from project import GROUPS, ROOT, Run, copy_project, run_playbook, stub_ssh
 
-ROOT = Path(__file__).parents[2]
-GROUPS = ("web", "worker", "scheduler", "database", "broker")
 INVENTORY, DEFAULTS = "hosts.yml", "group_vars/all/defaults.yml"
 APP, VAULT = "group_vars/production/app.yml", "group_vars/production/vault.yml"
 WORKER = {"name": "io", "queues": ["io"]}
@@ -98,8 +93,12 @@ CASES = {
     "domain_scheme": Case("app_domain must be a domain", {"app_domain": "https://shop.example.org"}),
     "domain_path": Case("app_domain must be a domain", {"app_domain": "shop.example.org/shop"}),
     "domain_port": Case("app_domain must be a domain", {"app_domain": "shop.example.org:8443"}),
-    "more_domains": Case('app_domain_aliases contains "*.example.org"; write', {"app_domain_aliases": ["*.example.org"]}),
-    "domain_twice": Case('app_domain_aliases contains "a.example.org", which', {"app_domain_aliases": ["a.example.org"] * 2}),
+    "more_domains": Case(
+        'app_domain_aliases contains "*.example.org"; write', {"app_domain_aliases": ["*.example.org"]}
+    ),
+    "domain_twice": Case(
+        'app_domain_aliases contains "a.example.org", which', {"app_domain_aliases": ["a.example.org"] * 2}
+    ),
     "acme_address": Case(
         'app_domain is "192.0.2.7", for which no CA', {"app_domain": "192.0.2.7", "app_certificate_email": EMAIL}
     ),
@@ -135,12 +134,16 @@ CASES = {
     "variable_lines": Case("app_environment.KEY must be one line", {"app_environment": {"KEY": "a\nb"}}),
     "variable_bool": Case("app_environment.DEBUG must be in quotes", {"app_environment": {"DEBUG": False}}),
     "sandbox_name": Case("app_sandbox.paths is not a setting", {"app_sandbox": SANDBOX | {"paths": []}}),
-    "sandbox_path": Case("app_sandbox.read_write_paths contains", {"app_sandbox": SANDBOX | {"read_write_paths": ["exports"]}}),
+    "sandbox_path": Case(
+        "app_sandbox.read_write_paths contains", {"app_sandbox": SANDBOX | {"read_write_paths": ["exports"]}}
+    ),
     "sandbox_manager": Case(
         "app_sandbox.egress_allow needs systemd",
         {"app_sandbox": SANDBOX | {"egress_allow": ["192.0.2.7"]}, "app_process_manager": "supervisor"},
     ),
-    "sandbox_address": Case("app_sandbox.egress_allow contains", {"app_sandbox": SANDBOX | {"egress_allow": ["example.org"]}}),
+    "sandbox_address": Case(
+        "app_sandbox.egress_allow contains", {"app_sandbox": SANDBOX | {"egress_allow": ["example.org"]}}
+    ),
     "web_memory": Case("app_web.memory_mb must be at least 64", {"app_web": WEB | {"memory_mb": 1}}),
     "worker_memory": Case("app_workers.io.memory_mb must be at least 64", {"app_workers": [WORKER | {"memory_mb": 1}]}),
     "upload": Case("app_max_upload must be megabytes", {"app_max_upload": "10 MB"}),
@@ -172,13 +175,21 @@ CASES = {
     "admin_app": Case("app_administrators.shop is a user of", {"app_administrators": [admin("shop")]}),
     "admin_twice": Case("app_administrators has more than one", {"app_administrators": [admin("al"), admin("al")]}),
     "admin_no_key": Case("app_administrators.al.keys is empty", {"app_administrators": [admin("al", [])]}),
-    "admin_private": Case("app_administrators.al.keys contains a private key", {"app_administrators": [admin("al", [PRIVATE])]}),
-    "admin_file": Case("app_administrators.al.keys contains something else", {"app_administrators": [admin("al", ["id.pub"])]}),
-    "admin_cut": Case("app_administrators.al.keys contains an incomplete key", {"app_administrators": [admin("al", [KEY[:60]])]}),
+    "admin_private": Case(
+        "app_administrators.al.keys contains a private key", {"app_administrators": [admin("al", [PRIVATE])]}
+    ),
+    "admin_file": Case(
+        "app_administrators.al.keys contains something else", {"app_administrators": [admin("al", ["id.pub"])]}
+    ),
+    "admin_cut": Case(
+        "app_administrators.al.keys contains an incomplete key", {"app_administrators": [admin("al", [KEY[:60]])]}
+    ),
     "ssh_port": Case("app_ssh_port must not be 443: nginx listens", {"app_ssh_port": 443}),
     "ssh_port_range": Case("app_ssh_port must be a port", {"app_ssh_port": 0}),
     "trusted": Case('app_trusted_addresses contains "office"; write', {"app_trusted_addresses": ["office"]}),
-    "firewall": Case('app_firewall_rules contains "25/tcp"; a rule must match', {"app_firewall_rules": ["limit 26/tcp", "25/tcp"]}),
+    "firewall": Case(
+        'app_firewall_rules contains "25/tcp"; a rule must match', {"app_firewall_rules": ["limit 26/tcp", "25/tcp"]}
+    ),
     "firewall_deny": Case(
         'app_firewall_rules contains "deny from 192.0.2.7"; a rule must match',
         {"app_firewall_rules": ["allow in on br-lan to any port 25", "deny from 192.0.2.7"]},
@@ -208,23 +219,6 @@ CASES = {
 PLACELESS = {"text_is_empty", "wired_bool"}
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a run of ansible-playbook came to."""
-
-    status: int
-    output: str
-    reached: bool
-    inventory: Path
-
-    def messages(self) -> dict[str, str]:
-        """The message of every host that failed."""
-        assert self.output.startswith("{"), self.output
-        plays = json.loads(self.output)["plays"]
-        results = [result for play in plays for task in play["tasks"] for result in task["hosts"].items()]
-        return {host: result["msg"] for host, result in results if result.get("failed")}
-
-
 def inventory(hosts: dict[str, Case], ssh: Path, environment: str = "all") -> str:
     """Return an inventory in JSON, which is YAML as well; one line for each host."""
     common = {"ansible_host": "192.0.2.1", "ansible_ssh_executable": str(ssh), "app_memory_mb": 1024}
@@ -243,19 +237,10 @@ def inventory(hosts: dict[str, Case], ssh: Path, environment: str = "all") -> st
 def play(folder: Path, hosts: dict[str, Case], project: Path = ROOT, playbook: str = "site.yml", *options: str) -> Run:
     """Run a playbook on these installations."""
     folder.mkdir()
-    ssh, reached = folder / "ssh", folder / "reached"
-    ssh.write_text(f"#!/bin/sh\ntouch '{reached}'\nexit 255\n")
-    ssh.chmod(0o755)
-    environment = "all" if project == ROOT else "production"
-    (folder / INVENTORY).write_text(inventory(hosts, ssh, environment))
-    command = [Path(sys.executable).parent / "ansible-playbook", "-i", folder / INVENTORY, project / playbook, *options]
-    environment = os.environ | {
-        "ANSIBLE_CONFIG": str(project / "ansible.cfg"),
-        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        "ANSIBLE_SSH_RETRIES": "0",
-    }
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return Run(done.returncode, done.stdout, reached.exists(), folder / INVENTORY)
+    ssh, _ = stub_ssh(folder)
+    (folder / INVENTORY).write_text(inventory(hosts, ssh, "all" if project == ROOT else "production"))
+    config = str(project / "ansible.cfg")
+    return run_playbook(project / playbook, folder / INVENTORY, *options, ANSIBLE_CONFIG=config)
 
 
 EDITED = """---
@@ -271,13 +256,8 @@ app_admin_email:
 
 
 def edited_project(folder: Path) -> Path:
-    """Return a copy of this project whose user made mistakes in group_vars/production, the inventory and group_vars/all."""
-    folder.mkdir()
-    for name in ("group_vars", "playbooks", "roles"):
-        shutil.copytree(ROOT / name, folder / name, symlinks=True)
-    shutil.copy(ROOT / "ansible.cfg", folder)
-    for name in ("app_src", "plugins"):
-        (folder / name).symlink_to(ROOT / name)
+    """Return a copy of this project with mistakes in group_vars/production, the inventory and group_vars/all."""
+    copy_project(folder)
     (folder / "group_vars/production").mkdir()
     (folder / APP).write_text(EDITED)
     (folder / VAULT).write_text("---\nsecret_django_key: CHANGEME\n")
@@ -330,7 +310,7 @@ def test_secrets_stay_out_of_messages(runs: dict[str, Run]) -> None:
 
 
 def test_every_mistake_is_listed(runs: dict[str, Run]) -> None:
-    """Also by a playbook that only rolls out a release."""
+    """Also by a playbook that only deploys."""
     first, *problems = runs["several"].messages()["several"].splitlines()
     assert first == "Invalid settings (4). No host was contacted."
     assert [problem.split()[1] for problem in problems] == [
@@ -351,8 +331,8 @@ def test_the_line_to_edit_is_named(runs: dict[str, Run]) -> None:
         f"{APP}:6: release_barriers cannot be set: it is computed from the inventory and other settings. Remove it.",
         "group_vars/all/app.yml: this file belongs in group_vars/production/. Type: mkdir -p group_vars/production; "
         "mv group_vars/all/app.yml group_vars/production/app.yml",
-        f"{runs['edited'].inventory}: app_time_zone has no effect under `vars:` of an inventory, since group_vars/all has "
-        f"precedence. Move it to {APP}.",
+        f"{runs['edited'].inventory}: app_time_zone has no effect under `vars:` of an inventory, since group_vars/all "
+        f"has precedence. Move it to {APP}.",
         f'{APP}:3: app_health_path must be a path such as /healthz/; it is "up".',
         f'{APP}:9: app_admin_email must be text; it is empty. (Empty text is "".)',
         f"{VAULT}:2: secret_django_key is still CHANGEME. Set it, or remove the line to have it generated.",

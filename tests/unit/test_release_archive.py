@@ -1,4 +1,4 @@
-"""What a release is called and what is in its archive."""
+"""The ID of a release, and the content of its archive."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def members(path: Path) -> list[str]:
         return packed.getnames()
 
 
-def test_the_same_content_has_the_same_name_whenever_and_wherever(
+def test_the_same_content_has_the_same_id_at_any_time_and_place(
     archive: ModuleType, project: Path, tmp_path: Path
 ) -> None:
     name, first = archive.pack("project", "", tmp_path, tmp_path / "one", "0123456789")
@@ -72,7 +72,7 @@ def test_the_same_content_has_the_same_name_whenever_and_wherever(
     ],
     ids=["content", "mode", "name", "file"],
 )
-def test_a_change_gives_another_name(archive: ModuleType, project: Path, tmp_path: Path, change: object) -> None:
+def test_a_change_gives_another_id(archive: ModuleType, project: Path, tmp_path: Path, change: object) -> None:
     before, _ = archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
     change(project)
     after, _ = archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
@@ -88,12 +88,12 @@ def test_another_configuration_is_another_release_of_the_same_content(
     assert path == same
 
 
-def test_secrets_caches_and_what_git_ignores_stay_here(archive: ModuleType, project: Path, tmp_path: Path) -> None:
+def test_secrets_caches_and_ignored_files_are_excluded(archive: ModuleType, project: Path, tmp_path: Path) -> None:
     (project / ".env").write_text("SECRET_KEY=secret")
     (project / "core/__pycache__").mkdir()
     (project / "core/__pycache__/settings.pyc").write_text("")
     (project / "var").mkdir()
-    (project / "var/upload").write_text("somebody's")
+    (project / "var/upload").write_text("an upload")
     _, without_git = archive.pack("project", "", tmp_path, tmp_path / "one", "0123456789")
     assert members(without_git) == ["core/settings.py", "manage.py", "var/upload"]
     (project / ".gitignore").write_text("var/\n")
@@ -115,17 +115,17 @@ def test_a_git_url_is_named_by_its_commit(archive: ModuleType, project: Path, tm
 
 
 @pytest.mark.parametrize(
-    ("source", "version", "says"),
+    ("source", "git_ref", "says"),
     [("nothing", "", "app_source"), ("project", "v1", "app_git_ref"), ("file:///nothing.git", "", "git clone")],
 )
-def test_errors_say_what_to_edit(
-    archive: ModuleType, project: Path, tmp_path: Path, source: str, version: str, says: str
+def test_errors_name_the_setting_to_edit(
+    archive: ModuleType, project: Path, tmp_path: Path, source: str, git_ref: str, says: str
 ) -> None:
     with pytest.raises(archive.SourceError, match=says):
-        archive.pack(source, version, tmp_path, tmp_path / "cache", "0123456789")
+        archive.pack(source, git_ref, tmp_path, tmp_path / "cache", "0123456789")
 
 
-def test_an_unknown_version_is_named(archive: ModuleType, project: Path, tmp_path: Path) -> None:
+def test_an_unknown_ref_is_named(archive: ModuleType, project: Path, tmp_path: Path) -> None:
     commit(project)
     with pytest.raises(archive.SourceError, match=r"'v9'.*app_git_ref"):
         archive.pack(f"file://{project}", "v9", tmp_path, tmp_path / "cache", "0123456789")
@@ -135,13 +135,11 @@ def test_a_folder_that_git_ignores_is_not_an_empty_release(archive: ModuleType, 
     commit(tmp_path)
     (tmp_path / ".gitignore").write_text("/project/\n")
     subprocess.run(["git", "rm", "-r", "--quiet", "--cached", "project"], cwd=tmp_path, check=True)
-    with pytest.raises(archive.SourceError, match="holds no file that git does not ignore"):
+    with pytest.raises(archive.SourceError, match="has no files, or git ignores all of them"):
         archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
 
 
-def test_where_git_cannot_say_what_it_ignores_nothing_is_packed(
-    archive: ModuleType, project: Path, tmp_path: Path
-) -> None:
+def test_nothing_is_packed_when_git_fails(archive: ModuleType, project: Path, tmp_path: Path) -> None:
     (project / ".git").write_text("gitdir: /nowhere\n")
     with pytest.raises(archive.SourceError, match="git ls-files"):
         archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")

@@ -25,7 +25,7 @@ PLAYBOOKS = sorted(
     path.relative_to(ROOT)
     for pattern in ("site.yml", "playbooks/*.yml", "molecule/*/*.yml")
     for path in ROOT.glob(pattern)
-    if path.name != "molecule.yml"
+    if path.name != "molecule.yml" and isinstance(yaml.safe_load(path.read_text()), list)
 )
 
 # Ansible's own, and what only the test hosts have.

@@ -1,1 +1,1 @@
-"""Checks of the settings, without any host. checks.setting_problems runs them; names and files look at where values are set."""
+"""Checks of the settings: their values (checks.py), their names (names.py) and where they are set (files.py)."""

@@ -48,7 +48,7 @@ def check_administrators(here: Installation) -> Iterator[Problem]:
 
 
 def key_problem(key: str) -> str:
-    """Return what is wrong with a public SSH key; "" if nothing is. The key is not repeated: it may be a private one."""
+    """Return what is wrong with a public SSH key; "" if nothing is. Never repeat the key: it may be a private one."""
     if "PRIVATE KEY" in key:
         return (
             "contains a private key. Write the public key, the file that ends in .pub; if others have seen the private "

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from .problems import Installation, Problem, quoted
 
-# Users of Debian and of the services; the application's user and database must not have their names. (flower is a user of Redis.)
+# Users of Debian, PostgreSQL and Redis: the application has a user of its name in each of them.
 RESERVED = {
     *("root", "daemon", "bin", "sys", "sync", "games", "man", "lp", "mail", "news", "uucp", "proxy", "backup", "list"),
     *("irc", "sshd", "messagebus", "polkitd", "postgres", "template0", "template1", "redis", "nginx"),

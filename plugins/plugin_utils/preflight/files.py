@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ SHIPPED = {"defaults.yml", "secrets.yml", "wiring.yml"}
 
 
 def environment_of(groups: Mapping[str, list[str]], hosts: list[str], inventory: str, project: Path) -> str:
-    """Return the group whose group_vars are the user's: named like the inventory file, or around all hosts; else ENV."""
+    """Return the group of the user's settings: named like the inventory file, or around all hosts; else ENV."""
     around = [name for name in groups if name not in SERVICE_GROUPS and set(hosts) <= set(groups[name])]
     named = Path(inventory).stem
     if named in around:
@@ -49,6 +50,14 @@ def misplaced_files(project: Path, environment: str) -> Iterator[Problem]:
                 f"mv group_vars/all/{path.name} {place}",
                 f"group_vars/all/{path.name}",
             )
+
+
+def unwritable_problems(folders: Mapping[str, Path]) -> Iterator[Problem]:
+    """Yield the folders on this machine that a run must write to, but cannot, by the settings that name them."""
+    for name, folder in folders.items():
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            yield Problem(name, f"is {folder}, which this user cannot write to. Set {name} to another folder in {APP}.")
 
 
 def shadowed_problems(inventory: Path, effective: Mapping[str, Any], shipped: Mapping[str, Any]) -> Iterator[Problem]:

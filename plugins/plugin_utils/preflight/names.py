@@ -85,7 +85,7 @@ def unknown_problems(given: Iterable[str], known: Known, in_settings_file: Itera
         close = difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=similarity)
         if close:
             yield Problem(name, f"is not a setting. Did you mean {close[0]}?")
-        elif prefix == "app" or (prefix in known.roles and known.roles[prefix]):
+        elif prefix == "app" or known.roles.get(prefix):
             yield Problem(name, "is not a setting. Is it misspelt?")
 
 

@@ -34,7 +34,7 @@ class Installation:
 
 @dataclass(frozen=True)
 class Problem:
-    """An invalid setting: its name, the part of it, and a sentence. `file` is where to set it if it is set nowhere yet."""
+    """An invalid setting: its name, its part, a sentence, and the file where it belongs if it is set nowhere yet."""
 
     name: str
     sentence: str

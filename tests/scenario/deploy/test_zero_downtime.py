@@ -54,7 +54,7 @@ def test_two_deployments_and_a_rollback(deployments: Deployments, old: str) -> N
     assert f"before-{second}.dump" in dumps
     assert f"before-{third}.dump" not in dumps
     history = deployments.playbook("playbooks/releases.yml").wait().succeeded().output
-    entries = re.findall(r"(deploy|rollback) +(\S+) +\S+(?:@\S+)? +[\d.]+ +serves", history)
+    entries = re.findall(r"(deploy|rollback) +(\S+) +\S+(?:@\S+)? +[\d.]+ +succeeded", history)
     assert entries[:3] == [("rollback", second), ("deploy", third), ("deploy", second)], history
 
     # Deploying the current version again changes nothing.

@@ -1,0 +1,46 @@
+"""What the steps of a deployment share, and what undoing them needs: also the context of a killed deployment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..application import Application
+from ..host import Host
+from ..settings import say
+
+
+class Context:
+    """A release on this host, and the persisted state of its deployment.
+
+    state["previous"]         the release that was current before, or ""
+    state["was_built"]        the release existed before: its folder is not removed
+    state["steps"]            seconds that each completed step took
+    state["stopped_consuming"] queues by node of the old workers that were told to stop consuming them
+    state["beat_stopped"]     beat belongs to another host now and was stopped here
+    """
+
+    def __init__(self, host: Host, release: str, state: dict[str, Any]) -> None:
+        self.host = host
+        self.settings = host.settings
+        self.manager = host.manager
+        self.release = release
+        self.state = state
+        self.application = Application(host, release)
+        self.warnings: list[str] = []
+
+    @property
+    def previous(self) -> str:
+        return self.state.get("previous", "")
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+        say(f"Warning: {text}")
+
+    def explain(self, units: list[str], reason: str) -> str:
+        """Return the reason, and recent log lines of each failed process, or of all when none failed."""
+        failed = self.manager.failed(units)
+        logs = [
+            f"Last log lines of {unit}:\n{self.manager.recent_logs([unit], 25 if failed else 8)}"
+            for unit in failed or units
+        ]
+        return "\n".join([reason, *logs])

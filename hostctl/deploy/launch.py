@@ -1,0 +1,119 @@
+"""Start the new release beside the current one, and check it before it gets traffic."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ..application import Application
+from ..host import release_of
+from ..settings import ReleaseError, say
+from . import build, health
+from .context import Context
+
+if TYPE_CHECKING:
+    from .deployment import Deployment
+
+
+def start(deployment: Deployment) -> None:
+    """Start the release's processes, in a rollback only its web process; stop processes of killed deployments."""
+    host, release = deployment.host, deployment.release
+    wanted = (deployment.live, deployment.previous)
+    strays = [unit for unit in host.other_units(release) if release_of(unit) not in wanted]
+    deployment.manager.stop(strays, wait=False)
+    deployment.manager.prepare(release)
+    if deployment.pages_first:
+        deployment.schema_check = ThreadPoolExecutor(1).submit(deployment.application.ask, "migrations")
+        start_units(deployment, host.web_units(release))
+    else:
+        start_units(deployment, host.units(release))
+
+
+def start_workers(deployment: Deployment) -> None:
+    """Rollback: start the workers, once the pages are back."""
+    start_units(deployment, deployment.host.worker_units(deployment.release))
+    check_workers(deployment)
+
+
+def start_units(deployment: Deployment, units: list[str]) -> None:
+    try:
+        deployment.manager.start(units)
+    except ReleaseError as error:
+        raise ReleaseError(deployment.explain(units, str(error))) from None
+    if units:
+        say(f"Started: {', '.join(units)}.")
+
+
+def stop_release(context: Context) -> None:
+    """Undo: stop the release's processes. Its workers stop consuming first, or a task could run twice."""
+    units = context.host.running_units(context.release)
+    if "health_check" in context.state.get("steps", {}):
+        stop_new_consumers(context, [unit for unit in units if not context.host.is_web(unit)])
+    if any(context.host.is_web(unit) for unit in units):
+        health.wait_until_idle(context.host.socket(context.release), at_least=0.5 if context.previous else 0)
+    context.manager.stop(units)
+
+
+def stop_new_consumers(context: Context, units: list[str]) -> None:
+    application = Application(context.host, context.release)
+    queues = {worker.name: worker.queues for worker in context.settings.workers}
+    try:
+        for unit in units:
+            names = ",".join(queues[context.host.worker_name(unit)])
+            application.ask("consumers", context.settings.celery_app, "cancel", names, context.host.node(unit))
+    except (ReleaseError, KeyError, OSError) as error:
+        say(f"The new workers could not be told to stop consuming: {error}")
+    finally:
+        application.close()
+
+
+def health_check(deployment: Deployment) -> None:
+    """Wait until the release's own socket passes its health check and its own workers answer a ping."""
+    check_pages(deployment)
+    if deployment.pages_first:
+        return
+    check_workers(deployment)
+    deployment.run_hook("before_switch")
+
+
+def check_pages(deployment: Deployment) -> None:
+    settings = deployment.settings
+    if not settings.web:
+        return
+    units = deployment.host.web_units(deployment.release)
+    deadline = time.monotonic() + settings.health_check_timeout
+    while problem := health_problem(deployment):
+        if deployment.manager.failed(units) or time.monotonic() > deadline:
+            raise ReleaseError(deployment.explain(units, f"health check {settings.health_path}: {problem}."))
+        time.sleep(0.05)
+    say(f"Health check passed: {settings.health_path} answered 200 on the release's own socket.")
+
+
+def health_problem(deployment: Deployment) -> str:
+    """Return what is wrong with the release's health page, or ""."""
+    return health.problem(deployment.settings, deployment.host.socket(deployment.release), deployment.release)
+
+
+def check_workers(deployment: Deployment) -> None:
+    units = deployment.host.worker_units(deployment.release)
+    if not units:
+        return
+    nodes = [deployment.host.node(unit) for unit in units]
+    settings, seconds = deployment.settings, deployment.settings.health_check_timeout
+    deadline = time.monotonic() + seconds
+    while silent := deployment.application.ask("ping", settings.celery_app, 3, *nodes)["silent"]:
+        if deployment.manager.failed(units) or time.monotonic() > deadline:
+            reason = f"no answer (within {seconds} s) from {', '.join(silent)}."
+            raise ReleaseError(deployment.explain(units, reason))
+    say(f"Workers answered: {', '.join(worker.name for worker in settings.workers)}.")
+
+
+def warm_up(deployment: Deployment) -> None:
+    """Request pages, so that every process loads what its first visitor would wait for; sync the release to disk."""
+    if deployment.settings.web:
+        paths = deployment.settings.warmup_paths
+        health.warm_up(deployment.settings, deployment.host.socket(deployment.release), paths)
+    # After a power failure `current` must not point to empty files. An older release was written long ago.
+    if deployment.sync is not None and not build.is_synced(deployment.sync):
+        deployment.warn(f"Release {deployment.release} may not be on disk yet (sync failed or took too long).")

@@ -1,0 +1,95 @@
+"""What is deployed on this host and what runs, as data and as text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .deploy.record import Record, history
+from .host import Host, release_of
+from .settings import ReleaseError
+
+
+def status(host: Host) -> dict[str, Any]:
+    """Return everything that one call of `status --json` answers."""
+    current = host.current_release()
+    return {
+        "current": current,
+        "releases": host.built(),
+        "running": running(host),
+        "beat": host.manager.beat_runs(),
+        "versions": host.facts(current).get("versions", {}),
+        "deployment": Record(host.settings).unfinished() or None,
+        "configuration": configuration(host),
+        "version": __version__,
+    }
+
+
+def running(host: Host) -> list[dict[str, Any]]:
+    return [
+        {
+            "unit": process.unit,
+            "process": host.process_name(process.unit),
+            "release": release_of(process.unit),
+            "state": process.state,
+            "restarts": process.restarts,
+        }
+        for process in host.manager.states()
+    ]
+
+
+def configuration(host: Host) -> dict[str, str]:
+    """Return the hashes of the environment and of the process definitions that Ansible last wrote to this host."""
+    folder = host.settings.etc / "configuration"
+    return {name: stripped_text(folder / name) for name in ("environment", "processes")}
+
+
+def stripped_text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Format a status for a terminal."""
+    lines = [f"current     {found['current'] or 'none'}", f"built       {', '.join(found['releases']) or 'none'}"]
+    for process in found["running"]:
+        restarts = f", {process['restarts']} restarts" if process["restarts"] else ""
+        lines.append(f"running     {process['unit']} ({process['state']}{restarts})")
+    lines += ["running     beat"] if found["beat"] else []
+    if state := found["deployment"]:
+        request = f"{state['action']} {state['release']} by {state['by']} since {state['since']}"
+        lines.append(f"deployment  {request}, at step {state['step']}")
+    return "\n".join(lines)
+
+
+def previous_release(host: Host) -> str:
+    """Return the release that was current when the current one was deployed, or else an earlier one.
+
+    Raises ReleaseError when there is none.
+    """
+    built, current = host.built(), host.current_release()
+    for entry in reversed(history(host.settings)):
+        if entry["action"] == "deploy" and entry["status"] == 0 and entry["release"] == current:
+            if entry.get("previous") in built and entry["previous"] != current:
+                return entry["previous"]
+            break
+    older = built[built.index(current) + 1 :] if current in built else built
+    if not older:
+        available = ", ".join(built) or "none"
+        raise ReleaseError(f"There is no release before {current or 'the first'} on this host; available: {available}.")
+    return older[0]
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    """Format the history for a terminal, newest first."""
+    rows = [("when", "action", "release", "by", "seconds", "outcome")]
+    for entry in reversed(entries):
+        row = [entry["since"], entry["action"], entry["release"], entry["by"], str(entry["seconds"]), entry["outcome"]]
+        rows.append(tuple(row))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]) for row in rows
+    )

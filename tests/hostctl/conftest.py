@@ -1,0 +1,75 @@
+"""A host whose processes, application and health checks are stand-ins."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hostctl.application import Application
+from hostctl.deploy import build, drain, health, preflight
+from hostctl.host import Host
+from hostctl.settings import Settings, Worker
+from tests.hostctl.fakes import OLD, Answers, Manager, make_release
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "shop/releases").mkdir(parents=True)
+    (tmp_path / "shop/incoming").mkdir()
+    return Settings(
+        name="shop", domain="shop.example.org", wsgi_app="core.wsgi", celery_app="core",
+        workers=[Worker("default", ["default"])], queues=["default"], bake=0, keep_releases=2, health_check_timeout=1,
+        root=tmp_path, config=tmp_path / "etc",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def manager() -> Manager:
+    return Manager()
+
+
+@pytest.fixture
+def host(settings: Settings, manager: Manager) -> Host:
+    host = Host(settings)
+    host.manager = manager
+    return host
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
+    answers = Answers()
+    monkeypatch.setattr(Application, "ask", lambda self, *arguments, **options: answers.ask(*arguments, **options))
+    monkeypatch.setattr(Application, "hook", lambda self, name: [])
+    return answers
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Restore the handlers that a failing deployment sets."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def live(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host on which OLD is live, and where builds and health checks succeed."""
+    make_release(host, OLD, age=60)
+    host.switch(OLD)
+    manager.start(host.units(OLD))
+    monkeypatch.setattr(build, "unpack", lambda host, release, archive: host.path(release).mkdir(exist_ok=True))
+    monkeypatch.setattr(build, "make_environment", lambda host, release: None)
+    monkeypatch.setattr(build, "check_disk_space", lambda host: None)
+    monkeypatch.setattr(build, "SYNC", "true")
+    monkeypatch.setattr(health, "problem", lambda *arguments: "")
+    monkeypatch.setattr(
+        health, "answers", lambda settings, path: host.web_units(path.parents[1].name)[0] in manager.running
+    )
+    monkeypatch.setattr(health, "wait_until_idle", lambda *arguments, **options: None)
+    monkeypatch.setattr(preflight, "beat_processes", lambda user: ["1"])
+    monkeypatch.setattr(drain, "remove_old_files", lambda settings: None)
+    return host

@@ -1,0 +1,130 @@
+"""Stand-ins for process manager and application, and helpers that build and deploy releases."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from hostctl.deploy import deployment, record
+from hostctl.host import Host
+from hostctl.settings import ReleaseError
+
+OLD, NEW = "old-1", "new-2"
+
+
+class Manager:
+    """A process manager that only remembers which units run."""
+
+    def __init__(self) -> None:
+        self.running: set[str] = set()
+        self.ended: list[str] = []
+        self.beat: list[str] = []
+
+    def alive(self) -> dict[str, str]:
+        return {unit: unit.partition("@")[2] for unit in self.running}
+
+    def states(self) -> list[Any]:
+        return []
+
+    def failed(self, units: list[str]) -> list[str]:
+        return [unit for unit in units if unit in self.ended]
+
+    def start(self, units: list[str], *, wait: bool = True) -> None:
+        self.running |= set(units)
+
+    def stop(self, units: list[str], *, wait: bool = True) -> None:
+        self.running -= set(units)
+
+    def beat_runs(self) -> bool:
+        return True
+
+    def restart_beat(self) -> None:
+        self.beat.append("restart")
+
+    def stop_beat(self) -> None:
+        self.beat.append("stop")
+
+    def recent_logs(self, units: list[str], lines: int = 25) -> str:
+        return "the recent logs"
+
+    def prepare(self, release: str) -> None:
+        pass
+
+    forget = prepare
+
+    def mark_active(self) -> None:
+        pass
+
+    remove_stale = mark_active
+
+
+class Answers:
+    """The answers of a healthy application; `override` holds what differs."""
+
+    def __init__(self) -> None:
+        self.override: dict[str, Any] = {}
+        self.asked: list[tuple[Any, ...]] = []
+
+    def ask(self, question: str, *arguments: Any, seconds: float = 0) -> Any:
+        self.asked.append((question, *arguments))
+        if isinstance(self.override.get(question), Exception):
+            raise self.override[question]
+        healthy = {
+            "check": {"versions": {}},
+            "migrations": {"pending": [], "known": [], "unknown": [], "warnings": [], "idle": []},
+            "ping": {"silent": []},
+            "consumers": {"silent": []},
+            "smoke_test": {"silent": [], "other": {}, "busy": []},
+            "requeue_unacknowledged": {"requeued": 0},
+            "depths": {},
+            "parked": {"tasks": {}},
+            "periodic": {"unknown": []},
+        }
+        return healthy[question] | self.override.get(question, {})
+
+    def resumed(self, release: str) -> bool:
+        """Was the worker of a release told to consume again?"""
+        return ("consumers", "core", "add", "default", node(release)) in self.asked
+
+
+class Killed(BaseException):
+    """The process of a deployment ends without any clean-up."""
+
+
+def node(release: str) -> str:
+    return f"default.{release}@{os.uname().nodename}"
+
+
+def make_release(host: Host, release: str, age: int = 0) -> None:
+    """Make a release's folder as a deployment leaves it; `age` in seconds."""
+    folder = host.path(release)
+    folder.mkdir(exist_ok=True)
+    mark = folder / "build.json"
+    mark.write_text(json.dumps({"id": release, "versions": {}, "workers": {"default": ["default"]}}))
+    os.utime(mark, (time.time() - age, time.time() - age))
+
+
+def deploy(host: Host, release: str = NEW, action: str = "deploy", **more: Any) -> int:
+    """Deploy a release, or roll back to it; return the exit status."""
+    book = record.Record(host.settings)
+    book.hold()
+    request = deployment.Request(action, release, "anna", archive=Path("archive"), **more)
+    try:
+        return deployment.Deployment(host, book, request).run()
+    finally:
+        os.close(book.handle)
+
+
+def last_outcome(host: Host) -> str:
+    return record.history(host.settings)[-1]["outcome"]
+
+
+def unfinished(host: Host) -> dict[str, Any]:
+    return record.Record(host.settings).unfinished()
+
+
+def failure(question: str) -> ReleaseError:
+    return ReleaseError(f"no {question}")

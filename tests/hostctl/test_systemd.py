@@ -1,0 +1,48 @@
+"""Units of systemd: state, and which ones have failed."""
+
+from __future__ import annotations
+
+import pytest
+
+from hostctl.processes import systemd
+from hostctl.processes.state import ProcessState
+from hostctl.settings import Settings
+
+
+def test_a_unit_that_was_restarted_before_has_not_failed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    restarts = {"shop-web@abcd-1": "2", "shop-worker-default@abcd-1": "0"}
+
+    def systemctl(action: str, *arguments: str) -> str:
+        blocks = [f"Id={unit}.service\nActiveState=active\nNRestarts={number}\n" for unit, number in restarts.items()]
+        return "\n".join(blocks) if action == "show" else ""
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    manager = systemd.Systemd(settings)
+    manager.start(list(restarts))
+    assert manager.failed(list(restarts)) == []
+    restarts["shop-web@abcd-1"] = "3"
+    assert manager.failed(list(restarts)) == ["shop-web@abcd-1"]
+
+
+def test_a_beat_that_was_restarted_since_has_failed(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    restarts = "2"
+
+    def systemctl(action: str, *arguments: str) -> str:
+        return f"Id=shop-beat.service\nActiveState=active\nNRestarts={restarts}\n" if action == "show" else ""
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    manager = systemd.Systemd(settings)
+    manager.restart_beat()
+    assert manager.failed(["shop-beat"]) == []
+    restarts = "3"
+    assert manager.failed(["shop-beat"]) == ["shop-beat"]
+
+
+def test_the_state_of_every_process_is_known(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def systemctl(action: str, *arguments: str) -> str:
+        if action == "show":
+            return "Id=shop-web@abcd-1.service\nActiveState=deactivating\nNRestarts=3\n"
+        return "shop-web@abcd-1.service loaded deactivating stop-sigterm shop: web\n"
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    assert systemd.Systemd(settings).process_states() == [ProcessState("shop-web@abcd-1", "deactivating", 3)]

@@ -1,0 +1,79 @@
+"""A host that fails stops the whole run, so that nothing is deployed to the other hosts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from project import GROUPS, ROOT, copy_project, run_playbook
+
+LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+# What must not run on any host after a failure in the role of the key.
+CASES = {
+    ("site.yml", "base"): {"runtime", "services", "hostctl", "release"},
+    ("site.yml", "runtime"): {"services", "release", "nginx"},
+    ("site.yml", "postgresql"): {"release", "nginx"},
+    ("site.yml", "nginx"): {"release"},
+    ("playbooks/deploy.yml", "preflight"): {"hostctl", "release"},
+    ("playbooks/deploy.yml", "hostctl"): {"release"},
+    ("playbooks/rollback.yml", "hostctl"): {"release"},
+    ("playbooks/rotate-secrets.yml", "connection"): {"secrets", "postgresql", "release"},
+    ("playbooks/rotate-secrets.yml", "services"): {"release"},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this project with its real playbooks, whose roles only fail where the variable `failing` says so."""
+    project = copy_project(tmp_path_factory.mktemp("failed") / "project")
+    for role in (project / "roles").iterdir():
+        task_files = [path.name for path in (role / "tasks").glob("*.yml")]
+        shutil.rmtree(role)
+        (role / "tasks").mkdir(parents=True)
+        task = {
+            "name": f"Role {role.name}",
+            "ansible.builtin.assert": {"that": f"[inventory_hostname, '{role.name}'] != failing"},
+        }
+        for name in task_files:
+            (role / "tasks" / name).write_text(json.dumps([task]))
+    hosts = {"first": {}, "second": {}}
+    children = {group: {"hosts": hosts} for group in GROUPS}
+    inventory = {"all": {"vars": LOCAL, "hosts": hosts, "children": children}}
+    (project / "inventory/hosts.yml").write_text(json.dumps(inventory))
+    return project
+
+
+@pytest.mark.parametrize(("playbook", "role"), CASES)
+def test_a_failed_host_stops_the_run(project: Path, playbook: str, role: str) -> None:
+    found = run_playbook(
+        project / playbook,
+        project / "inventory/hosts.yml",
+        *("-e", json.dumps({"failing": ["second", role]})),
+        ANSIBLE_CONFIG=str(project / "ansible.cfg"),
+    )
+    assert found.status != 0
+    assert {result["host"] for result in found.results() if result.get("failed")} == {"second"}
+    ran = {result["task"].rpartition("Role ")[2] for result in found.results()}
+    assert role in ran
+    assert ran & CASES[playbook, role] == set()
+
+
+@pytest.mark.parametrize(("role", "variable"), [("release", "release_hosts"), ("secrets", "secrets_hosts")])
+def test_a_host_that_failed_earlier_is_left_out(tmp_path: Path, role: str, variable: str) -> None:
+    """Also in a playbook of the user, whose plays continue without the failed host."""
+    failing = {"name": "Fail", "ansible.builtin.fail": {}, "when": "inventory_hostname == 'second'"}
+    checking = {"name": "Check", "ansible.builtin.import_role": {"name": role, "tasks_from": "hosts.yml"}}
+    plays = [{"hosts": "all", "gather_facts": False, "tasks": [task]} for task in (failing, checking)]
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(plays))
+    hosts = {"all": {"vars": LOCAL, "hosts": {"first": {}, "second": {}}}}
+    (tmp_path / "hosts.yml").write_text(json.dumps(hosts))
+    given = {variable: ["first", "second"], f"{role}_leader": "first"}
+    options = ("-e", json.dumps(given))
+    found = run_playbook(
+        tmp_path / "play.yml", tmp_path / "hosts.yml", *options, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg")
+    )
+    assert ": second would " in found.messages()["first"]
