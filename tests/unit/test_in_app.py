@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,3 +172,8 @@ def test_a_broker_that_does_not_answer_is_lost_after_two_checks() -> None:
     with pytest.raises(TimeoutError, match="has not answered for 10 s"):
         watch.check()
     assert disconnected == [True]
+
+
+def test_every_test_environment_is_run() -> None:
+    [versions] = re.findall(r"^celery_versions=\((.*)\)$", (ROOT / "tools/app-tests.sh").read_text(), re.MULTILINE)
+    assert {f"requirements-celery{version}.txt" for version in versions.split()} == {path.name for path in PINS}
