@@ -28,7 +28,7 @@ RECONNECT_SECONDS = 3
 OPTIONS: dict[str, Any] = {
     "health_check_interval": CHECK_SECONDS,
     "socket_connect_timeout": 5,
-    "socket_timeout": 10,
+    "socket_timeout": 5,
     "socket_keepalive": True,
     "socket_keepalive_options": {
         socket.TCP_KEEPIDLE: 5,

@@ -7,6 +7,7 @@ With versions outside TESTED, or without a name of REQUIRED, workers and beat ru
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -64,7 +65,7 @@ def outside_tested_range() -> list[str]:
 
 def number(version: str) -> tuple[int, ...]:
     """Return the major and minor number of a version such as 5.6.0rc1."""
-    return tuple(int(part) for part in version.split(".")[:2])
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
 def missing_names() -> list[str]:

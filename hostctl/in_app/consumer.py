@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,16 @@ from .requeue import requeue_one
 logger = logging.getLogger("celery.hostctl")
 
 
-class LateAcknowledgements:
-    """The channel of messages whose connection was lost: keeps acknowledgements until the worker is connected again.
+class Acknowledgements:
+    """The channel of messages whose tasks run: keeps acknowledgements while the connection is lost.
 
-    kombu's closed channel raises an error for each, which ends the worker or has the task run a second time.
+    kombu's own channel raises an error for each, which ends the worker or has the task run a second time.
     """
 
     no_ack_consumers = None
 
-    def __init__(self) -> None:
+    def __init__(self, connection_errors: tuple[type[Exception], ...]) -> None:
+        self.connection_errors = connection_errors
         self.channel: Any = None
         self.kept: list[tuple[str, tuple[Any, ...]]] = []
 
@@ -37,9 +37,12 @@ class LateAcknowledgements:
 
     def send(self, method: str, *arguments: Any) -> None:
         if self.channel:
-            getattr(self.channel, method)(*arguments)
-        else:
-            self.kept.append((method, arguments))
+            try:
+                getattr(self.channel, method)(*arguments)
+                return
+            except self.connection_errors:
+                self.hold()
+        self.kept.append((method, arguments))
 
     def hold(self) -> None:
         """Keep acknowledgements from now on."""
@@ -71,18 +74,24 @@ def consumer_class(app: Any, summary: Path) -> type:
 
         # -- connecting
 
-        @cached_property
-        def late_acknowledgements(self) -> LateAcknowledgements:
-            return LateAcknowledgements()
+        def __init__(self, on_task_request: Callable[[Any], None], *args: Any, **kwargs: Any) -> None:
+            def process(request: Any) -> None:
+                request.message.channel = self.acknowledgements
+                on_task_request(request)
+
+            super().__init__(process, *args, **kwargs)
+            self.acknowledgements = Acknowledgements(self.connection_errors)
 
         def ensure_connected(self, conn: Any) -> Any:
             broker.limit_reconnect_pause(conn)
             return super().ensure_connected(conn)
 
         def on_connection_error_after_connected(self, exc: Exception) -> None:
-            self.late_acknowledgements.hold()
-            for request in (*state.reserved_requests, *state.active_requests):
-                request.message.channel = self.late_acknowledgements
+            self.acknowledgements.hold()
+            if self.hub:
+                # They are requeued and received again. (Before Celery 5.6 both copies would run.)
+                for entry, _ in self.eta_tasks():
+                    entry.cancel()
             if self.task_consumer:
                 compat.keep_unacknowledged(self.task_consumer.channel)
             super().on_connection_error_after_connected(exc)
@@ -127,14 +136,18 @@ def consumer_class(app: Any, summary: Path) -> type:
                 with suppress(*self.connection_errors):
                     self.requeue_eta()
 
+        def eta_tasks(self) -> list[tuple[Any, Request]]:
+            """Return the timer entries and requests of tasks that wait for their ETA."""
+            entries = [item.entry for item in self.timer.schedule.queue]
+            return [(entry, entry.args[0]) for entry in entries if entry.args and isinstance(entry.args[0], Request)]
+
         def requeue_eta(self) -> None:
             """Requeue ETA messages now; otherwise they stay in this worker until its longest task ends."""
             channel, mine = self.task_consumer.channel, compat.unacknowledged_tags(self)
             keys = channel.unacked_key, channel.unacked_index_key
-            for entry in [item.entry for item in self.timer.schedule.queue]:
-                request = entry.args[0] if entry.args else None
+            for entry, request in self.eta_tasks():
                 # A finished task whose acknowledgement is not sent yet is in no timer.
-                if isinstance(request, Request) and (tag := request.message.delivery_tag) in mine:
+                if (tag := request.message.delivery_tag) in mine:
                     with channel.conn_or_acquire() as client:
                         client.transaction(requeue_one(channel, *keys, tag), keys[0])
                         stays = client.hexists(keys[0], tag)  # No queue is bound to its exchange.

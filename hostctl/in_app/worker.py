@@ -127,6 +127,8 @@ def requeue_step(node: str, releases: Path) -> type:
 
         def start(self, consumer: Any) -> None:
             channel = consumer.connection.default_channel
+            # First, so that tasks that ended without a connection are not requeued.
+            consumer.acknowledgements.release(consumer.task_consumer.channel)
             try:
                 self.requeue(consumer, channel)
             except consumer.connection_errors:
@@ -147,7 +149,6 @@ def requeue_step(node: str, releases: Path) -> type:
             with channel.conn_or_acquire() as client:
                 client.sadd(requeue.SLOTS, node)
             self.requeue_dead(channel)
-            consumer.late_acknowledgements.release(consumer.task_consumer.channel)
             if self.is_first_connection or consumer.hub:
                 # With the connection Celery has forgotten the other tasks it held. (Without an event loop, as with
                 # gevent, it still knows those that wait for their ETA.)

@@ -95,7 +95,11 @@ def test_worker_consumes_soon_after_its_broker_vanished(
     site: Site, relay: Relay, drop: bool, seconds: float, limit: float
 ) -> None:
     """Also when something on the way, such as a proxy, still acknowledges packets: that takes longer."""
-    worker = site.worker(CELERY_BROKER_URL=relay.url)
+    # Against dropped packets the project's long timeout, as in the shop, makes no difference.
+    began = time.monotonic()
+    worker = site.worker(CELERY_BROKER_URL=relay.url, SOCKET_TIMEOUT="30" if drop else "")
+    # On a busy machine everything takes longer; on an idle one a worker is ready in two seconds.
+    slowness = max(1, (time.monotonic() - began) / 4)
     first = site.send()
     wait_until(lambda: site.lines("START") == [first])
     relay.vanish(drop=drop)
@@ -103,9 +107,9 @@ def test_worker_consumes_soon_after_its_broker_vanished(
     relay.come_back(drop=drop)
     back = time.monotonic()
     second = site.send()
-    wait_until(lambda: site.lines("START") == [first, second], 60)
+    wait_until(lambda: site.lines("START") == [first, second])
     print(f"Consuming {time.monotonic() - back:.1f} s after the broker's return.")
-    assert time.monotonic() - back < limit
+    assert time.monotonic() - back < limit * slowness
     site.gate.touch()
     wait_until(lambda: sorted(site.lines("END")) == sorted([first, second]))
     wait_until(lambda: site.broker.admin.keys("unacked:*") == [])

@@ -40,8 +40,8 @@ def test_plain_worker_with_an_unsupported_version(site: Site, broker: Broker) ->
     worker = site.worker(queues="default,other")
     assert "is outside the tested range" in site.output(worker)
     answers = site.ask(
-        ["ping", "sample", 10, node],
-        ["smoke_test", "sample", 10, "r1", {}, "default", "other"],
+        ["ping", "sample", 60, node],
+        ["smoke_test", "sample", 60, "r1", {}, "default", "other"],
         ["consumers", "sample", "cancel", "default,other", node],
         ["depths", "sample", "default"],
         ["consumers", "sample", "add", "default,other", node],
@@ -62,7 +62,7 @@ def test_plain_worker_with_an_unsupported_version(site: Site, broker: Broker) ->
     wait_until(lambda: site.lines("START") == [sent])
     worker.terminate()
     site.gate.touch()
-    assert worker.wait(30) == 0
+    assert worker.wait(60) == 0
     assert site.lines("END") == [sent]
 
 

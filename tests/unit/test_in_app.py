@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hostctl.in_app import compat, questions
+from hostctl.in_app import broker, compat, consumer, questions
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "hostctl/in_app").glob("*.py"))
@@ -113,3 +113,61 @@ def test_a_queue_is_busy_if_its_worker_runs_other_tasks(monkeypatch: pytest.Monk
     workers = {"one": ["a", "b"], "two": ["c"], "three": ["d"], "gone": ["e"]}
     found = questions.smoke_test_queues("core", 0.3, "abcd-1", workers, *"abcde")
     assert found == {"silent": ["c", "d", "e"], "other": {}, "busy": ["a", "b"]}
+
+
+class Channel:
+    """Stands in for a channel whose connection is lost while `error` is set."""
+
+    error: Exception | None = None
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def basic_ack(self, tag: str) -> None:
+        if self.error:
+            raise self.error
+        self.calls.append(("ack", tag))
+
+    def basic_reject(self, tag: str, requeue: bool) -> None:
+        self.calls.append(("reject", tag, requeue))
+
+
+def test_acknowledgements_are_kept_while_the_connection_is_lost() -> None:
+    acknowledgements, old, new = consumer.Acknowledgements((ConnectionError,)), Channel(), Channel()
+    acknowledgements.release(old)
+    acknowledgements.basic_ack("a")
+    old.error = ConnectionError()
+    acknowledgements.basic_ack("b")
+    acknowledgements.basic_reject("c", requeue=True)
+    acknowledgements.release(new)
+    acknowledgements.basic_ack("d")
+    assert (old.calls, new.calls) == ([("ack", "a")], [("ack", "b"), ("reject", "c", True), ("ack", "d")])
+
+
+def test_acknowledgements_survive_a_second_loss_of_the_connection() -> None:
+    acknowledgements, lost, new = consumer.Acknowledgements((ConnectionError,)), Channel(), Channel()
+    acknowledgements.basic_ack("a")
+    lost.error = ConnectionError()
+    with pytest.raises(ConnectionError):
+        acknowledgements.release(lost)
+    acknowledgements.release(new)
+    assert new.calls == [("ack", "a")]
+
+
+def test_a_broker_that_does_not_answer_is_lost_after_two_checks() -> None:
+    disconnected: list[bool] = []
+    brpop = SimpleNamespace(next_health_check=1.0, disconnect=lambda: disconnected.append(True))
+    channel = SimpleNamespace(_in_poll=brpop)
+    watch = broker.BrokerWatch(channel)
+    watch.check()
+    watch.check()
+    brpop.next_health_check = 2.0
+    watch.check()
+    channel._in_poll = None  # No BRPOP is under way: every child is busy.
+    watch.check()
+    channel._in_poll = brpop
+    watch.check()
+    watch.check()
+    with pytest.raises(TimeoutError, match="has not answered for 10 s"):
+        watch.check()
+    assert disconnected == [True]
