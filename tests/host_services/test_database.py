@@ -396,7 +396,7 @@ def test_only_one_migration_runs_at_a_time(shop: Any, project: Project, url: str
     second.lock_wait = 0.5
 
     def meanwhile(*arguments: str, environment: dict[str, str]) -> str:
-        with pytest.raises(ReleaseError, match=r"another migration .* process \d+ \(user .*, shop-release"):
+        with pytest.raises(ReleaseError, match=r"another migration .* process \d+ \(user .*, shopctl"):
             second.migrate(project.manage, PENDING)
         return ""
 

@@ -217,8 +217,14 @@ def test_a_run_from_the_checkout_reaches_the_host(tmp_path: Path, folder: str) -
     assert found.reached, found.output
 
 
-@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/rollback.yml"])
-@pytest.mark.parametrize("where", ["another_folder", "world_writable", "seed bed, another_folder"])
+@pytest.mark.parametrize(
+    ("where", "playbook"),
+    [
+        ("another_folder", "site.yml"),
+        ("world_writable", "site.yml"),
+        ("seed bed, another_folder", "playbooks/rollback.yml"),
+    ],
+)
 def test_a_run_without_the_configuration_says_what_to_type(tmp_path: Path, where: str, playbook: str) -> None:
     project = copy_project(tmp_path / ("seed bed" if "seed bed" in where else "project"))
     inventory = place(project)
