@@ -452,6 +452,11 @@ class Deployments:
         self.assert_no_task_lost(traffic, **options)
 
 
+def column(name: str) -> str:
+    """Return a change for `version`: a column with a new name, and its migration."""
+    return f"column={name}_{uuid.uuid4().hex[:6]}"
+
+
 def between(samples: Sequence[Sample], began: float, ended: float) -> list[Sample]:
     """Return the requests that began in a span of time."""
     return [sample for sample in samples if began <= sample.start < ended]

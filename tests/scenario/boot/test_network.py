@@ -64,7 +64,10 @@ def test_gunicorn_listens_on_its_socket_only(host: Host, app: Installation, rele
     assert "gunicorn" not in listeners(host, "--tcp --udp")
 
 
-@pytest.mark.parametrize(("user", "allowed"), [("www-data", True), ("redis", False), ("nobody", False)])  # language-lint: allow nobody
+USERS = {"www-data": True, "redis": False, "nobody": False}  # language-lint: allow nobody
+
+
+@pytest.mark.parametrize(("user", "allowed"), USERS.items())
 def test_only_nginx_and_the_application_reach_the_socket(
     host: Host, app: Installation, user: str, allowed: bool
 ) -> None:
