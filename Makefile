@@ -15,6 +15,8 @@ export SSL_CERT_FILE ?= $(CERTIFICATES)
 endif
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Ansible ignores an ansible.cfg in a world-writable folder, unless it is named.
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 .PHONY: help
 help: ## List the targets

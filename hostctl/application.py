@@ -76,10 +76,6 @@ class Application:
         """
         if self._inspector is None:
             self._inspector = Inspector(self)
-        if not (self.settings.library / "hostctl/in_app/questions.py").exists():  # TODO: remove with in_app's merge
-            old = {"smoke_test": "probe", "requeue_unacknowledged": "rescue", "parked": "set_aside"}
-            answer = self._inspector.ask(old.get(question, question), *arguments, seconds=seconds)
-            return {"requeued": answer["restored"]} if question == "requeue_unacknowledged" else answer
         return self._inspector.ask(question, *arguments, seconds=seconds)
 
     def close(self) -> None:

@@ -86,7 +86,7 @@ class Database:
             raise ReleaseError(
                 f"{program} is not on this host. Install PostgreSQL's client programs: apt install postgresql-client."
             )
-        variables = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PGAPPNAME": f"{self.settings.name}-release"}
+        variables = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PGAPPNAME": f"{self.settings.name}ctl"}
         options = f"{self.connection.get('PGOPTIONS', self.options)} -c statement_timeout=30s".strip()
         variables |= self.connection | {"PGOPTIONS": options}
         name = self.settings.name

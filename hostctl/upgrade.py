@@ -26,6 +26,7 @@ STEPS = {
     "compare": "check_schema",
     "workers": "start_workers",
 }
+PROGRAMS, UNITS, SUPERVISOR = Path("/usr/local/sbin"), Path("/etc/systemd/system"), Path("/etc/supervisor/conf.d")
 OLD_STATE, OLD_BARRIERS = "rollout.json", "rollout.until"  # language-lint: allow rollout
 OLD_LOGS = "rollouts"  # language-lint: allow rollouts
 OLD_REQUEUED = "handed_back"  # language-lint: allow handed_back
@@ -115,8 +116,8 @@ def new_outcome(outcome: str) -> str:
 
 def remove_old_files(settings: Settings) -> None:
     """Remove the programs and modules of the earlier version, once no unit starts them any more."""
-    library, programs = settings.library, Path("/usr/local/sbin")
-    old = [programs / f"{settings.name}-release", programs / f"{settings.name}-manage"]
+    library = settings.library
+    old = [PROGRAMS / f"{settings.name}-release", PROGRAMS / f"{settings.name}-manage"]
     modules = ("celery_service", "inspect_release", "migrations", "flower_service")
     old += [library / "release", *(library / f"{name}.py" for name in modules), library / "__pycache__"]
     old += [settings.etc / "release.json"]
@@ -133,13 +134,28 @@ def remove_old_files(settings: Settings) -> None:
 def units_use(settings: Settings, paths: list[Path]) -> bool:
     """Return whether a unit or a program of Supervisor mentions one of the paths."""
     patterns = {
-        Path("/etc/systemd/system"): f"{settings.name}*",
-        Path("/etc/supervisor/conf.d"): f"{settings.name}*",
+        UNITS: f"{settings.name}*",
+        SUPERVISOR: f"{settings.name}*",
         settings.etc / "supervisor": "*",
     }
     files = [file for folder, pattern in patterns.items() for file in folder.glob(pattern) if file.is_file()]
     text = "\n".join(file.read_text(errors="replace") for file in files)
     return any(str(path) in text for path in paths)
+
+
+def remove_unlisted_modules(settings: Settings) -> None:
+    """Remove modules of this package that roles/hostctl no longer installs, and folders that this leaves empty."""
+    package = settings.library / "hostctl"
+    modules = package / "modules.txt"
+    if not modules.exists():
+        return
+    wanted = {package / line for line in modules.read_text().split()}
+    for module in package.rglob("*.py"):
+        if module not in wanted:
+            module.unlink()
+    for folder in [path for path in package.iterdir() if path.is_dir()]:
+        if not list(folder.glob("*.py")) and folder.name != "__pycache__":
+            shutil.rmtree(folder)
 
 
 def read_json(path: Path) -> dict[str, Any]:

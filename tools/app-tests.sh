@@ -1,29 +1,61 @@
 #!/usr/bin/env bash
-# Tests on the PostgreSQL, Redis and Python of the Debian this runs in: the application's own, and those of the programs that
-# run with the application's interpreter.
+# Run test suites on the PostgreSQL, Redis and Python of the Debian this runs in.
 #
-# Wanted: the packages postgresql, redis-server and python3-venv; the application in /app and the project's roles and
-# tests in /seedbed, which may be read-only; a folder to write to, WORK (default /work). JUNIT is where results go: a path, to
-# which each folder adds its name. The arguments are the folders with tests; the exit status is not 0 when one failed.
+#   app            the application's own tests                              (folder /app)
+#   host_services  hostctl's database code and review of migrations         (folder /seedbed/tests/host_services)
+#   in_app         hostctl/in_app with every supported version of Celery    (folder /seedbed/tests/in_app)
+#
+# Expects the packages postgresql, redis-server and python3-venv; uv; the folders above, which may be read-only; a folder for
+# data, WORK (default /work), and one for virtual environments and uv's cache, CACHE (default /cache), which may be kept.
+# JUNIT is the path of the result files, to which each run adds its name. Exits with 1 if a suite failed.
 set -euo pipefail
 
-export WORK="${WORK:-/work}"
+export WORK="${WORK:-/work}" CACHE="${CACHE:-/cache}"
 
-# PostgreSQL refuses to run as root, and tests that pass as root may not pass as anybody else.
+# PostgreSQL refuses to run as root, and tests that pass as root may fail as another user.
 if [ "$(id -u)" = 0 ]; then
-  chown postgres "$WORK"
-  exec runuser -u postgres -- bash "$0" "$@"
+  chown postgres "$WORK" "$CACHE"
+  # The tests drop packets.
+  exec setpriv --reuid postgres --regid postgres --init-groups --inh-caps +net_admin --ambient-caps +net_admin bash "$0" "$@"
 fi
 
-export HOME="$WORK" PYTHONDONTWRITEBYTECODE=1
-# pip brings certificates of its own, unless told of the system's.
-export PIP_CERT="${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}"
+export HOME="$WORK" PYTHONDONTWRITEBYTECODE=1 UV_CACHE_DIR="$CACHE/uv"
 postgresql=$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V | tail -n 1)
 
 stop_servers() {
   "$postgresql/pg_ctl" stop --silent --mode immediate --pgdata "$WORK/postgresql"
   redis-cli -s "$WORK/redis.sock" shutdown nosave
 }
+
+# NAME REQUIREMENTS: create a virtual environment.
+create_environment() {
+  uv venv --quiet --clear --python /usr/bin/python3 "$CACHE/$1"
+  uv pip install --quiet --python "$CACHE/$1/bin/python" --require-hashes --requirement "$2"
+}
+
+# RESULT ENVIRONMENT FOLDER ARGUMENT...: run the tests of a folder; return 1 if they fail.
+run_tests() {
+  local result=$1 environment=$2 folder=$3
+  echo "--- $result"
+  cd "$folder"
+  "$CACHE/$environment/bin/python" -m pytest -p no:cacheprovider ${JUNIT:+--junitxml="$JUNIT-$result.xml"} "${@:4}"
+}
+
+# The shop's first, which takes longest.
+celery_versions=(5.6 5.7 5.5 5.4 5.3)
+
+# VERSION: run the whole suite with the shop's version of Celery, the core of it with others; print the output at the end.
+test_celery() {
+  local tests=(-m core) log="$WORK/celery$1.log" status=0
+  case "$1" in
+    5.6) tests=(-m "not unsupported") ;;
+    5.3) tests=(-m unsupported) ;;
+  esac
+  run_tests "in_app-celery$1" "celery$1" /seedbed/tests/in_app --numprocesses 4 "${tests[@]}" >"$log" 2>&1 || status=1
+  flock "$WORK/output.lock" cat "$log"
+  return "$status"
+}
+export -f run_tests test_celery
 
 echo "Starting PostgreSQL and Redis ..."
 "$postgresql/initdb" --pgdata "$WORK/postgresql" --username shop --auth trust --encoding UTF8 --locale C.UTF-8 >"$WORK/initdb.log"
@@ -32,22 +64,36 @@ echo "Starting PostgreSQL and Redis ..."
 redis-server --daemonize yes --bind 127.0.0.1 --port 6379 --unixsocket "$WORK/redis.sock" --save '' --dir "$WORK" >"$WORK/redis.log"
 trap stop_servers EXIT
 
-echo "Installing the application's requirements ..."
-python3 -m venv "$WORK/venv"
-"$WORK/venv/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --require-hashes --requirement /app/requirements-dev.txt
-
 export SECRET_KEY=only-for-tests
 export DATABASE_URL=postgres://shop@127.0.0.1:5432/postgres
 export CELERY_BROKER_URL=redis://127.0.0.1:6379/0
 export CACHE_URL=redis://127.0.0.1:6379/1
 
-"$WORK/venv/bin/python" --version
+python3 --version
 "$postgresql/postgres" --version
 redis-server --version
 
 status=0
-for folder in "$@"; do
-  cd "$folder"
-  "$WORK/venv/bin/python" -m pytest -p no:cacheprovider ${JUNIT:+--junitxml="$JUNIT-$(basename "$folder").xml"} || status=1
+for suite in "$@"; do
+  case "$suite" in
+    app | host_services)
+      [ -n "${app_environment:-}" ] || create_environment app /app/requirements-dev.txt
+      app_environment=created
+      folder=/app
+      [ "$suite" = app ] || folder=/seedbed/tests/host_services
+      run_tests "$suite" app "$folder" || status=1
+      ;;
+    in_app)
+      for version in "${celery_versions[@]}"; do
+        create_environment "celery$version" "/seedbed/tests/in_app/requirements-celery$version.txt"
+      done
+      # Two at a time, since they mostly wait.
+      printf '%s\n' "${celery_versions[@]}" | xargs --max-procs 2 --max-args 1 bash -c 'test_celery "$1"' - || status=1
+      ;;
+    *)
+      echo "Unknown suite: $suite" >&2
+      status=1
+      ;;
+  esac
 done
 exit "$status"

@@ -20,37 +20,33 @@ GROUPS = ("web", "worker", "scheduler", "database", "broker")
 
 
 def inventory_text(ports: dict[str, int], certificates: list[Path]) -> str:
-    """An inventory of one host that is in every group. JSON's strings are YAML's as well."""
-    groups = "".join(f"    {group}:\n      hosts:\n        demo:\n" for group in GROUPS)
-    authorities = "".join(f"        - {json.dumps(str(path))}\n" for path in certificates)
-    return (
-        "# Written by `make demo`.\n"
-        "---\n"
-        "all:\n"
-        "  hosts:\n"
-        "    demo:\n"
-        "      ansible_host: 127.0.0.1\n"
-        f"      ansible_port: {ports['ssh']}\n"
-        "      ansible_user: root\n"
-        f"      ansible_ssh_private_key_file: {json.dumps(str(KEY))}\n"
-        "      # The host and its key are new each time.\n"
-        "      ansible_ssh_common_args: -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-        " -o LogLevel=ERROR\n"
-        "      app_domain: 127.0.0.1\n"
-        f"      app_https_port: {ports['https']}\n"
-        "      # Ansible's facts show the memory of the machine below.\n"
-        "      app_memory_mb: 1024\n"
-        + (f"      base_ca_certificates:\n{authorities}" if authorities else "")
-        + "  children:\n"
-        + groups
-    )
+    """Return an inventory of one host, in the group `demo` and in every group of services."""
+    host = {
+        "ansible_host": "127.0.0.1",
+        "ansible_port": ports["ssh"],
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(KEY),
+        # The host and its key are new each time.
+        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+        "app_domain": "127.0.0.1",
+        "app_https_port": ports["https"],
+        # Ansible's facts show the memory of this machine.
+        "app_memory_mb": 1024,
+    }
+    if certificates:
+        host["base_ca_certificates"] = [str(path) for path in certificates]
+    # A value in JSON is YAML as well.
+    lines = ["# Written by `make demo`.", "---", "demo:", "  hosts:", "    demo1:"]
+    lines += [f"      {name}: {json.dumps(value)}" for name, value in host.items()]
+    lines += ["  children:", *(f"    {group}: {{hosts: {{demo1: {{}}}}}}" for group in GROUPS)]
+    return "\n".join(lines) + "\n"
 
 
 def ensure_free(port: int, variable: str) -> None:
-    """Stop before anything is made when another program listens on the port."""
+    """Raise SetupError if another program listens on the port."""
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise SetupError(f"Port {port} of this machine is taken. Choose another: make demo {variable}=...")
+            raise SetupError(f"Port {port} of this machine is in use. Choose another: make demo {variable}=...")
 
 
 def create(os: str, ports: dict[str, int]) -> None:
@@ -60,7 +56,7 @@ def create(os: str, ports: dict[str, int]) -> None:
     inner = {"https": 443, "http": 80, "ssh": 22}
     up(HOST, os, ADDRESS, [f"127.0.0.1:{ports[name]}:{inner[name]}" for name in inner])
     INVENTORY.write_text(inventory_text(ports, ca_files()))
-    say("Its inventory is inventory/demo.yml; log in with: ssh -F .demo/ssh_config demo")
+    say("Its inventory is inventory/demo.yml. Log in with: ssh -F .demo/ssh_config demo")
 
 
 def destroy() -> None:
@@ -73,11 +69,11 @@ def destroy() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("create", help="make the server, bare, and its inventory")
+    command = commands.add_parser("create", help="create the server, bare, and its inventory")
     command.add_argument("--os", choices=RELEASES, default="debian13")
     for name, port in {"https": 8443, "http": 8080, "ssh": 2222}.items():
         command.add_argument(f"--{name}-port", type=int, default=port)
-    commands.add_parser("destroy", help="remove all that the demo made")
+    commands.add_parser("destroy", help="remove the server, its inventory and its secrets")
 
     arguments = parser.parse_args()
     if arguments.command == "destroy":

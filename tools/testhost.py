@@ -345,35 +345,41 @@ def wait_for_ssh(host: Host) -> None:
         time.sleep(0.5)
 
 
-# --- The application's own tests ------------------------------------------------------------------------------
+# --- Tests on a Debian's own services --------------------------------------------------------------------------
 
-# The application, and the programs that run with its interpreter: beside workers and beat, and for migrations.
-APPLICATION_SUITES = {
-    "app": "/app",
-    "celery_service": "/seedbed/tests/celery_service",
-    "on_services": "/seedbed/tests/on_services",
-}
+# Their names are those that app-tests.sh takes.
+APPLICATION_SUITES = ("app", "host_services", "in_app")
 
 
 def application_tests(os: str, results: Path, suites: Sequence[str]) -> int:
-    """Run app-tests.sh where there is PostgreSQL and Redis to start; JUnit goes to `results`.
-
-    The script finds the application in /app, roles and tests in /seedbed (read only), and may write to /work.
-    """
+    """Run suites with app-tests.sh in a container; JUnit files go to `results`. Returns the exit status."""
     docker = ensure_engine()
     image = ensure_image(docker, Image(os, "application-tests"))
-    results.chmod(0o777)  # the tests need not run as root
+    results.mkdir(parents=True, exist_ok=True)
+    results.chmod(0o777)  # The tests do not run as root.
     mounts = {
         ROOT / "app_src": "/app:ro",
-        ROOT / "roles": "/seedbed/roles:ro",
+        ROOT / "hostctl": "/seedbed/hostctl:ro",
+        ROOT / "roles": "/seedbed/roles:ro",  # The users of Redis.
         ROOT / "tests": "/seedbed/tests:ro",
         TOOLS / "app-tests.sh": "/app-tests.sh:ro",
+        find_uv(): "/usr/local/bin/uv:ro",
         results: "/results",
+        f"seedbed-{os}-cache": "/cache",
     }
     volumes = [word for source, target in mounts.items() for word in ("--volume", f"{source}:{target}")]
-    options = ["--rm", "--tmpfs", "/work:exec", "--env", f"JUNIT=/results/{os}", *volumes]
-    folders = [APPLICATION_SUITES[suite] for suite in suites]
-    return subprocess.run([*docker, "run", *options, image, "bash", "/app-tests.sh", *folders]).returncode
+    options = ["--rm", "--init", "--cap-add", "NET_ADMIN", "--tmpfs", "/work:exec", *volumes]
+    options += ["--env", f"JUNIT=/results/{os}"]
+    return subprocess.run([*docker, "run", *options, image, "bash", "/app-tests.sh", *suites]).returncode
+
+
+def find_uv() -> Path:
+    """Return the uv beside this Python, as in .venv, or on the PATH."""
+    beside = Path(sys.executable).with_name("uv")
+    found = str(beside) if beside.exists() else shutil.which("uv")
+    if not found:
+        raise SetupError("uv is missing. Use the virtual environment: .venv/bin/python tools/testhost.py ...")
+    return Path(found).resolve()
 
 
 # --- Command line ------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, transaction
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "core.settings")
-# Each release is checked before it starts. Workers need no check of their own, since all tasks are in a tasks.py.
+# A deployment runs Django's checks once; workers skip them.
 os.environ.setdefault("CELERY_SKIP_CHECKS", "1")
 
 
 class Task(DjangoTask):
-    """A task that survives a restart of the database and says which release ran it."""
+    """A task that is retried while the database restarts, and records which release ran it."""
 
     autoretry_for = (OperationalError, InterfaceError)
     retry_backoff = True
@@ -22,13 +22,13 @@ class Task(DjangoTask):
     max_retries = 8
 
     def before_start(self, task_id: str, args: tuple, kwargs: dict) -> None:
-        # django-celery-results stores `meta` in the row it writes anyway.
+        # django-celery-results stores `meta` with the result.
         self.request.meta = {"release": settings.RELEASE_ID}
 
     def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
-        """Send the task after the commit; if the broker is away, log it and go on.
+        """Send the task after the commit; if the broker is unavailable, log the error only.
 
-        What was saved is saved: an error page would only invite the user to do it twice.
+        The data is saved by then: an error page would make the user submit it twice.
         """
 
         def send() -> None:

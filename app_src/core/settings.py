@@ -1,6 +1,6 @@
-"""Settings, all from the environment (or `.env` for local work; see `.env.example`).
+"""Settings, all from the environment (or from `.env` for local development; see `.env.example`).
 
-Secrets and addresses have no default: a process that lacks one stops and names it.
+Secrets and URLs have no default: a process without one stops with its name.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 def required(name: str) -> str:
-    """The value of a variable that has no default.
+    """Return the value of a variable without a default.
 
     Raises decouple.UndefinedValueError when it is missing and ImproperlyConfigured when it is empty; both name it.
     """
@@ -26,12 +26,12 @@ def required(name: str) -> str:
 
 DEBUG = config("DEBUG", default=False, cast=bool)
 SECRET_KEY = required("SECRET_KEY")
-# The key before this one: who was logged in stays so when it changes.
+# The previous key: users stay signed in when the key changes.
 SECRET_KEY_FALLBACKS = [key for key in [config("SECRET_KEY_FALLBACK", default="")] if key]
 ALLOWED_HOSTS = config("ALLOWED_HOSTS", default="", cast=Csv())
 CSRF_TRUSTED_ORIGINS = config("CSRF_TRUSTED_ORIGINS", default="", cast=Csv())
 
-# Health, tasks and heartbeats say which release they come from.
+# Health checks, tasks and heartbeats name the release.
 RELEASE_ID = config("RELEASE_ID", default="dev")
 
 INSTALLED_APPS = [
@@ -75,7 +75,7 @@ TEMPLATES = [
 
 # --- Database --------------------------------------------------------------------------------------------------------
 
-# Only the web has threads that share connections; a worker's child has one, and closes it between tasks when it is old.
+# For web processes only, whose threads share connections. A worker's child has one, and closes it when it is old.
 DATABASE_POOL = config("DATABASE_POOL", default=False, cast=bool)
 DATABASES = {
     "default": dj_database_url.parse(
@@ -85,14 +85,14 @@ DATABASES = {
     ),
 }
 DATABASE_OPTIONS = DATABASES["default"].setdefault("OPTIONS", {})
-# Without it a database host that swallows packets holds a request, and /readyz/, for minutes.
+# Without it a request, and /readyz/, waits for minutes when the database's host drops packets.
 DATABASE_OPTIONS["connect_timeout"] = 3
 if DATABASE_POOL:
-    # An idle site holds no session of the database; the first visitor after a minute waits some milliseconds for one.
+    # An idle site keeps no database session; the first request after a minute waits some milliseconds for one.
     DATABASE_OPTIONS["pool"] = {"min_size": 0, "max_size": 4, "timeout": 3, "max_idle": 60}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# --- Cache: a Redis of its own, which may forget anything at any time ------------------------------------------------
+# --- Cache: a Redis instance of its own, which may evict any key ----------------------------------------------------
 
 CACHE_URL = required("CACHE_URL")
 CACHES = {
@@ -117,54 +117,54 @@ CELERY_RESULT_SERIALIZER = "json"
 
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {
-    # Long work waits for its own worker and never in front of somebody's order.
+    # Long tasks have a worker of their own, so that they do not delay orders.
     "shop.tasks.build_report": {"queue": "heavy"},
-    # Waiting for another machine costs no processor: these share a worker with many threads.
+    # Tasks that wait for another machine share a worker with many threads.
     "shop.tasks.send_*": {"queue": "io"},
     "shop.tasks.notify_*": {"queue": "io"},
 }
 
-# Results are rows that the admin shows; they say who ran what, and that it has started.
+# Results are rows, shown in the admin, with the worker, the arguments and whether the task has started.
 CELERY_RESULT_BACKEND = "django-db"
 CELERY_RESULT_EXTENDED = True
 CELERY_TASK_TRACK_STARTED = True
-# Seconds. Beat's own nightly task removes older rows.
+# Seconds. Celery's nightly task celery.backend_cleanup deletes older rows.
 CELERY_RESULT_EXPIRES = 7 * 24 * 3600
 
-# A task is acknowledged when it is done, not when it is taken: a killed worker's tasks run again.
+# A task is acknowledged when it ends, not when it starts: tasks of a killed worker run again.
 CELERY_TASK_ACKS_LATE = True
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
-# So a task may be delivered twice; one that already succeeded is not run again. Tasks are idempotent all the same.
+# A task may therefore be delivered twice; one that has succeeded is not run again. Tasks are idempotent anyway.
 CELERY_WORKER_DEDUPLICATE_SUCCESSFUL_TASKS = True
-# A worker takes what it can run now, so the rest stays free for others.
+# A worker reserves only what it can run now; the rest stays available to other workers.
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-# Seconds: first SoftTimeLimitExceeded, with time to clean up, then the end of the child.
+# Seconds: first SoftTimeLimitExceeded, with time to clean up, then the child is killed.
 CELERY_TASK_SOFT_TIME_LIMIT = 300
 CELERY_TASK_TIME_LIMIT = 330
-# Seconds until an unacknowledged message is given out again. A task or an ETA that takes longer runs twice, so this is far
-# above both. The shortest value of any client wins, so it is in each place that Celery's documentation names.
+# Seconds until an unacknowledged message is delivered again. A longer task or ETA would run twice, so it is far above
+# both. The shortest value of any client wins, so it is set wherever Celery's documentation names it.
 CELERY_VISIBILITY_TIMEOUT = 43200
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": CELERY_VISIBILITY_TIMEOUT,
-    # Look for such messages every 10 s and with every worker, not after a minute.
+    # Every worker looks for such messages every 10 s.
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
-    # Seconds until a silent Redis counts as gone. Above the 1 s that a blocking read waits.
+    # Seconds until a Redis that does not answer counts as lost. Above the 1 s of a blocking read.
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
 }
-# Redis may be the last to come up after a reboot, and may go away for longer than 100 tries.
+# Redis may be the last to start after a reboot, and may be unavailable for longer than 100 attempts.
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-# A full Redis refuses even acknowledgements; without this the worker gives up for good.
+# A full Redis refuses even acknowledgements; without this setting the worker then exits.
 CELERY_BROKER_CHANNEL_ERROR_RETRY = True
-# A task goes on when the broker's connection drops: killing it would only do the work twice.
+# A running task continues when the broker's connection drops: killed, it would only run again.
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
-# Four seconds, enough for a restart of Redis; Celery's own policy gives up after 0.6 s.
+# Retry for four seconds, enough for a restart of Redis; Celery's default is 0.6 s.
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 12, "interval_start": 0, "interval_step": 0.2, "interval_max": 1}
 
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
-# Write last_run_at with every tick: a killed beat then knows what it has sent.
+# Write last_run_at with every tick, so that a killed beat does not send tasks again.
 CELERY_BEAT_SYNC_EVERY = 1
 
 # Seconds until the reconcile task sends an order's unfinished task again.
@@ -176,7 +176,7 @@ EMAIL = dj_email_url.parse(config("EMAIL_URL", default=f"file://{BASE_DIR}/var/m
 if "EMAIL_BACKEND" not in EMAIL:
     raise ImproperlyConfigured("EMAIL_URL must begin with smtp:// or file:// (see .env.example).")
 EMAIL_BACKEND = EMAIL["EMAIL_BACKEND"]
-# dj-email-url takes the path's first slash away.
+# dj-email-url removes the first slash of the path.
 EMAIL_FILE_PATH = "/" + EMAIL["EMAIL_FILE_PATH"]
 EMAIL_HOST = EMAIL["EMAIL_HOST"]
 EMAIL_PORT = EMAIL["EMAIL_PORT"]
@@ -184,7 +184,7 @@ EMAIL_HOST_USER = EMAIL["EMAIL_HOST_USER"]
 EMAIL_HOST_PASSWORD = EMAIL["EMAIL_HOST_PASSWORD"]
 EMAIL_USE_TLS = EMAIL["EMAIL_USE_TLS"]
 EMAIL_USE_SSL = EMAIL["EMAIL_USE_SSL"]
-# Threads have no time limit of Celery's, so a silent mail server must not hold one.
+# Celery's time limits do not apply to threads, so a mail server that does not answer must not block one.
 EMAIL_TIMEOUT = 20
 DEFAULT_FROM_EMAIL = config("DEFAULT_FROM_EMAIL", default="shop@localhost")
 WAREHOUSE_EMAIL = config("WAREHOUSE_EMAIL", default=DEFAULT_FROM_EMAIL)
@@ -197,14 +197,14 @@ STATIC_MANIFEST_ROOT = config("STATIC_MANIFEST_ROOT", default=STATIC_ROOT)
 MEDIA_URL = "/media/"
 MEDIA_ROOT = config("MEDIA_ROOT", default=str(BASE_DIR / "var/media"))
 STORAGES = {
-    # A task that runs twice writes the same file, not a second one beside it.
+    # A task that runs twice overwrites its file instead of adding a second one.
     "default": {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"allow_overwrite": True},
     },
     "staticfiles": {"BACKEND": "core.storage.ReleaseStaticFilesStorage"},
 }
-# nginx reads what the application writes, whatever the process's umask.
+# nginx must be able to read uploaded and generated files, whatever the umask.
 FILE_UPLOAD_PERMISSIONS = 0o644
 FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755
 
@@ -220,20 +220,20 @@ LOGOUT_REDIRECT_URL = "home"
 LANGUAGE_CODE = "en-gb"
 USE_I18N = True
 
-# --- TLS: nginx ends it and says so; local work has none -------------------------------------------------------------
+# --- TLS: terminated by nginx; none in local development -------------------------------------------------------------
 
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 SECURE_SSL_REDIRECT = not DEBUG
-# Whoever asks for health stands behind nginx, on the socket.
+# Health checks use the socket, without nginx.
 SECURE_REDIRECT_EXEMPT = [r"^healthz/$", r"^readyz/$"]
 SESSION_COOKIE_SECURE = not DEBUG
 CSRF_COOKIE_SECURE = not DEBUG
-# Seconds. An hour is a mistake one can wait out; raise it when the certificate has proved itself.
+# Seconds. One hour limits the damage of a mistake; raise it when TLS is known to work.
 SECURE_HSTS_SECONDS = config("SECURE_HSTS_SECONDS", default=3600, cast=int)
-# Whether subdomains and browsers' preload lists follow is for the domain's owner to say, not for one of its sites.
+# HSTS for subdomains and preloading are decisions of the domain's owner, not of one site.
 SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
 
-# --- Logging: to stdout, where journald, Supervisor or a terminal takes it -------------------------------------------
+# --- Logging: to stdout, read by journald, Supervisor or a terminal --------------------------------------------------
 
 LOGGING = {
     "version": 1,

@@ -1,4 +1,4 @@
-"""Where collected static files go."""
+"""The storage of collected static files."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from django.contrib.staticfiles.storage import ManifestStaticFilesStorage, Stati
 
 
 class ReleaseStaticFilesStorage(ManifestStaticFilesStorage):
-    """Content-hashed names in STATIC_ROOT, with the manifest of them in STATIC_MANIFEST_ROOT.
+    """Content-hashed file names in STATIC_ROOT, with their manifest in STATIC_MANIFEST_ROOT.
 
-    Releases share STATIC_ROOT, so that a page of the old one keeps its assets; each has its own manifest, so that
-    collecting a new release does not change what the running one links to.
+    Releases share STATIC_ROOT, so that pages of the previous release keep their assets. Each has its own manifest, so
+    that collecting the files of a new release does not change the links of the running one.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

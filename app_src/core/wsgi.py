@@ -1,4 +1,4 @@
-"""What gunicorn serves: `core.wsgi:application`."""
+"""The WSGI application `core.wsgi:application`, for gunicorn."""
 
 import os
 

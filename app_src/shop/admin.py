@@ -1,4 +1,4 @@
-"""The shop in Django's admin. Schedules and results are there too, by their own packages."""
+"""The shop in Django's admin. The packages of schedules and results add their own pages."""
 
 from django.contrib import admin
 from django.http import HttpRequest
@@ -9,7 +9,7 @@ admin.site.site_header = admin.site.site_title = "Seedbed"
 
 
 class ReadOnly:
-    """Rows that the application writes and people only read."""
+    """Rows that only the application writes."""
 
     def has_add_permission(self, request: HttpRequest, obj: object = None) -> bool:
         return False

@@ -1,10 +1,9 @@
 """Page views, counted in the cache's Redis and flushed to the database.
 
-Views of a page are one HINCRBY. A flush first renames the hash to a batch of its own, so that later views start a new
-one, then adds the batch and its id to the database in one transaction, then deletes it. Wherever that stops, the next
-flush finds the batch in the set of batches and can tell by the id whether it was added: no view is lost, none counts
-twice.
-The cache keeps nothing on disk, so a restart of it loses the views since the last flush.
+A view is one HINCRBY. A flush first renames the hash to a batch, so that later views start a new hash, then adds the
+batch and its ID to the database in one transaction, then deletes the batch. If a flush is interrupted, the next one
+finds the batch in the set of batches, and the ID tells whether it was added: no view is lost, none is counted twice.
+The cache stores nothing on disk, so its restart loses the views since the last flush.
 """
 
 import logging
@@ -25,12 +24,12 @@ BATCHES = "shop:page-views:batches"
 
 
 def batch_key(batch: str) -> str:
-    """The name of a batch's hash in Redis."""
+    """Return the Redis key of a batch."""
     return f"{CURRENT}:{batch}"
 
 
 def bump(page: str) -> None:
-    """Count one view of the page. A page is not worth an error, so without Redis the view goes uncounted."""
+    """Count one view of the page. Without Redis the view is not counted, and the page is shown all the same."""
     try:
         client(settings.CACHE_URL).hincrby(CURRENT, page, 1)
     except RedisError as error:
@@ -40,7 +39,7 @@ def bump(page: str) -> None:
 def flush() -> int:
     """Add all counted views to the database and return how many there were.
 
-    Raises redis.RedisError and django.db.Error; nothing is lost then, and the next flush goes on.
+    Raises redis.RedisError and django.db.Error; nothing is lost then, and the next flush continues.
     """
     redis = client(settings.CACHE_URL)
     start_batch(redis)
@@ -56,12 +55,12 @@ def start_batch(redis: Redis) -> None:
         with redis.pipeline(transaction=True) as pipe:
             pipe.sadd(BATCHES, batch).renamenx(CURRENT, batch_key(batch)).execute()
     except ResponseError:
-        # Another flush was quicker: the batch stays empty and is dropped with the others.
+        # Another flush was faster: this batch is empty, and is deleted like the others.
         logger.info("Nothing left for batch %s", batch)
 
 
 def flush_batch(redis: Redis, batch: str) -> int:
-    """Add one batch, unless that has been done, and return the number of views added."""
+    """Add one batch, unless it was added before, and return the number of views added."""
     views = {page: int(count) for page, count in redis.hgetall(batch_key(batch)).items()}
     added = add_views(UUID(batch), views)
     redis.delete(batch_key(batch))
@@ -71,7 +70,7 @@ def flush_batch(redis: Redis, batch: str) -> int:
 
 @transaction.atomic
 def add_views(batch: UUID, views: dict[str, int]) -> int:
-    """Add the views to the database's, once for this batch's id, and return how many were added."""
+    """Add the views to the database, once per batch ID, and return how many were added."""
     _, is_new = FlushedBatch.objects.get_or_create(id=batch)
     if not is_new:
         return 0

@@ -7,7 +7,7 @@ from shop.models import Order
 
 
 class OrderForm(forms.ModelForm):
-    """Where to send how many packets."""
+    """Quantity, name and address of an order."""
 
     class Meta:
         model = Order
@@ -21,7 +21,7 @@ class OrderForm(forms.ModelForm):
 
 
 class RegistrationForm(UserCreationForm):
-    """A new customer, whom the welcome email goes to."""
+    """A new customer; the welcome email goes to `email`."""
 
     email = forms.EmailField(widget=forms.EmailInput(attrs={"autocomplete": "email"}))
 

@@ -1,7 +1,7 @@
-"""Whether this process lives, and whether it can serve.
+"""Liveness (`/healthz/`) and readiness (`/readyz/`).
 
-`/healthz/` asks nothing of anybody, so that a broken database does not get a healthy process restarted. `/readyz/` asks
-everything a request or a task needs, with time limits of a few seconds.
+`/healthz/` uses no other service, so that a broken database does not cause restarts of a healthy process. `/readyz/`
+checks everything that a request or a task needs, with timeouts of a few seconds.
 """
 
 import logging
@@ -39,13 +39,15 @@ def check_cache() -> None:
 
 @cache
 def known_migrations() -> frozenset[tuple[str, str]]:
-    """The migrations that this release consists of; read once, since a release never changes."""
+    """Return the migrations of this release; read once, since a release never changes."""
     return frozenset(MigrationLoader(None).graph.nodes)
 
 
 def check_migrations() -> None:
-    """Raises RuntimeError when the database lacks a migration of this release. One that has more is fine: a newer
-    release is about to take over."""
+    """Raises RuntimeError if the database lacks a migration of this release.
+
+    Additional ones are fine: a newer release is being deployed.
+    """
     waiting = known_migrations() - MigrationRecorder(connection).applied_migrations().keys()
     if waiting:
         raise RuntimeError(f"{len(waiting)} not applied: {sorted(waiting)}")
@@ -60,10 +62,10 @@ CHECKS: dict[str, Callable[[], None]] = {
 
 
 def passes(name: str, check: Callable[[], None]) -> bool:
-    """Whether the check succeeds; the log says why not, the public answer does not."""
+    """Return whether the check succeeds; the reason is logged, not published."""
     try:
         check()
-    except Exception as error:  # Whatever is wrong with a component is what the page is there to report.
+    except Exception as error:  # Every failure of a component is to be reported.
         logger.warning("Not ready, %s: %s", name, error)
         return False
     return True

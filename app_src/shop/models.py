@@ -1,4 +1,4 @@
-"""What the shop remembers."""
+"""The shop's models."""
 
 import uuid
 from datetime import datetime, timedelta
@@ -33,7 +33,7 @@ class Product(models.Model):
 
 
 class Order(models.Model):
-    """One customer's order of one product; `public_id` is its address, so that nobody can count through orders."""
+    """One customer's order of one product; its URL has the `public_id`, so that orders cannot be enumerated."""
 
     public_id = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     customer = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
@@ -58,7 +58,7 @@ class Order(models.Model):
 
     @property
     def number(self) -> str:
-        """The number that people use: on the invoice, the label and the telephone."""
+        """The number for people: on the invoice, the label and the telephone."""
         return f"{self.pk:05d}"
 
     @property
@@ -68,15 +68,15 @@ class Order(models.Model):
 
 
 def first_resend() -> datetime:
-    """When the reconcile task may send a new step's task again."""
+    """Return when the reconcile task may send a new step's task again."""
     return timezone.now() + timedelta(seconds=settings.ORDER_RESEND_AFTER)
 
 
 class OrderStep(models.Model):
-    """One effect that an order must have, once: the outbox, and what the order's page shows.
+    """One effect that an order must have exactly once: an outbox row, also shown on the order's page.
 
-    The row is saved with the order, so an effect whose task was never published or got lost is still known, and the
-    reconcile task sends it again from `due_at` on.
+    The row is saved with the order, so that a task that was never published or was lost is known: the reconcile task
+    sends it again from `due_at` on.
     """
 
     class Kind(models.TextChoices):
@@ -105,7 +105,7 @@ class OrderStep(models.Model):
         ordering = ["pk"]
         constraints = [models.UniqueConstraint(fields=["order", "kind"], name="one_step_of_a_kind_per_order")]
         indexes = [
-            # The reconcile task looks at open steps only, and these are few however many orders there are.
+            # The reconcile task reads open steps only, of which there are few.
             models.Index(fields=["due_at"], condition=~models.Q(state="done"), name="open_steps_by_due_at"),
         ]
 
@@ -114,7 +114,7 @@ class OrderStep(models.Model):
 
 
 class Payment(models.Model):
-    """What a payment provider would keep: one row per idempotency key, however often it is asked."""
+    """A payment, as a provider stores it: one row per idempotency key, however often it is requested."""
 
     order = models.ForeignKey(Order, on_delete=models.PROTECT)
     idempotency_key = models.CharField(max_length=100, unique=True)
@@ -126,7 +126,7 @@ class Payment(models.Model):
 
 
 class PageView(models.Model):
-    """How often a page was seen, up to the last flush of the counters."""
+    """Number of views of a page, up to the last flush of the counters."""
 
     page = models.CharField(max_length=200, unique=True)
     count = models.PositiveBigIntegerField(default=0)
@@ -139,7 +139,7 @@ class PageView(models.Model):
 
 
 class FlushedBatch(models.Model):
-    """A batch of page views that has been added; its key is what keeps it from being added twice."""
+    """A batch of page views that was added; its key keeps it from being added twice."""
 
     id = models.UUIDField(primary_key=True)
     flushed_at = models.DateTimeField(auto_now_add=True)
@@ -149,7 +149,7 @@ class FlushedBatch(models.Model):
 
 
 class Heartbeat(models.Model):
-    """When a task sent by beat last went through a queue, and which release ran it."""
+    """When a worker of a queue last ran a task sent by beat, and of which release."""
 
     name = models.CharField(max_length=100, unique=True, help_text="The queue")
     at = models.DateTimeField()

@@ -9,10 +9,10 @@ from redis.retry import Retry
 
 @cache
 def client(url: str) -> Redis:
-    """This process's client for `url`: gives up after a second, since a request waits for it.
+    """Return this process's client for `url`, with a timeout of one second, since a request waits for it.
 
     Commands raise redis.RedisError.
     """
-    # One retry, at once: a pooled connection that Redis has closed meanwhile is not an outage. Silence is.
+    # One immediate retry, for a pooled connection that Redis has closed. A timeout is not retried.
     retry = Retry(NoBackoff(), 1, supported_errors=(ConnectionError,))
     return Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1, retry=retry, decode_responses=True)

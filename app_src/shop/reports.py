@@ -1,4 +1,4 @@
-"""The sales report: a CSV file, made slowly enough to watch."""
+"""The sales report: a CSV file, written slowly enough to watch."""
 
 import csv
 import time
@@ -16,21 +16,21 @@ DAYS = 30
 
 
 def report_path(report_id: str) -> Path:
-    """Where the report lies; nginx serves it from there."""
+    """Return the path of the report, from which nginx serves it."""
     return Path(settings.MEDIA_ROOT) / "reports" / f"{report_id}.csv"
 
 
 def report_url(report_id: str) -> str:
-    """The address of the report."""
+    """Return the URL of the report."""
     return f"{settings.MEDIA_URL}reports/{report_id}.csv"
 
 
 def build_report(report_id: str, pause: float, on_progress: Callable[[int, int], None]) -> str:
-    """Write the sales of the last 30 days, a line a day, and return the report's address.
+    """Write the sales of the last 30 days, a line per day, and return the report's URL.
 
-    `pause` is how many seconds each day takes: it stands for real work, so that the progress bar has something to show.
-    `on_progress` is called with days done and days in all. The file appears only when it is whole; whatever stops the
-    work, a time limit (SoftTimeLimitExceeded) included, leaves no part of it behind.
+    `pause` is the number of seconds per day: it stands for real work, so that there is progress to show.
+    `on_progress` is called with the days done and the total. The file appears only when it is complete; an error, also
+    a time limit (SoftTimeLimitExceeded), removes the partial file.
     """
     target = report_path(report_id)
     partial = target.with_suffix(".partial")

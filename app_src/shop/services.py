@@ -1,4 +1,4 @@
-"""What the shop does. Views and tasks call these functions and add nothing of their own."""
+"""The business logic. Views and tasks are thin and call these functions."""
 
 import logging
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from shop.models import FlushedBatch, Heartbeat, Order, OrderStep, Payment
 logger = logging.getLogger(__name__)
 
 KEEP_BATCHES = timedelta(days=7)
-# Steps that one run of the reconcile task takes, so that a long outage is worked off in portions.
+# Steps per run of the reconcile task, so that the backlog of a long outage is processed in batches.
 RESEND_AT_ONCE = 500
 
 
 class Outcome(NamedTuple):
-    """What came of a step, for the customer: a sentence, and where to see it."""
+    """The result of a step, for the customer: a sentence, and a URL."""
 
     detail: str
     url: str = ""
@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 def place_order(order: Order, publish: Callable[[list[OrderStep]], None]) -> Order:
     """Save the order with its steps and, after the commit, have `publish` send their tasks.
 
-    The order stands whatever becomes of the publishing: see `take_due_steps`.
+    The order is valid even if publishing fails: see `take_due_steps`.
     """
     with transaction.atomic():
         order.unit_price = order.product.price
@@ -48,10 +48,10 @@ def place_order(order: Order, publish: Callable[[list[OrderStep]], None]) -> Ord
 
 
 def take_due_steps() -> list[OrderStep]:
-    """The steps whose task is to be sent again: not done long after they should have been.
+    """Return the overdue steps, whose task is to be sent again, and postpone them.
 
-    Each is put off, so that the next run does not send it as well; those that a worker is just performing are locked,
-    and skipped. Sending one too often does no harm: see `perform_step`.
+    They are postponed so that the next run does not send them too. Steps that a worker is performing are locked, and
+    skipped. Sending a task too often does no harm: see `perform_step`.
     """
     now = timezone.now()
     with transaction.atomic():
@@ -67,14 +67,14 @@ def take_due_steps() -> list[OrderStep]:
 
 
 def perform_step(order_id: int, kind: str, task_id: str, effect: Callable[[Order], Outcome]) -> str:
-    """Have `effect` happen to the order once, however often and by however many workers this is called.
+    """Apply `effect` to the order once, however often and by however many workers this is called.
 
-    The step's row decides: it is locked while the effect happens and says done in the same commit. Only a crash between
-    the effect and that commit repeats it, which each effect makes harmless in its own way. Returns the step's detail;
-    raises OrderStep.DoesNotExist, and whatever the effect raises.
+    The step's row is locked during the effect and marked as done in the same transaction. Only a crash between the
+    effect and the commit repeats the effect; each effect is idempotent in its own way. Returns the step's detail;
+    raises OrderStep.DoesNotExist, and the errors of the effect.
     """
     open_step = OrderStep.objects.filter(order_id=order_id, kind=kind).exclude(state=OrderStep.State.DONE)
-    # A commit of its own, so that the order's page shows it.
+    # Committed at once, so that the order's page shows it.
     open_step.update(
         state=OrderStep.State.RUNNING, task_id=task_id, attempts=F("attempts") + 1, updated_at=timezone.now()
     )
@@ -88,7 +88,7 @@ def perform_step(order_id: int, kind: str, task_id: str, effect: Callable[[Order
 
 
 def set_back_step(order_id: int, kind: str, state: OrderStep.State) -> None:
-    """Show that the step's task waits for its next try (PENDING) or has given up (FAILED)."""
+    """Show that the step's task waits for its next attempt (PENDING) or has failed (FAILED)."""
     OrderStep.objects.filter(order_id=order_id, kind=kind).exclude(state=OrderStep.State.DONE).update(
         state=state, updated_at=timezone.now()
     )
@@ -98,9 +98,9 @@ def set_back_step(order_id: int, kind: str, state: OrderStep.State) -> None:
 
 
 def charge(order: Order) -> Outcome:
-    """Take the money. The provider keeps one payment per key, so asking again, after a crash too, charges nothing more.
+    """Charge the customer. The provider stores one payment per idempotency key, so a repeated request charges nothing.
 
-    The provider is a table here; a real one takes the same key in a header (Stripe: Idempotency-Key).
+    The provider is a table here; a real one reads the key from a header (Stripe: Idempotency-Key).
     """
     payment, _ = Payment.objects.get_or_create(
         idempotency_key=f"order-{order.public_id}", defaults={"order": order, "amount": order.total}
@@ -115,7 +115,7 @@ def send_invoice(order: Order) -> Outcome:
 
 
 def notify_warehouse(order: Order) -> Outcome:
-    """Email the warehouse what to pack."""
+    """Email the packing list to the warehouse."""
     send_order_email(order, "warehouse", f"To pack: order {order.number}", settings.WAREHOUSE_EMAIL)
     return Outcome("Told what to pack")
 
@@ -126,13 +126,13 @@ def send_order_email(order: Order, template: str, subject: str, recipient: str) 
         subject=subject,
         body=render_to_string(f"shop/email/{template}.txt", {"order": order}),
         to=[recipient],
-        # Should a crash send it twice, mail programs recognise the second as the same.
+        # If a crash has it sent twice, mail programs recognize the duplicate.
         headers={"Message-ID": f"<{template}.{order.public_id}@shop>"},
     ).send()
 
 
 def make_label(order: Order) -> Outcome:
-    """Draw the shipping label as a file, the same one each time."""
+    """Write the shipping label to a file, the same one each time."""
     svg = render_to_string("shop/label.svg", {"order": order, "lines": order.address.splitlines()[:5]})
     name = default_storage.save(f"labels/{order.public_id}.svg", ContentFile(svg.encode()))
     return Outcome("Ready to print", default_storage.url(name))
@@ -154,11 +154,11 @@ def send_welcome_email(user_id: int) -> str:
 
 
 def record_heartbeat(name: str) -> None:
-    """Note that a task came through the queue `name` just now, and which release ran it."""
+    """Record that a worker of the queue `name` has run a task, and of which release."""
     Heartbeat.objects.update_or_create(name=name, defaults={"at": timezone.now(), "release": settings.RELEASE_ID})
 
 
 def delete_old_batches() -> int:
-    """Forget flushed batches too old to come again, and return how many there were."""
+    """Delete flushed batches that are too old to be repeated, and return how many there were."""
     deleted, _ = FlushedBatch.objects.filter(flushed_at__lt=timezone.now() - KEEP_BATCHES).delete()
     return deleted

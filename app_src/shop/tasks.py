@@ -1,4 +1,4 @@
-"""The shop's tasks: each calls one service, and says only how it is sent, retried and shown."""
+"""The shop's tasks: each calls one service, and defines only how it is sent, retried and shown."""
 
 import logging
 from smtplib import SMTPException
@@ -15,24 +15,24 @@ from shop.models import OrderStep
 
 logger: logging.Logger = get_task_logger(__name__)
 
-# --- Arithmetic, to try the machinery with ---------------------------------------------------------------------------
+# --- Arithmetic, for demonstration -----------------------------------------------------------------------------------
 
 
 @shared_task
 def add(x: float, y: float) -> float:
-    """The sum of two numbers."""
+    """Return the sum of two numbers."""
     return x + y
 
 
 @shared_task(name="multiply_two_numbers")
 def mul(x: float, y: float) -> float:
-    """The product of two numbers."""
+    """Return the product of two numbers."""
     return x * y
 
 
 @shared_task(name="sum_list_numbers")
 def xsum(numbers: list[float]) -> float:
-    """The sum of a list of numbers."""
+    """Return the sum of a list of numbers."""
     return sum(numbers)
 
 
@@ -40,7 +40,7 @@ def xsum(numbers: list[float]) -> float:
 
 
 class StepTask(Task):
-    """A task that performs one kind of step; the step's row follows what happens to the task."""
+    """A task that performs one kind of step, and records its retries and failures in the step's row."""
 
     autoretry_for = (*Task.autoretry_for, OSError)
     kind: OrderStep.Kind
@@ -54,7 +54,7 @@ class StepTask(Task):
 
 @shared_task(bind=True, base=StepTask, kind=OrderStep.Kind.CHARGE)
 def charge(self: StepTask, order_id: int) -> str:
-    """Take the money for an order, once."""
+    """Charge the customer of an order, once."""
     return services.perform_step(order_id, self.kind, self.request.id, services.charge)
 
 
@@ -66,23 +66,23 @@ def send_invoice(self: StepTask, order_id: int) -> str:
 
 @shared_task(bind=True, base=StepTask, kind=OrderStep.Kind.WAREHOUSE)
 def notify_warehouse(self: StepTask, order_id: int) -> str:
-    """Tell the warehouse what to pack, once."""
+    """Send an order to the warehouse, once."""
     return services.perform_step(order_id, self.kind, self.request.id, services.notify_warehouse)
 
 
 @shared_task(bind=True, base=StepTask, kind=OrderStep.Kind.LABEL)
 def make_label(self: StepTask, order_id: int) -> str:
-    """Draw an order's shipping label."""
+    """Write an order's shipping label."""
     return services.perform_step(order_id, self.kind, self.request.id, services.make_label)
 
 
 STEP_TASKS: dict[str, StepTask] = {task.kind: task for task in (charge, send_invoice, notify_warehouse, make_label)}
-# A customer waits for this, and the reconcile task sends what it could not: two quick tries are enough.
+# The customer waits, and the reconcile task sends what failed: two quick retries are enough.
 STEP_RETRY_POLICY = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2}
 
 
 def publish_steps(steps: list[OrderStep]) -> None:
-    """Send the steps' tasks. Without a broker it stops at the first one: they all stay due for `reconcile_orders`."""
+    """Send the steps' tasks. Without a broker, stop at the first one: `reconcile_orders` sends them later."""
     for step in steps:
         try:
             STEP_TASKS[step.kind].apply_async((step.order_id,), retry_policy=STEP_RETRY_POLICY)
@@ -93,7 +93,7 @@ def publish_steps(steps: list[OrderStep]) -> None:
 
 @shared_task(ignore_result=True)
 def reconcile_orders() -> int:
-    """Send again the tasks of steps that were not done in time: never published, lost, or given up."""
+    """Send the tasks of overdue steps again: never published, lost, or failed."""
     steps = services.take_due_steps()
     publish_steps(steps)
     return len(steps)
@@ -104,11 +104,11 @@ def reconcile_orders() -> int:
 
 @shared_task(bind=True, max_retries=3)
 def send_welcome_email(self: Task, user_id: int) -> str | None:
-    """Welcome a new customer; when the mail server fails, try again after 60, 120 and 240 seconds."""
+    """Send the welcome email; if the mail server fails, retry after 60, 120 and 240 seconds."""
     try:
         return services.send_welcome_email(user_id)
     except User.DoesNotExist:
-        # Trying again would not bring them back.
+        # A retry would not help.
         logger.info("User %s is gone: no welcome email", user_id)
         return None
     except (OSError, SMTPException) as error:
@@ -117,7 +117,7 @@ def send_welcome_email(self: Task, user_id: int) -> str | None:
 
 @shared_task(bind=True)
 def build_report(self: Task, pause: float = 0.2) -> str:
-    """Make the sales report and return its address; the state is PROGRESS with `current` and `total` meanwhile."""
+    """Build the sales report and return its URL; until then the state is PROGRESS with `current` and `total`."""
 
     def show(current: int, total: int) -> None:
         self.update_state(state="PROGRESS", meta={"current": current, "total": total})
@@ -146,5 +146,5 @@ def heartbeat(name: str = "default") -> None:
 
 @shared_task
 def clean_up() -> int:
-    """Delete what is not needed any more, nightly."""
+    """Delete old rows, nightly."""
     return services.delete_old_batches()

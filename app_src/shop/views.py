@@ -1,4 +1,4 @@
-"""The shop's pages and its JSON."""
+"""The shop's pages and JSON endpoints."""
 
 import json
 from typing import Any
@@ -25,21 +25,21 @@ MAX_NUMBERS = 1000
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number that nobody can fill the memory with."""
+    """Return whether a JSON value is a number of limited size, so that requests cannot exhaust memory."""
     return type(value) in (int, float) and abs(value) <= 10**12
 
 
 def are_two_numbers(args: Any) -> bool:
-    """Whether `args` fit `add` and `multiply_two_numbers`."""
+    """Return whether `args` are valid for `add` and `multiply_two_numbers`."""
     return isinstance(args, list) and len(args) == 2 and all(map(is_number, args))
 
 
 def are_a_list(args: Any) -> bool:
-    """Whether `args` fit `sum_list_numbers`."""
+    """Return whether `args` are valid for `sum_list_numbers`."""
     return len(args) == 1 and isinstance(args[0], list) and len(args[0]) <= MAX_NUMBERS and all(map(is_number, args[0]))
 
 
-# The tasks that anybody may start over HTTP, and what each accepts.
+# The tasks that every visitor may start over HTTP, and the validation of their arguments.
 DEMO_TASKS = {
     "add": (tasks.add, are_two_numbers),
     "multiply_two_numbers": (tasks.mul, are_two_numbers),
@@ -58,7 +58,7 @@ def home(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def product(request: HttpRequest, slug: str) -> HttpResponse:
-    """One product, and the form that orders it."""
+    """One product, and its order form."""
     item = get_object_or_404(Product, slug=slug)
     form = OrderForm(request.POST or None, initial=known_about(request))
     if request.method == "POST" and form.is_valid():
@@ -72,7 +72,7 @@ def product(request: HttpRequest, slug: str) -> HttpResponse:
 
 
 def known_about(request: HttpRequest) -> dict[str, str]:
-    """What the order form need not ask a signed-in customer again."""
+    """Return the initial values of the order form for a signed-in customer."""
     if not request.user.is_authenticated:
         return {}
     return {"name": request.user.get_full_name(), "email": request.user.email}
@@ -81,7 +81,7 @@ def known_about(request: HttpRequest) -> dict[str, str]:
 @never_cache
 @require_safe
 def order(request: HttpRequest, public_id: UUID) -> HttpResponse:
-    """An order and its steps; static/shop/live.js keeps them up to date."""
+    """An order and its steps; static/shop/live.js updates them."""
     found = get_object_or_404(Order.objects.select_related("product"), public_id=public_id)
     return render(request, "shop/order.html", {"order": found, "steps": found.steps.all()})
 
@@ -111,7 +111,7 @@ def order_status(request: HttpRequest, public_id: UUID) -> JsonResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def register(request: HttpRequest) -> HttpResponse:
-    """Create an account, sign in, and have a welcome email sent."""
+    """Create an account, sign in, and send a welcome email by a task."""
     form = RegistrationForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         user = form.save()
@@ -124,7 +124,7 @@ def register(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def favicon(request: HttpRequest) -> HttpResponse:
-    """What browsers ask for on pages that name no icon, as the admin's do."""
+    """The icon that browsers request for pages without one, such as the admin's."""
     return redirect(static("shop/icon.svg"))
 
 
@@ -133,7 +133,7 @@ def favicon(request: HttpRequest) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 def report_start(request: HttpRequest) -> HttpResponse:
-    """What the report is, and the button that starts it."""
+    """The description of the report, and the button that starts it."""
     if request.method != "POST":
         return render(request, "shop/report_start.html")
     try:
@@ -146,7 +146,7 @@ def report_start(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def report(request: HttpRequest, task_id: UUID) -> HttpResponse:
-    """A report in the making; static/shop/live.js moves the bar."""
+    """The progress of a report; static/shop/live.js updates it."""
     return render(request, "shop/report.html", {"task_id": task_id})
 
 
@@ -158,9 +158,9 @@ def report(request: HttpRequest, task_id: UUID) -> HttpResponse:
 def task(request: HttpRequest, task_id: UUID) -> JsonResponse:
     """A task's state, progress, result or error, and the worker and release that ran it.
 
-    A task that nobody has heard of is PENDING, since a result is first written when a worker starts it.
+    An unknown task is PENDING, since the first result is written when a worker starts the task.
     """
-    # One read: AsyncResult's properties would read once each, and might not belong together.
+    # One read: AsyncResult's properties read once each, and might be inconsistent.
     meta = AsyncResult(str(task_id)).backend.get_task_meta(str(task_id))
     state, value = meta["status"], meta["result"]
     return JsonResponse(
@@ -177,10 +177,10 @@ def task(request: HttpRequest, task_id: UUID) -> JsonResponse:
     )
 
 
-@csrf_exempt  # It neither knows nor changes anything of a session.
+@csrf_exempt  # It uses no session.
 @require_POST
 def task_start(request: HttpRequest) -> HttpResponse:
-    """Start a demo task: `{"task": "add", "args": [2, 3]}` answers 202 with the task's id and address."""
+    """Start a demo task: `{"task": "add", "args": [2, 3]}` returns 202 with the task's ID and URL."""
     try:
         body = json.loads(request.body)
         demo, accepts = DEMO_TASKS[body["task"]]

@@ -19,13 +19,13 @@ from shop.models import Order, OrderStep, Product
 from shop.redis import client as redis_client
 from tests.processes import celery, wait_until
 
-# Nothing listens there.
+# No server listens on this port.
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def test_folder() -> Iterator[Path]:
-    """The folder of the tests' files, removed at the end."""
+    """The folder for files of the tests, removed at the end."""
     yield settings.TEST_FOLDER
     shutil.rmtree(settings.TEST_FOLDER)
 
@@ -56,7 +56,7 @@ def worker(broker: Redis, django_db_setup: None) -> Iterator[None]:
 
 @pytest.fixture
 def no_broker() -> Callable[[], AbstractContextManager]:
-    """A context in which this process publishes to a Redis that is not there."""
+    """A context in which this process publishes to a Redis that does not exist."""
 
     @contextmanager
     def broker_away() -> Iterator[None]:
@@ -69,13 +69,13 @@ def no_broker() -> Callable[[], AbstractContextManager]:
 
 @pytest.fixture
 def client() -> Client:
-    """A browser behind nginx, which has ended TLS."""
+    """A browser behind nginx, which terminates TLS."""
     return Client(headers={"X-Forwarded-Proto": "https"})
 
 
 @pytest.fixture
 def product(db: None) -> Product:
-    """Something to order. Tests that commit empty the tables afterwards, so it may not be there."""
+    """A product to order, created if a test that commits has emptied the tables."""
     return Product.objects.get_or_create(
         slug="tomato",
         defaults={"name": "Tomato", "variety": "Marmande", "price": "2.90", "picture": "shop/products/tomato.svg"},
@@ -84,13 +84,13 @@ def product(db: None) -> Product:
 
 @pytest.fixture
 def customer() -> dict[str, object]:
-    """What a customer fills in."""
+    """The order form of a customer."""
     return {"quantity": 3, "name": "Ada <Green> & Sons", "email": "ada@example.org", "address": "1 Garden Lane\nKew"}
 
 
 @pytest.fixture
 def order(product: Product, customer: dict[str, object]) -> Order:
-    """A saved order with its steps, whose tasks nobody has sent."""
+    """A saved order with its steps, whose tasks were not sent."""
     order = Order.objects.create(product=product, unit_price=product.price, **customer)
     OrderStep.objects.bulk_create(OrderStep(order=order, kind=kind) for kind in OrderStep.Kind)
     order.refresh_from_db()
@@ -99,12 +99,12 @@ def order(product: Product, customer: dict[str, object]) -> Order:
 
 @pytest.fixture
 def sent_mail(test_folder: Path) -> Callable[[str], list[Message]]:
-    """What the worker has sent, by subject."""
+    """The emails that the worker has sent, by subject."""
     shutil.rmtree(settings.EMAIL_FILE_PATH, ignore_errors=True)
 
     def by_subject(subject: str) -> list[Message]:
         files = Path(settings.EMAIL_FILE_PATH).glob("*.log")
-        # Two processes that send in one second may write to one file; a line parts their messages.
+        # Two processes that send in the same second may write to one file; a line separates their messages.
         parts = [part for file in files for part in file.read_bytes().split(b"\n" + b"-" * 79 + b"\n") if part.strip()]
         mails = [message_from_bytes(part, policy=default_policy) for part in parts]
         return [mail for mail in mails if mail["Subject"] == subject]

@@ -1,4 +1,4 @@
-"""Processes that the tests start, and waiting for what they do."""
+"""Start processes, and wait for conditions."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def wait_until(condition: Callable[[], Result], seconds: float = 60) -> Result:
-    """The condition's first true value. Raises AssertionError when there is none in time."""
+    """Return the condition's first true value; raises AssertionError when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"Not within {seconds} s: {condition}, last {value!r}"
@@ -29,7 +29,7 @@ def wait_until(condition: Callable[[], Result], seconds: float = 60) -> Result:
 
 @contextmanager
 def celery(*arguments: str) -> Iterator[subprocess.Popen]:
-    """`celery --app core ARGUMENTS` on the tests' database and Redis; what it logs is shown when the test fails."""
+    """`celery --app core ARGUMENTS` on the tests' database and Redis; its log is shown when the test fails."""
     database = urlsplit(config("DATABASE_URL"))._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
     environment = {
         **os.environ,

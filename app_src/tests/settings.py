@@ -1,4 +1,4 @@
-"""The application's settings for tests: as in production, but with files and Redis databases of the tests' own."""
+"""Settings for tests: as in production, with separate files and Redis databases."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ from core import settings as production
 
 globals().update({name: value for name, value in vars(production).items() if name.isupper()})
 
-# The worker that the tests start inherits it.
+# Inherited by the worker that the tests start.
 TEST_FOLDER = Path(os.environ.setdefault("TEST_FOLDER", tempfile.mkdtemp(prefix="shop-tests-")))
 
 DEBUG = False
@@ -21,16 +21,16 @@ CELERY_BROKER_URL = urlsplit(production.CELERY_BROKER_URL)._replace(path="/15").
 CACHE_URL = urlsplit(production.CACHE_URL)._replace(path="/14").geturl()
 CACHES = {"default": {**production.CACHES["default"], "LOCATION": CACHE_URL}}
 
-# What tests of a missing broker test is what happens then, not how long it is tried.
+# Tests without a broker need not wait for retries.
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0}
 
 MEDIA_ROOT = str(TEST_FOLDER / "media")
 EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
 EMAIL_FILE_PATH = str(TEST_FOLDER / "mail")
-# Nothing is collected for tests of pages; test_settings.py tests the collecting.
+# Static files are not collected for tests of pages; test_settings.py tests that.
 STORAGES = {
     **production.STORAGES,
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
-# Quick to compute: passwords are not what is tested.
+# Fast, since passwords are not tested.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

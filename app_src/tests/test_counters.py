@@ -1,4 +1,4 @@
-"""Page views: none lost, none counted twice, wherever a flush stops."""
+"""Page views: none lost, none counted twice, even if a flush is interrupted."""
 
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
@@ -15,7 +15,7 @@ from tests.conftest import NOWHERE
 
 
 def counted() -> dict[str, int]:
-    """The views in the database."""
+    """Return the views in the database."""
     return dict(PageView.objects.values_list("page", "count"))
 
 
@@ -29,7 +29,7 @@ def test_views_of_pages_are_counted_with_the_next_flush(client: Client, product:
     assert "1 time<" in client.get(product.get_absolute_url()).content.decode()
 
 
-def test_a_flush_that_died_before_its_commit_is_made_up_for(db: None, cache_redis: Redis) -> None:
+def test_a_flush_that_failed_before_its_commit_is_repeated(db: None, cache_redis: Redis) -> None:
     counters.bump("home")
     counters.start_batch(cache_redis)
     counters.bump("home")
@@ -37,7 +37,7 @@ def test_a_flush_that_died_before_its_commit_is_made_up_for(db: None, cache_redi
     assert counted() == {"home": 2}
 
 
-def test_a_flush_that_died_after_its_commit_is_not_repeated(db: None, cache_redis: Redis) -> None:
+def test_a_flush_that_failed_after_its_commit_is_not_repeated(db: None, cache_redis: Redis) -> None:
     counters.bump("home")
     counters.start_batch(cache_redis)
     [batch] = cache_redis.smembers(counters.BATCHES)
@@ -67,6 +67,6 @@ def test_views_during_flushes_by_several_workers_are_counted_once(cache_redis: R
     assert counted() == {"one": 600, "two": 300}
 
 
-def test_a_page_does_without_the_cache(db: None, client: Client, settings: Settings) -> None:
+def test_pages_work_without_the_cache(db: None, client: Client, settings: Settings) -> None:
     settings.CACHE_URL = NOWHERE
     assert client.get("/").status_code == 200

@@ -1,4 +1,4 @@
-"""Health: cheap, and honest about what is broken."""
+"""Liveness and readiness."""
 
 import pytest
 from django.db import connection
@@ -10,7 +10,7 @@ from tests.conftest import NOWHERE
 
 
 def degraded(client: Client) -> list[str]:
-    """The components that /readyz/ complains about."""
+    """Return the degraded components, according to /readyz/."""
     response = client.get("/readyz/")
     body = response.json()
     broken = [name for name, state in body["components"].items() if state != "ok"]
@@ -19,7 +19,7 @@ def degraded(client: Client) -> list[str]:
     return broken
 
 
-def test_healthz_touches_nothing_outside(client: Client, settings: Settings) -> None:
+def test_healthz_uses_no_other_service(client: Client, settings: Settings) -> None:
     # No `db`: pytest-django raises on any query.
     settings.CELERY_BROKER_URL = settings.CACHE_URL = NOWHERE
     response = client.get("/healthz/")
@@ -46,7 +46,7 @@ def test_a_missing_cache_is_named(db: None, client: Client, settings: Settings) 
     assert degraded(client) == ["cache"]
 
 
-def test_a_waiting_migration_is_named(db: None, client: Client) -> None:
+def test_a_pending_migration_is_named(db: None, client: Client) -> None:
     MigrationRecorder(connection).record_unapplied("shop", "0003_schedules")
     assert degraded(client) == ["migrations"]
 

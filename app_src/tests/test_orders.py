@@ -1,4 +1,4 @@
-"""An order: saved first, then each of its effects once."""
+"""Orders: saved first, then each effect once."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ State = OrderStep.State
 
 
 def status(client: Client, order: Order) -> dict:
-    """What the order's page asks for."""
+    """Return the status that the order's page requests."""
     return client.get(f"{order.get_absolute_url()}status/").json()
 
 
@@ -67,7 +67,7 @@ def test_an_invoice_goes_out_once_however_often_its_task_runs(
 
 
 def test_charging_again_charges_nothing_more(order: Order) -> None:
-    # As after a crash between the payment and the commit of the step: the provider knows the key already.
+    # As after a crash between the payment and the commit of the step: the provider has the key already.
     assert services.charge(order) == services.charge(order)
     assert Payment.objects.count() == 1
 

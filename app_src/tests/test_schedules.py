@@ -1,4 +1,4 @@
-"""Schedules: rows that a migration makes, the admin edits and beat obeys."""
+"""Schedules: created by a migration, edited in the admin, sent by beat."""
 
 from importlib import import_module
 

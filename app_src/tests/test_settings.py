@@ -1,4 +1,4 @@
-"""Settings come from the environment, whole or not at all."""
+"""Settings come from the environment; a missing one stops the process."""
 
 import json
 import os
@@ -25,20 +25,20 @@ PRODUCTION = {
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Python in `folder` with nothing but this environment."""
+    """Run Python in `folder` with this environment only."""
     environment |= {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project that has no .env."""
+    """A copy of the project without .env."""
     copy = tmp_path_factory.mktemp("copy") / "project"
     return shutil.copytree(PROJECT, copy, ignore=shutil.ignore_patterns(".env", ".venv", "var", "__pycache__"))
 
 
 def setting(project: Path, name: str, **environment: str) -> object:
-    """The value of a setting in production, with changes to the environment."""
+    """Return the value of a setting in production, with changes to the environment."""
     code = f"import json; from core import settings; print(json.dumps(settings.{name}))"
     result = run(project, "-c", code, **(PRODUCTION | environment))
     assert result.returncode == 0, result.stderr
@@ -59,7 +59,7 @@ def test_without_a_required_variable_nothing_starts_and_the_error_names_it(
 
 
 def test_the_former_key_is_a_fallback(project: Path) -> None:
-    """Whoever is signed in stays so when the key changes; any character may be in it."""
+    """Users stay signed in when the key changes; it may contain any character."""
     assert setting(project, "SECRET_KEY_FALLBACKS") == []
     assert setting(project, "SECRET_KEY_FALLBACKS", SECRET_KEY_FALLBACK="for, mer") == ["for, mer"]
 

@@ -1,4 +1,4 @@
-"""Tasks, sent through the site and run by a real worker."""
+"""Tasks, sent by the site and run by a real worker."""
 
 import csv
 import os
@@ -30,7 +30,7 @@ committing = pytest.mark.django_db(transaction=True)
 
 
 def start(client: Client, **body: object) -> tuple[int, dict]:
-    """POST /tasks/: the status and the answer."""
+    """POST to /tasks/; return the status and the answer."""
     response = client.post("/tasks/", body, content_type="application/json")
     return response.status_code, response.json()
 
@@ -123,7 +123,7 @@ def test_a_new_customer_is_welcomed(client: Client, worker: None, sent_mail: Cal
 
 
 def welcome(user_id: int, retries: int) -> str | None:
-    """Run the welcome task in this process as a worker would after so many retries."""
+    """Run the welcome task in this process, as a worker does after that number of retries."""
     task = tasks.send_welcome_email
     task.push_request(id=str(uuid4()), args=[user_id], kwargs={}, retries=retries, called_directly=False)
     try:
@@ -154,7 +154,7 @@ def test_a_user_who_is_gone_is_not_welcomed_later(db: None) -> None:
 
 
 def report_files() -> set[str]:
-    """The names in the reports' folder."""
+    """Return the file names in the folder of reports."""
     return {file.name for file in (Path(django_settings.MEDIA_ROOT) / "reports").glob("*")}
 
 
@@ -198,7 +198,7 @@ def test_a_task_whose_process_is_killed_runs_again(worker: None) -> None:
     assert f"{result.id}.csv" in report_files()
 
 
-def test_old_batches_are_forgotten(db: None) -> None:
+def test_old_batches_are_deleted(db: None) -> None:
     old, new = FlushedBatch.objects.create(id=uuid4()), FlushedBatch.objects.create(id=uuid4())
     FlushedBatch.objects.filter(pk=old.pk).update(flushed_at=timezone.now() - timedelta(days=8))
     assert services.delete_old_batches() == 1

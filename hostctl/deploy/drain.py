@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..host import release_of
 from ..settings import say
-from ..upgrade import OLD_REQUEUED, remove_old_files
+from ..upgrade import OLD_REQUEUED, remove_old_files, remove_unlisted_modules
 from . import build, health
 
 if TYPE_CHECKING:
@@ -109,3 +109,4 @@ def prune(deployment: Deployment) -> None:
     for release in deployment.host.prune(deployment.previous if deploys else ""):
         say(f"Removed release {release}.")
     remove_old_files(deployment.settings)
+    remove_unlisted_modules(deployment.settings)

@@ -34,7 +34,7 @@ options:
   release: {type: str, default: "", description: "ID of the release; a rollback defaults to the previous one."}
   archive: {type: str, default: "", description: "With O(action=deploy), the archive on the control machine."}
   force: {type: bool, default: false, description: Continue although the database is ahead of the release.}
-  barrier: {type: str, default: "", description: "Barrier (hostctl/deploy/steps.py) at which this task ends, or V(end)."}
+  barrier: {type: str, default: "", description: "Barrier at which this task ends (hostctl/deploy/steps.py), or end."}
   log: {type: str, default: "", description: "With O(action=follow), RV(log) of an earlier task; V('') does nothing."}
   offset: {type: int, default: 0, description: "With O(action=follow), RV(offset) of an earlier task."}
 author: Seedbed
@@ -87,7 +87,8 @@ class ActionModule(ActionBase):
         status = 0 if state["running"] else state.get("status", 1)
         if status != 0:
             return {"failed": True, "msg": self.reason(state)}
-        return {"changed": True, "log": state.get("log", ""), "offset": state.get("offset", 0)}
+        # Without a log the release was live already.
+        return {"changed": bool(state.get("log")), "log": state.get("log", ""), "offset": state.get("offset", 0)}
 
     def start(self) -> dict[str, Any]:
         """Start the deployment; the archive travels with the command.

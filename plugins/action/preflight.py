@@ -67,7 +67,11 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         self.variables = task_vars or {}
-        self.project = Path(self._task.args["project"])
+        self.project = Path(self._task.args["project"]).resolve()
+        self.reals: dict[str, str] = {}
+        # The keys themselves: they carry where they were written, which an equal string does not.
+        self.names = {name: name for name in self.variables}
+        self.shipped = {str(self.project / path) for path in (DEFAULTS, SECRETS, WIRING)}
         self.inventory = self.variables.get("inventory_file") or ""
         self.defaults, self.secrets, self.wiring = (self.load(path) for path in (DEFAULTS, SECRETS, WIRING))
         self.spec = self.load("roles/preflight/meta/argument_specs.yml")["argument_specs"]["settings"]["options"]
@@ -175,12 +179,14 @@ class ActionModule(ActionBase):
         """
         if Origin is None:
             return None
-        key = next((key for key in self.variables if key == name), None)
-        origin = Origin.get_tag(self.variables.get(name)) or Origin.get_tag(key)
-        return None if origin and origin.path and Path(origin.path).resolve() in self.shipped() else origin
+        origin = Origin.get_tag(self.variables.get(name)) or Origin.get_tag(self.names.get(name))
+        return None if origin and origin.path and self.real(origin.path) in self.shipped else origin
 
-    def shipped(self) -> list[Path]:
-        return [(self.project / path).resolve() for path in (DEFAULTS, SECRETS, WIRING)]
+    def real(self, path: str) -> str:
+        """Return a path without links. Many variables share a file, so the results are kept."""
+        if path not in self.reals:
+            self.reals[path] = str(Path(path).resolve())
+        return self.reals[path]
 
     def is_in_settings_file(self, name: str) -> bool:
         """Return whether a variable was written in group_vars/ENV."""
@@ -192,7 +198,9 @@ class ActionModule(ActionBase):
         origin = self.origin(name)
         if not origin:
             return False
-        return "'-e'" in (origin.description or "") or (bool(origin.path) and "/roles/" not in origin.path)
+        return "'-e'" in (origin.description or "") or (
+            bool(origin.path) and not Path(self.real(origin.path)).is_relative_to(self.project / "roles")
+        )
 
     def place(self, problem: Problem) -> str:
         """Return the file to edit: where the value is set, with its line, else where it belongs."""
@@ -214,6 +222,5 @@ class ActionModule(ActionBase):
 
     def shown(self, path: str) -> str:
         """Return a path relative to the project where it is inside, without links."""
-        full = Path(path).resolve()
-        top = self.project.resolve()
-        return str(full.relative_to(top)) if full.is_relative_to(top) else str(full)
+        full = Path(self.real(path))
+        return str(full.relative_to(self.project)) if full.is_relative_to(self.project) else str(full)

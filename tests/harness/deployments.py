@@ -259,8 +259,8 @@ class Deployments:
 
     @property
     def configuration(self) -> str:
-        """The hash of what the processes are started with, a part of each release's ID."""
-        return json.loads(self.host.check_output(f"cat {self.settings_file}"))["configuration"]
+        """The hash of everything else that processes are started with: the end of each release's ID."""
+        return self.current.rpartition("-")[2]
 
     @contextmanager
     def settings(self, **values: Any) -> Iterator[None]:
@@ -348,7 +348,7 @@ class Deployments:
 
     def parked(self) -> str:
         """Return the messages of tasks that no worker knew, as Redis keeps them."""
-        command = '"$(. /etc/%s/app.env && echo "$CELERY_BROKER_URL")" LRANGE celery-set-aside 0 -1'
+        command = '"$(. /etc/%s/app.env && echo "$CELERY_BROKER_URL")" LRANGE celery-parked 0 -1'
         return self.host.check_output(f"redis-cli --no-auth-warning -u {command % self.app.name}")
 
     def log(self, since: float) -> str:
@@ -450,6 +450,11 @@ class Deployments:
         verdict.loop_was_open(traffic.samples, bound=3)
         verdict.only_these_answered(traffic.samples, releases)
         self.assert_no_task_lost(traffic, **options)
+
+
+def column(name: str) -> str:
+    """Return a change for `version`: a column with a new name, and its migration."""
+    return f"column={name}_{uuid.uuid4().hex[:6]}"
 
 
 def between(samples: Sequence[Sample], began: float, ended: float) -> list[Sample]:

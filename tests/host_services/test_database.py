@@ -1,6 +1,6 @@
-"""The snapshot and the migrations of a rollout, on a real PostgreSQL.
+"""The dump and the migrations of a deployment, on a real PostgreSQL.
 
-DATABASE_URL is a role that may create databases; each test has one of its own. The tests may not run as root.
+DATABASE_URL belongs to a role that may create databases; each test has its own. The tests may not run as root.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import pytest
 from databases import new_database
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from hostctl import database, settings  # noqa: E402
+from hostctl import database, settings
 
 ReleaseError = settings.ReleaseError
 SHOP = settings.Settings(name="shop", domain="shop.example.org")
 
-pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="root would become the application's user, who is not here")
+pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="as root, the program would switch to the application's user")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def url() -> Iterator[str]:
 
 
 class Said(list):
-    """Everything that was said; `at_next_attempt` is called when another one is announced."""
+    """The printed lines; `at_next_attempt` is called when one announces another attempt."""
 
     at_next_attempt: Callable[[], object] = staticmethod(lambda: None)
 
@@ -58,7 +58,6 @@ def said() -> Said:
 def shop(url: str, said: Said, monkeypatch: pytest.MonkeyPatch) -> Any:
     made = database.Database(SHOP, {"DATABASE_URL": url, "PGOPTIONS": "-c work_mem=8MB"}, said)
     made.lock_wait = 0.5
-    # Often within that time.
     monkeypatch.setattr(database.Watch, "interval", 0.1)
     made.delays = (0.1, 0.1)
     return made
@@ -86,11 +85,11 @@ def test_the_variables_of_a_url(url: str, expected: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite:////srv/shop/db.sqlite3", "mysql://user:x@db/shop", ""])
-def test_another_database_is_migrated_without_a_snapshot(url: str, said: Said, tmp_path: Path) -> None:
+def test_another_database_is_migrated_without_a_dump(url: str, said: Said, tmp_path: Path) -> None:
     other = database.Database(SHOP, {"DATABASE_URL": url}, said)
     calls = []
     assert other.snapshot(tmp_path / "before-1.dump") is None
-    assert "No snapshot" in said[0]
+    assert "Database not dumped" in said[0]
     assert (url.partition(":")[0] or "not set") in said[0]
     other.migrate(lambda *arguments, environment: calls.append(arguments), ["shop.0001_initial"])
     assert calls == [("migrate", "--noinput")]
@@ -145,30 +144,30 @@ def programs(shop: Any, tmp_path: Path) -> Path:
 
 
 def refused(shop: Any, folder: Path) -> str:
-    """Why there is no snapshot; nothing of it may be left."""
+    """Return why there is no dump; no file may be left."""
     with pytest.raises(ReleaseError) as error:
         shop.snapshot(folder / "backups/before-abcd.dump")
     assert not list((folder / "backups").iterdir())
     return str(error.value)
 
 
-def test_no_snapshot_without_pg_dump(shop: Any, programs: Path, tmp_path: Path) -> None:
+def test_no_dump_without_pg_dump(shop: Any, programs: Path, tmp_path: Path) -> None:
     (programs / "pg_dump").unlink()
     assert "apt install postgresql-client" in refused(shop, tmp_path)
 
 
-def test_no_snapshot_of_a_newer_server(shop: Any, programs: Path, tmp_path: Path) -> None:
+def test_no_dump_of_a_newer_server(shop: Any, programs: Path, tmp_path: Path) -> None:
     program(programs, "pg_dump", "echo 'pg_dump (PostgreSQL) 9.6.24'")
     assert "postgresql-client-1" in refused(shop, tmp_path)
 
 
-def test_no_snapshot_without_room(shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_dump_without_space(shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type(database.shutil.disk_usage("/"))(10**9, 10**9 - 10**6, 10**6)
     monkeypatch.setattr(database.shutil, "disk_usage", lambda folder: usage)
     assert "there are 1.0 MB" in refused(shop, tmp_path)
 
 
-def test_no_snapshot_where_the_dump_fails(shop: Any, programs: Path, tmp_path: Path) -> None:
+def test_no_dump_when_pg_dump_fails(shop: Any, programs: Path, tmp_path: Path) -> None:
     program(
         programs,
         "pg_dump",
@@ -177,13 +176,13 @@ def test_no_snapshot_where_the_dump_fails(shop: Any, programs: Path, tmp_path: P
     assert "broken" in refused(shop, tmp_path)
 
 
-def test_no_snapshot_that_cannot_be_read_back(shop: Any, programs: Path, tmp_path: Path) -> None:
+def test_no_dump_that_cannot_be_read(shop: Any, programs: Path, tmp_path: Path) -> None:
     program(programs, "pg_dump", 'case "$*" in *version*) exec /usr/bin/pg_dump "$@";; esac; echo nonsense')
-    assert "Reading the snapshot back" in refused(shop, tmp_path)
+    assert "Reading the dump" in refused(shop, tmp_path)
 
 
-def test_no_snapshot_where_the_database_is_away(said: Said, tmp_path: Path) -> None:
-    shop = database.Database(SHOP, {"DATABASE_URL": "postgres://nobody:secret@127.0.0.1:1/shop"}, said)
+def test_no_dump_when_the_database_is_away(said: Said, tmp_path: Path) -> None:
+    shop = database.Database(SHOP, {"DATABASE_URL": "postgres://gone:secret@127.0.0.1:1/shop"}, said)
     reason = refused(shop, tmp_path)
     assert "does not answer" in reason
     assert "secret" not in reason
@@ -191,11 +190,11 @@ def test_no_snapshot_where_the_database_is_away(said: Said, tmp_path: Path) -> N
 
 def test_the_password_is_on_no_command_line(url: str, tmp_path: Path, said: Said, shop: Any) -> None:
     parts = urlsplit(url)
-    with_password = parts._replace(netloc=f"{parts.username}:tell-nobody@{parts.netloc.rpartition('@')[2]}")
+    with_password = parts._replace(netloc=f"{parts.username}:s3cret@{parts.netloc.rpartition('@')[2]}")
     other = database.Database(SHOP, {"DATABASE_URL": urlunsplit(with_password)}, said)
     called = other.call("pg_dump", "--format=custom")
-    assert "tell-nobody" not in " ".join(called["args"])
-    assert called["env"]["PGPASSWORD"] == "tell-nobody"
+    assert "s3cret" not in " ".join(called["args"])
+    assert called["env"]["PGPASSWORD"] == "s3cret"
     assert other.snapshot(tmp_path / "before-1.dump")
 
 
@@ -267,12 +266,12 @@ def test_migrations_are_applied_with_a_lock_timeout(shop: Any, project: Project,
         assert connection.execute("SELECT * FROM shown").fetchone() == ("1s", "8MB", "shop-migrate")
 
 
-def test_nothing_waits_and_nothing_is_done(shop: Any, project: Project) -> None:
+def test_without_pending_migrations_nothing_runs(shop: Any, project: Project) -> None:
     shop.migrate(project.manage, [])
     assert project.calls == []
 
 
-def test_a_held_lock_is_tried_for_again(shop: Any, project: Project, url: str, said: Said) -> None:
+def test_a_migration_is_retried_when_a_lock_is_held(shop: Any, project: Project, url: str, said: Said) -> None:
     with psycopg.connect(url, application_name="report") as holder:
         holder.execute("SELECT   *\nFROM plant")
         said.at_next_attempt = holder.rollback
@@ -284,7 +283,7 @@ def test_a_held_lock_is_tried_for_again(shop: Any, project: Project, url: str, s
     assert "idle in transaction: SELECT * FROM plant)" in again
 
 
-def test_a_lock_that_stays_held_ends_it(shop: Any, project: Project, url: str) -> None:
+def test_a_lock_that_stays_held_fails_the_migration(shop: Any, project: Project, url: str) -> None:
     shop.delays = (0.1,)
     with psycopg.connect(url, application_name="report") as holder:
         holder.execute("SELECT * FROM plant")
@@ -292,26 +291,28 @@ def test_a_lock_that_stays_held_ends_it(shop: Any, project: Project, url: str) -
         with pytest.raises(ReleaseError) as error:
             shop.migrate(project.manage, PENDING)
     message = str(error.value)
-    assert message.startswith("Migrating stops at garden.0001_kind: no lock on plant within 1s")
+    assert message.startswith("migration garden.0001_kind failed: no lock on plant within 1s")
     assert f"SELECT pg_terminate_backend({pid});" in message
-    assert "None was applied before it." in message
-    assert "What it had begun is undone." in message
+    assert "No migration was applied before it." in message
+    assert "It was rolled back." in message
     assert len(project.calls) == 2
     assert columns(url) == ["name"]
 
 
-def test_the_one_that_was_applied_is_named(shop: Any, project: Project, url: str) -> None:
+def test_migrations_that_were_applied_are_named(shop: Any, project: Project, url: str) -> None:
     project.write("0002_bed", "ALTER TABLE no_such_table ADD COLUMN bed text", "0001_kind")
     with pytest.raises(ReleaseError) as error:
         shop.migrate(project.manage, PENDING)
     message = str(error.value)
-    assert message.startswith("Migrating stops at garden.0002_bed.\nApplied before it, and staying: garden.0001_kind.")
+    assert message.startswith("migration garden.0002_bed failed.\nApplied before it: garden.0001_kind.")
     assert 'relation "no_such_table" does not exist' in message
     assert len(project.calls) == 1
     assert columns(url) == ["name", "kind"]
 
 
-def test_the_rest_is_tried_again_after_the_first_was_applied(shop: Any, project: Project, url: str, said: Said) -> None:
+def test_remaining_migrations_are_retried_after_the_first_was_applied(
+    shop: Any, project: Project, url: str, said: Said
+) -> None:
     project.write("0002_bed", "ALTER TABLE other ADD COLUMN bed text", "0001_kind")
     with psycopg.connect(url) as holder:
         holder.execute("CREATE TABLE other ()")
@@ -325,7 +326,7 @@ def test_the_rest_is_tried_again_after_the_first_was_applied(shop: Any, project:
     ]
 
 
-def test_what_is_not_atomic_is_not_tried_again(shop: Any, project: Project, url: str) -> None:
+def test_a_migration_that_is_not_atomic_is_not_retried(shop: Any, project: Project, url: str) -> None:
     project.write("0001_kind", "ALTER TABLE plant ADD COLUMN kind text", atomic=False)
     with psycopg.connect(url) as holder:
         holder.execute("SELECT * FROM plant")
@@ -336,8 +337,8 @@ def test_what_is_not_atomic_is_not_tried_again(shop: Any, project: Project, url:
 
 
 @pytest.mark.parametrize("then", [[], [[{"pid": 8, "relation": None}]]], ids=["", "another"])
-def test_what_it_waited_for_stays_known(then: list[list[dict[str, Any]]]) -> None:
-    """Also where the last look comes just as it gives up; not where it waits for another, of whose row."""
+def test_the_blocked_relation_stays_known(then: list[list[dict[str, Any]]]) -> None:
+    """Even when the last query finds it no longer; but not when another session blocks it."""
     held = [{"pid": 7, "relation": "plant"}]
     answers = iter([[{"pid": 7, "relation": None}], held, [{"pid": 7, "relation": None}], [], *then])
 
@@ -353,7 +354,7 @@ def test_what_it_waited_for_stays_known(then: list[list[dict[str, Any]]]) -> Non
 
 
 def commit_late(holder: psycopg.Connection, url: str) -> None:
-    """Commit once a migration has waited for longer than others may."""
+    """Commit once a migration has waited longer than LOCK_TIMEOUT."""
     with psycopg.connect(url, autocommit=True) as other:
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -364,7 +365,7 @@ def commit_late(holder: psycopg.Connection, url: str) -> None:
     holder.commit()
 
 
-def test_an_index_built_beside_other_work_may_wait(shop: Any, project: Project, url: str) -> None:
+def test_a_concurrent_index_may_wait(shop: Any, project: Project, url: str) -> None:
     shop.migrate(project.manage, PENDING)
     project.write("0003_index", "CREATE INDEX CONCURRENTLY by_name ON plant (name)", "0002_bed", atomic=False)
     index = ["garden.0003_index"]
@@ -378,7 +379,7 @@ def test_an_index_built_beside_other_work_may_wait(shop: Any, project: Project, 
     assert len(project.calls) == 2
 
 
-def test_only_the_one_beside_other_work_waits_long(shop: Any, project: Project) -> None:
+def test_only_a_concurrent_index_waits_long(shop: Any, project: Project) -> None:
     project.write("0002_bed", "CREATE INDEX CONCURRENTLY by_name ON plant (name)", "0001_kind", atomic=False)
     shop.migrate(project.manage, PENDING, not_atomic=PENDING[1:], concurrent=PENDING[1:])
     assert project.calls == [
@@ -389,13 +390,13 @@ def test_only_the_one_beside_other_work_waits_long(shop: Any, project: Project) 
     assert timeouts == ["-c work_mem=8MB -c lock_timeout=1s", "-c work_mem=8MB -c lock_timeout=30min"]
 
 
-def test_one_migrates_at_a_time(shop: Any, project: Project, url: str, said: Said) -> None:
-    """The second is refused while the first is at work, and so is another program's that a killed rollout left."""
+def test_only_one_migration_runs_at_a_time(shop: Any, project: Project, url: str, said: Said) -> None:
+    """A second one is refused, also when the first is a leftover of a killed deployment."""
     second = database.Database(SHOP, {"DATABASE_URL": url}, said)
     second.lock_wait = 0.5
 
     def meanwhile(*arguments: str, environment: dict[str, str]) -> str:
-        with pytest.raises(ReleaseError, match=r"Another migration .* process \d+ \(user .*, shop-release"):
+        with pytest.raises(ReleaseError, match=r"another migration .* process \d+ \(user .*, shopctl"):
             second.migrate(project.manage, PENDING)
         return ""
 
@@ -407,7 +408,7 @@ def test_one_migrates_at_a_time(shop: Any, project: Project, url: str, said: Sai
         second.migrate(project.manage, PENDING)
 
 
-def test_the_lock_does_not_outlive_its_run(shop: Any, project: Project, url: str) -> None:
+def test_the_lock_ends_with_its_run(shop: Any, project: Project, url: str) -> None:
     def killed(*arguments: str, environment: dict[str, str]) -> str:
         raise KeyboardInterrupt
 
@@ -424,7 +425,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_a_session_that_was_ended_is_said(shop: Any, url: str) -> None:
+def test_a_session_that_was_terminated_is_reported(shop: Any, url: str) -> None:
     session = database.Session(shop)
     [row] = session.ask("SELECT pg_backend_pid() AS pid")
     with psycopg.connect(url, autocommit=True) as other:

@@ -1,4 +1,4 @@
-"""What migrations.py says of a release's migrations, asked of a small project on a real PostgreSQL.
+"""hostctl/in_app/migrations.py and migration_review.py, run in a small project on a real PostgreSQL.
 
 DATABASE_URL is a role that may create databases; each test has one of its own.
 """
@@ -18,8 +18,9 @@ import psycopg
 import pytest
 from databases import new_database
 
-SCRIPTS = Path(__file__).parents[2] / "roles/release/files"
+LIBRARY = Path(__file__).parents[2]
 ROWS = 20_000
+IMPORTS = "import json; from hostctl.in_app import migrations"
 
 SETTINGS = """
 import os
@@ -95,7 +96,7 @@ class Project:
 
     def run(self, code: str, **environment: str) -> str:
         variables = os.environ | {"DATABASE_URL": self.url, "DJANGO_SETTINGS_MODULE": "site_settings"} | environment
-        variables |= {"PYTHONPATH": f"{self.folder}:{SCRIPTS}", "PYTHONDONTWRITEBYTECODE": "1"}
+        variables |= {"PYTHONPATH": f"{self.folder}:{LIBRARY}", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
             [sys.executable, "-c", code], env=variables, cwd=self.folder, capture_output=True, text=True, check=False
         )
@@ -107,7 +108,7 @@ class Project:
                  f"call_command('migrate', *{arguments!r}, verbosity=0)", **environment)  # fmt: skip
 
     def ask(self, targets: list[str] | None = None, **environment: str) -> dict:
-        code = f"import json, migrations; print(json.dumps(migrations.migrations({targets!r})))"
+        code = f"{IMPORTS}; print(json.dumps(migrations.migrations({targets!r})))"
         return json.loads(self.run(code, **environment))
 
     def execute(self, sql: str) -> None:
@@ -129,7 +130,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 @pytest.fixture
 def live(project: Project) -> Project:
-    """A project whose first migration is applied and whose plants are many."""
+    """A project whose first migration is applied and that has many plants."""
     project.migrate()
     project.execute(FILL)
     return project
@@ -139,12 +140,12 @@ Verdicts = dict[str, list[str]]
 
 
 def judge(project: Project, cases: Iterable[str], *, atomic: bool = True) -> Verdicts:
-    """The warnings for each list of operations, in the only migration that waits: each a branch of its own."""
+    """Return the warnings for each list of operations, each in a migration of its own that depends on the first."""
     names = {f"0002_case{number}": operations for number, operations in enumerate(cases)}
     for name, operations in names.items():
         project.write(name, operations, "0001_first", atomic=atomic)
     code = f"""
-import json, migrations
+{IMPORTS}
 print(json.dumps([migrations.migrations([f"garden.{{name}}"])["warnings"] for name in {list(names)}]))"""
     found = json.loads(project.run(code))
     for name, warnings in zip(names, found, strict=True):
@@ -156,7 +157,7 @@ print(json.dumps([migrations.migrations([f"garden.{{name}}"])["warnings"] for na
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verdicts]:
-    """The warnings for every case below where the plants are many."""
+    """The warnings for every case below in a database with many plants."""
     with a_project(tmp_path_factory.mktemp("many")) as project:
         project.migrate()
         project.execute(FILL)
@@ -165,13 +166,13 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verdicts]:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verdicts]:
-    """The warnings for every case below where no table has a row."""
+    """The warnings for every case below in a database without rows."""
     with a_project(tmp_path_factory.mktemp("few")) as project:
         project.migrate()
         yield judge(project, ALL)
 
 
-# --- what waits, what is known, what is not
+# --- pending, known, unknown
 
 
 def test_pending_in_order_of_application(project: Project) -> None:
@@ -191,13 +192,13 @@ def test_targets(project: Project) -> None:
     assert project.ask(["garden.0001_first"])["pending"] == ["garden.0001_first"]
 
 
-def test_nothing_waits_and_nothing_is_strange(live: Project) -> None:
+def test_an_up_to_date_database_has_nothing_to_report(live: Project) -> None:
     answer = live.ask()
     assert answer.pop("known") == ["garden.0001_first"]
     assert not any(answer.values())
 
 
-def test_an_empty_database_has_nothing_to_lose(project: Project) -> None:
+def test_an_empty_database_has_no_warnings(project: Project) -> None:
     project.write("0002_next", '[RemoveField("plant", "note"), RunSQL("DROP TABLE garden_tool")]', "0001_first")
     assert project.ask()["warnings"] == []
 
@@ -209,7 +210,7 @@ def test_a_release_that_is_older_than_the_database(live: Project) -> None:
     assert live.ask()["unknown"] == ["garden.0002_slug"]
 
 
-def test_an_app_that_is_gone_does_not_block(live: Project) -> None:
+def test_a_removed_app_does_not_block(live: Project) -> None:
     live.make_app("atelier")
     live.write("0001_z", "[]", app="atelier")
     live.migrate(APPS="garden,atelier")
@@ -222,7 +223,7 @@ def squash(project: Project, *, replaces: bool) -> None:
     project.write("0001_squashed", FIRST, replaces=replaced)
 
 
-def test_a_squashed_migration_stands_for_what_it_replaces(live: Project) -> None:
+def test_a_squashed_migration_replaces_the_applied_ones(live: Project) -> None:
     live.write("0002_note", "[]", "0001_first")
     live.migrate()
     squash(live, replaces=True)
@@ -233,7 +234,7 @@ def test_a_squashed_migration_stands_for_what_it_replaces(live: Project) -> None
     assert {"garden.0001_first", "garden.0002_note", "garden.0001_squashed"} == set(answer["known"])
 
 
-def test_what_was_squashed_long_ago_does_not_block(live: Project) -> None:
+def test_deleted_squashed_migrations_do_not_block(live: Project) -> None:
     live.write("0002_note", "[]", "0001_first")
     live.migrate()
     squash(live, replaces=True)
@@ -259,7 +260,7 @@ def test_sessions_idle_in_transaction(live: Project) -> None:
     with psycopg.connect(live.url, application_name="forgotten") as connection:
         connection.execute("SELECT 1")
         assert live.ask()["idle"] == []
-        code = "import json, migrations; migrations.IDLE_SECONDS = 0; print(json.dumps(migrations.migrations()))"
+        code = f"{IMPORTS}; migrations.IDLE_SECONDS = 0; print(json.dumps(migrations.migrations()))"
         [session] = json.loads(live.run(code))["idle"]
         pid, user = connection.info.backend_pid, connection.info.user
     assert (session["pid"], session["user"], session["application"]) == (pid, user, "forgotten")
@@ -277,8 +278,8 @@ LOCKING = {
     "foreign key": ('[AddField("plant", "a", ForeignKey("garden.Tool", CASCADE, null=True))]', "AddIndexConcurrently"),
     "index on a field": ('[AlterField("plant", "height", IntegerField(db_index=True))]', "AddIndexConcurrently"),
     "unique": ('[AlterField("plant", "height", IntegerField(unique=True))]', "UNIQUE INDEX CONCURRENTLY"),
-    "type": ('[AlterField("plant", "height", BigIntegerField())]', "turns integer into bigint"),
-    "shorter": ('[AlterField("plant", "name", CharField(max_length=5))]', "varchar(10) into varchar(5)"),
+    "type": ('[AlterField("plant", "height", BigIntegerField())]', "changes integer to bigint"),
+    "shorter": ('[AlterField("plant", "name", CharField(max_length=5))]', "varchar(10) to varchar(5)"),
     "check by type": ('[AlterField("plant", "height", PositiveIntegerField())]', "AddConstraintNotValid"),
     "constraint of a key": ('[AlterField("plant", "bed", ForeignKey("garden.Bed", CASCADE))]', "NOT VALID"),
     "unique constraint": (
@@ -290,7 +291,7 @@ LOCKING = {
         '[SeparateDatabaseAndState([AddIndex("plant", Index(fields=["name"], name="by_name"))])]',
         "AddIndexConcurrently",
     ),
-    "renamed on the way": (
+    "renamed before": (
         '[RenameModel("Plant", "Herb"), AddIndex("herb", Index(fields=["name"], name="by_name"))]',
         "AddIndexConcurrently",
     ),
@@ -298,7 +299,7 @@ LOCKING = {
 
 
 @pytest.mark.parametrize("case", LOCKING)
-def test_a_large_table_is_warned_of(many: Verdicts, case: str) -> None:
+def test_locks_on_a_large_table_are_reported(many: Verdicts, case: str) -> None:
     operations, expected = LOCKING[case]
     warning = many[operations][-1]
     assert expected in warning
@@ -306,7 +307,7 @@ def test_a_large_table_is_warned_of(many: Verdicts, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", LOCKING)
-def test_a_small_table_is_not(few: Verdicts, case: str) -> None:
+def test_locks_on_a_small_table_are_not(few: Verdicts, case: str) -> None:
     assert not [warning for warning in few[LOCKING[case][0]] if "RenameModel" not in warning]
 
 
@@ -327,11 +328,11 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("operations", HARMLESS)
-def test_what_does_no_harm_is_not_warned_of(many: Verdicts, operations: str) -> None:
+def test_harmless_operations_are_not_reported(many: Verdicts, operations: str) -> None:
     assert many[operations] == []
 
 
-# Do the defaults differ from row to row?
+# Whether the default is volatile.
 DEFAULTS = {
     '[AddField("plant", "a", IntegerField(db_default=0))]': False,
     '[AddField("plant", "a", DateTimeField(db_default=Now()))]': False,
@@ -343,11 +344,11 @@ if django.VERSION < (5, 0):
 
 
 @pytest.mark.parametrize("operations", DEFAULTS)
-def test_defaults_of_the_database(many: Verdicts, operations: str) -> None:
+def test_volatile_defaults_of_the_database(many: Verdicts, operations: str) -> None:
     assert ["rewritten" in warning for warning in many[operations]] == [True] * DEFAULTS[operations]
 
 
-# --- operations that break the running release, whatever the table's size
+# --- operations that break the running release, whatever the size of the table
 
 BREAKING = {
     '[RemoveField("tool", "name")]': "Remove it in two releases",
@@ -355,7 +356,7 @@ BREAKING = {
     '[RenameField("tool", "name", "title")]': "renames name to title",
     '[RenameModel("Tool", "Spade")]': 'db_table = "garden_tool"',
     '[AlterModelTable("tool", "tools")]': "renames the table garden_tool to tools",
-    '[AddField("tool", "a", IntegerField(default=1))]': "INSERTs fail",
+    '[AddField("tool", "a", IntegerField(default=1))]': "INSERTs of the running release fail",
     '[AlterField("tool", "name", CharField(max_length=10, default=""))]': "where it still writes NULL",
     '[AlterField("tool", "name", CharField(max_length=10, null=True, db_column="title"))]': "renames the column name",
     '[RunSQL("DROP TABLE garden_tool")]': "cannot be judged",
@@ -364,7 +365,7 @@ BREAKING = {
 
 
 @pytest.mark.parametrize("operations", BREAKING)
-def test_what_the_running_release_needs_is_warned_of(few: Verdicts, operations: str) -> None:
+def test_operations_that_break_the_running_release_are_reported(few: Verdicts, operations: str) -> None:
     [warning] = few[operations]
     assert BREAKING[operations] in warning
 
@@ -378,19 +379,19 @@ OWN = (
 ALL = [*(operations for operations, _ in LOCKING.values()), *HARMLESS, *DEFAULTS, *BREAKING, NOT_NULL, MOVE, OWN]
 
 
-def test_not_null_reads_the_table(many: Verdicts, live: Project) -> None:
-    assert "reads the whole table" in many[NOT_NULL][0]
+def test_not_null_scans_the_table(many: Verdicts, live: Project) -> None:
+    assert "scans the whole table" in many[NOT_NULL][0]
     live.execute("ALTER TABLE garden_plant ADD CONSTRAINT c CHECK (note IS NOT NULL)")
     [warning] = judge(live, [NOT_NULL])[NOT_NULL]
-    assert "reads the whole table" not in warning
+    assert "scans the whole table" not in warning
 
 
-def test_rows_moved_by_python(many: Verdicts, few: Verdicts) -> None:
+def test_data_migration(many: Verdicts, few: Verdicts) -> None:
     assert "cannot be judged" in many[MOVE][0]
     assert few[MOVE] == []
 
 
-def test_an_operation_of_the_projects_own(few: Verdicts) -> None:
+def test_a_custom_operation(few: Verdicts) -> None:
     assert "cannot be judged" in few[OWN][0]
 
 
@@ -398,10 +399,10 @@ def test_not_atomic(project: Project) -> None:
     project.migrate()
     operations = '[AddIndexConcurrently("tool", Index(fields=["name"], name="by_name"))]'
     [warning] = judge(project, [operations], atomic=False)[operations]
-    assert "an invalid index stays" in warning
+    assert "an invalid index remains" in warning
 
 
-def test_options_that_keep_the_lock_timeout_out(live: Project) -> None:
+def test_options_that_override_the_lock_timeout(live: Project) -> None:
     live.write("0002_next", "[]", "0001_first")
     [warning] = live.ask(OPTIONS="-c search_path=public")["warnings"]
     assert "no lock timeout" in warning

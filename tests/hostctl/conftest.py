@@ -71,5 +71,6 @@ def live(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Host:
     )
     monkeypatch.setattr(health, "wait_until_idle", lambda *arguments, **options: None)
     monkeypatch.setattr(preflight, "beat_processes", lambda user: ["1"])
-    monkeypatch.setattr(drain, "remove_old_files", lambda settings: None)
+    for name in ("remove_old_files", "remove_unlisted_modules"):
+        monkeypatch.setattr(drain, name, lambda settings: None)
     return host

@@ -16,6 +16,7 @@ from hostctl.deploy import build, health, preflight, record
 from hostctl.host import Host
 from hostctl.settings import ReleaseError
 from hostctl.status import status
+from hostctl.upgrade import OLD_REQUEUED
 from tests.hostctl.fakes import (
     NEW,
     OLD,
@@ -123,7 +124,7 @@ def test_a_release_that_a_power_failure_cut_short_is_built_again(
 # --- The summary
 
 
-@pytest.mark.parametrize("key", ["requeued", "handed_back"])
+@pytest.mark.parametrize("key", ["requeued", OLD_REQUEUED])
 def test_the_summary_counts_tasks(live: Host, answers: Answers, capsys: Any, key: str) -> None:
     """Workers of an earlier version write another key."""
     (live.path(OLD) / "run").mkdir()

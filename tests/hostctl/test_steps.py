@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -77,9 +76,3 @@ def test_every_undo_is_harmless_when_nothing_was_done(live: Host, answers: Answe
 def test_the_role_waits_at_the_same_barriers() -> None:
     variables = yaml.safe_load((ROOT / "roles/release/vars/main.yml").read_text())
     assert tuple(variables["__release_barriers"]) == BARRIERS
-
-
-def test_the_readme_of_the_role_names_every_step_of_a_deployment() -> None:
-    rows = re.findall(r"^\| ([a-z_, ]+) \|", (ROOT / "roles/release/README.md").read_text(), re.M)
-    listed = [name for row in rows if row != "step" for name in row.split(", ")]
-    assert listed == names(DEPLOY)

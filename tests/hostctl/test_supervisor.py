@@ -1,10 +1,9 @@
-"""The release program with Supervisor: its calls, answered by a stand-in on a socket like supervisord's."""
+"""Programs of Supervisor: calls to a stand-in that listens on a socket like supervisord."""
 
 from __future__ import annotations
 
 import configparser
 import re
-import shlex
 import socketserver
 import threading
 import xmlrpc.client
@@ -14,10 +13,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pytest
 
-from hostctl import processes
 from hostctl.processes import supervisor
 from hostctl.settings import ReleaseError, Settings, Worker
 
@@ -35,7 +32,7 @@ command=worker
 
 
 class Daemon:
-    """Stands in for supervisord: programs run from `startProcess` to `stopProcess`, or as a test says."""
+    """A stand-in for supervisord: programs run from `startProcess` to `stopProcess`, or as a test says."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -188,7 +185,7 @@ def test_a_release_starts_and_stops(manager: supervisor.Supervisor) -> None:
     assert manager.alive() == {}
 
 
-def test_what_runs_is_not_started_twice(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+def test_a_running_program_is_not_started_twice(manager: supervisor.Supervisor, daemon: Daemon) -> None:
     manager.start([WEB])
     first = daemon.process(WEB)["pid"]
     manager.prepare(NEW)
@@ -203,7 +200,7 @@ def test_programs_that_supervisord_does_not_know_are_loaded(manager: supervisor.
     assert manager.beat_runs()
 
 
-def test_a_slow_end_is_waited_for(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+def test_a_stopping_program_is_started_after_its_end(manager: supervisor.Supervisor, daemon: Daemon) -> None:
     manager.start([WORKER])
     daemon.slow = {WORKER}
     manager.stop([WORKER], wait=False)
@@ -213,9 +210,7 @@ def test_a_slow_end_is_waited_for(manager: supervisor.Supervisor, daemon: Daemon
     assert daemon.process(WORKER)["state"] == 10
 
 
-def test_one_that_is_about_to_be_started_again_is_stopped_all_the_same(
-    manager: supervisor.Supervisor, daemon: Daemon
-) -> None:
+def test_a_program_that_is_about_to_be_restarted_is_stopped(manager: supervisor.Supervisor, daemon: Daemon) -> None:
     manager.start([WEB])
     daemon.set(WEB, 100, pid=0)
     thread = threading.Timer(0.2, lambda: daemon.set(WEB, 10, pid=7))
@@ -233,13 +228,15 @@ def test_one_that_is_about_to_be_started_again_is_stopped_all_the_same(
         pytest.param({"state": 20, "pid": 7}, id="started-again"),
     ],
 )
-def test_what_ended_has_failed(manager: supervisor.Supervisor, daemon: Daemon, became: dict[str, int]) -> None:
+def test_a_program_that_ended_has_failed(
+    manager: supervisor.Supervisor, daemon: Daemon, became: dict[str, int]
+) -> None:
     manager.start([WEB, WORKER])
     daemon.set(WEB, **became)
     assert manager.failed([WEB, WORKER]) == [WEB]
 
 
-def test_beat_is_started_anew(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+def test_beat_is_restarted(manager: supervisor.Supervisor, daemon: Daemon) -> None:
     manager.restart_beat()
     first = daemon.process("shop-beat")["pid"]
     manager.restart_beat()
@@ -266,13 +263,13 @@ def test_without_supervisord_nothing_runs(settings: Settings) -> None:
         manager.start([WEB])
 
 
-def test_a_supervisord_that_is_about_to_end_is_not_asked(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+def test_a_stopping_supervisord_is_not_asked(manager: supervisor.Supervisor, daemon: Daemon) -> None:
     manager.start([WEB])
     daemon.state = -1
     assert manager.alive() == {}
 
 
-def test_what_supervisord_says_is_passed_on(manager: supervisor.Supervisor) -> None:
+def test_messages_of_supervisord_are_passed_on(manager: supervisor.Supervisor) -> None:
     manager.start([WEB])
     with pytest.raises(ReleaseError, match="STILL_RUNNING"):
         manager.forget(NEW)
@@ -281,7 +278,7 @@ def test_what_supervisord_says_is_passed_on(manager: supervisor.Supervisor) -> N
 # --- Nothing is left behind
 
 
-def test_a_release_that_is_gone_takes_its_programs_and_logs_along(manager: supervisor.Supervisor) -> None:
+def test_a_removed_release_loses_its_programs_and_logs(manager: supervisor.Supervisor) -> None:
     for release in (OLD, NEW):
         manager.prepare(release)
         for name in ("log", "log.1"):
@@ -291,7 +288,7 @@ def test_a_release_that_is_gone_takes_its_programs_and_logs_along(manager: super
     assert {file.name for file in (supervisor.LOGS / "shop").iterdir()} == {f"{WEB}.log", f"{WEB}.log.1"}
 
 
-def test_tidying_keeps_what_is_current_and_what_runs(manager: supervisor.Supervisor, settings: Settings) -> None:
+def test_current_and_running_releases_keep_their_programs(manager: supervisor.Supervisor, settings: Settings) -> None:
     for release in (OLD, NEW, "older-0"):
         manager.prepare(release)
     manager.restart_beat()
@@ -301,7 +298,7 @@ def test_tidying_keeps_what_is_current_and_what_runs(manager: supervisor.Supervi
     assert conf_files() == {f"shop@{OLD}.conf", f"shop@{NEW}.conf", "shop-beat.conf"}
 
 
-def test_nothing_stays_when_another_manager_has_taken_over(
+def test_nothing_is_left_when_the_other_manager_has_taken_over(
     manager: supervisor.Supervisor, settings: Settings, tmp_path: Path, calls: list[tuple[str, ...]]
 ) -> None:
     manager.start([WEB])
@@ -322,127 +319,10 @@ def test_nothing_stays_when_another_manager_has_taken_over(
     assert len(calls) == 2, "once is enough"
 
 
-def test_a_supervisord_that_others_use_goes_on(manager: supervisor.Supervisor, calls: list[tuple[str, ...]]) -> None:
+def test_a_supervisord_that_others_use_keeps_running(
+    manager: supervisor.Supervisor, calls: list[tuple[str, ...]]
+) -> None:
     (supervisor.PROGRAMS / "theirs.conf").write_text("[program:theirs]\ncommand=true\n")
     manager.uninstall()
     assert calls == [("daemon-reload",)]
     assert conf_files() == {"theirs.conf"}
-
-
-# --- Two managers at once
-
-
-class Remembers:
-    """A manager that only remembers what it was told."""
-
-    def __init__(self, *running: str) -> None:
-        self.running = set(running)
-        self.told: list[tuple[str, Any]] = []
-
-    def alive(self) -> dict[str, str]:
-        return {unit: unit.partition("@")[2] for unit in self.running if "@" in unit}
-
-    def beat_runs(self) -> bool:
-        return "shop-beat" in self.running
-
-    def stop_beat(self) -> None:
-        self.told.append(("stop_beat", None))
-
-    def restart_beat(self) -> None:
-        self.told.append(("restart_beat", None))
-
-    def start(self, units: list[str], *, wait: bool) -> None:
-        self.told.append(("start", units))
-
-    def stop(self, units: list[str], *, wait: bool = True) -> None:
-        self.told.append(("stop", units))
-
-    def remove_stale(self) -> None:
-        self.told.append(("remove_stale", None))
-
-    def uninstall(self) -> None:
-        self.told.append(("uninstall", None))
-
-    def forget(self, release: str) -> None:
-        self.told.append(("forget", release))
-
-
-@pytest.fixture
-def both(settings: Settings) -> processes.Processes:
-    both = processes.Processes(settings)
-    both.chosen, other = Remembers(WEB), Remembers(f"shop-web@{OLD}", "shop-beat")
-    both.others, both.all = [other], [both.chosen, other]
-    return both
-
-
-def test_what_the_other_manager_runs_is_seen(both: processes.Processes) -> None:
-    assert both.alive() == {WEB: NEW, f"shop-web@{OLD}": OLD}
-    assert both.beat_runs()
-
-
-def test_each_manager_stops_its_own(both: processes.Processes) -> None:
-    both.stop([f"shop-web@{OLD}", WEB], wait=False)
-    assert (both.chosen.told, both.others[0].told) == ([("stop", [WEB])], [("stop", [f"shop-web@{OLD}"])])
-
-
-def test_beat_goes_over_to_the_chosen_manager(both: processes.Processes) -> None:
-    both.restart_beat()
-    assert (both.chosen.told, both.others[0].told) == ([("restart_beat", None)], [("stop_beat", None)])
-
-
-def test_the_other_manager_leaves(both: processes.Processes) -> None:
-    both.remove_stale()
-    assert (both.chosen.told, both.others[0].told) == ([("remove_stale", None)], [("uninstall", None)])
-
-
-# --- The templates of both managers
-
-
-def render(name: str, **more: Any) -> str:
-    folder = ROOT / "roles/services/templates"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), trim_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    variables = {
-        "ansible_managed": "", "services_name": "shop", "services_project_dir": "backend",
-        "services_celery_app": "core", "services_wsgi_app": "core.wsgi:application",
-        "services_web": {"processes": 2, "threads": 4},
-        "services_workers": [{"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}],
-        "__services_programs": ["web", "worker-io"],
-        "services_memory_mb": 400, "services_read_write_paths": ["/srv/exports"], "services_allow_jit": False,
-        "services_egress_allow": ["10.0.0.0/8"],
-    }  # fmt: skip
-    return environment.get_template(name).render(**variables | more)
-
-
-def unit(name: str, **more: Any) -> dict[str, str]:
-    text = render(f"systemd/{name}.service.j2", **more).replace("\\\n", "").replace("%i", NEW)
-    return dict(re.findall(r"^(ExecStart|WorkingDirectory|TimeoutStopSec)=(.*)$", text, re.M))
-
-
-def test_a_request_has_as_long_to_end_as_nginx_waits_for_it() -> None:
-    """gunicorn lets it end; whoever stops gunicorn, and the machine, wait for longer."""
-    [patience] = re.findall(r"^  proxy_read_timeout: (\d+)s$", (ROOT / "roles/nginx/vars/main.yml").read_text(), re.M)
-    [graceful] = re.findall(r"^graceful_timeout = (\d+)$", render("gunicorn.conf.py.j2"), re.M)
-    stop = unit("web")["TimeoutStopSec"]
-    [longest] = re.findall(r"__services_longest_stop: .*\[(\d+)\]", (ROOT / "roles/services/vars/main.yml").read_text())
-    assert int(patience) <= int(graceful) < int(stop)
-    assert longest == stop
-
-
-@pytest.mark.parametrize("kind", ["web", "worker", "beat"])
-def test_both_managers_start_the_same(kind: str) -> None:
-    parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))
-    for name in ("release", "beat"):
-        parser.read_string(render(f"supervisor/{name}.conf.j2").replace("@RELEASE@", NEW))
-    sections = {"web": f"program:{WEB}", "worker": f"program:shop-worker-io@{NEW}", "beat": "program:shop-beat"}
-    program = parser[sections[kind]]
-    worker = {"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}
-    wanted = unit(kind, __services_worker=worker)
-    wrapper, release, *command = shlex.split(program["command"])
-    assert command == shlex.split(wanted["ExecStart"])
-    assert wrapper == "/usr/local/lib/shop/run_with_environment"
-    assert command[0].startswith(f"{release}/.venv/bin/")
-    assert program["directory"] == wanted["WorkingDirectory"]
-    assert program["stopwaitsecs"] == wanted["TimeoutStopSec"]
-    assert set(parser[f"group:shop@{NEW}"]["programs"].split(",")) == {WEB, f"shop-worker-io@{NEW}"}

@@ -1,4 +1,4 @@
-"""A Redis as the role `redis` sets it up, a release's folders, and processes that the real programs run in."""
+"""A Redis with the users of the role `redis`, the folders of a site, and the real programs as processes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ PROJECT = Path(__file__).resolve().parent / "project"
 HOST = socket.gethostname()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 45) -> Any:
-    """The condition's first true value. Raises AssertionError when there is none in time."""
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Return the condition's first true value; raises AssertionError when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"Not within {seconds} s; last {value!r}"
@@ -39,7 +39,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 45) -> Any:
 
 
 def acl() -> str:
-    """The users of the role `redis`: its own template, filled in."""
+    """Return the users of the role `redis`: its own template, rendered."""
     roles = ROOT / "roles/redis"
     text = (roles / "templates/users-broker.acl.j2").read_text()
     password = hashlib.sha256(b"secret").hexdigest()
@@ -50,7 +50,7 @@ def acl() -> str:
 
 @dataclass
 class Broker:
-    """A Redis server that keeps what it has when it is stopped."""
+    """A Redis server that keeps its data when it is stopped."""
 
     folder: Path
     port: int
@@ -94,7 +94,7 @@ def stopped_broker(tmp_path: Path) -> Iterator[Broker]:
     yield server
     refused = [f"{entry['reason']} {entry['object']}" for entry in server.admin.acl_log()] if server.process else []
     server.stop()
-    assert not refused, f"The role's users may not do this: {refused}"
+    assert not refused, f"The users of the role may not do this: {refused}"
 
 
 @pytest.fixture
@@ -106,9 +106,17 @@ def broker(stopped_broker: Broker) -> Broker:
 # --- Processes -----------------------------------------------------------------------------------------------------
 
 
+def children(process: subprocess.Popen) -> list[str]:
+    """Return the process IDs of the children."""
+    return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+
 @dataclass
 class Site:
-    """The folders of a site as on a server, and the processes of its releases."""
+    """The folders of a site as on a server, and the processes of its releases.
+
+    Tasks write what happens to them to `log`, and run until `gate` exists.
+    """
 
     folder: Path
     broker: Broker
@@ -117,6 +125,15 @@ class Site:
     @property
     def library(self) -> Path:
         return self.folder / "library"
+
+    def program(self, name: str) -> Path:
+        return self.library / f"hostctl/in_app/{name}.py"
+
+    def change(self, module: str, old: str, new: str) -> None:
+        """Replace text of a module of in_app, such as the value of a constant."""
+        text = self.program(module).read_text()
+        assert old in text
+        self.program(module).write_text(text.replace(old, new))
 
     @property
     def log(self) -> Path:
@@ -146,9 +163,9 @@ class Site:
         }
 
     def start(self, *words: str, release: str = "r1", variables: dict[str, str] | None = None) -> subprocess.Popen:
-        """hostctl/in_app/celery_runner.py with these words, as systemd starts it: in a group of its own."""
+        """Start celery_runner.py with these arguments, as systemd does: in a process group of its own."""
         self.run(release).mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, str(self.library / "hostctl/in_app/celery_runner.py"), *words, "--app", "sample"]
+        command = [sys.executable, str(self.program("celery_runner")), *words, "--app", "sample"]
         process = subprocess.Popen(
             [*command, "--release", release], cwd=PROJECT, env=self.environment(variables or {}),
             stdout=(self.folder / f"log-{len(self.processes)}").open("w"), stderr=subprocess.STDOUT, process_group=0,
@@ -163,7 +180,7 @@ class Site:
         self, name: str = "one", *, queues: str = "default", concurrency: int = 2, pool: str = "prefork",
         release: str = "r1", wait: bool = True, **variables: str,
     ) -> subprocess.Popen:  # fmt: skip
-        """A worker, ready to take tasks."""
+        """Start a worker and wait until it is ready."""
         words = ["--name", name, "--queues", queues, "--concurrency", str(concurrency), "--pool", pool]
         run = ["--run", str(self.run(release))]
         process = self.start("worker", *words, *run, release=release, variables=variables)
@@ -176,7 +193,7 @@ class Site:
         return self.start("beat", "--schedule", str(self.folder / "schedule"), variables=variables)
 
     def django(self, *words: str, **variables: str) -> None:
-        """Python of this project: -m django COMMAND, or -c CODE."""
+        """Run Python in the project: -m django COMMAND, or -c CODE."""
         environment = self.environment({"DJANGO_SETTINGS_MODULE": "sample.settings"} | variables)
         subprocess.run([sys.executable, *words], cwd=PROJECT, env=environment, check=True)
 
@@ -185,13 +202,13 @@ class Site:
         return process.wait(60)
 
     def kill(self, process: subprocess.Popen) -> None:
-        """As systemd leaves it when the first process was killed: its children are killed too."""
+        """Kill a process and its children, as systemd does when the main process was killed."""
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def ask(self, *questions: list[Any], **variables: str) -> Any:
-        """The answers of inspect_release.py; one question's, or a list."""
-        command = [str(self.folder / "releases/r1/.venv/bin/python"), str(self.library / "inspect_release.py")]
+        """Return the inspector's answer to a question, or a list of answers."""
+        command = [str(self.folder / "releases/r1/.venv/bin/python"), str(self.program("inspector"))]
         lines = "".join(json.dumps(question) + "\n" for question in questions)
         done = subprocess.run(
             command,
@@ -215,11 +232,11 @@ class Site:
         return app
 
     def send(self, name: str = "sample.hold", **options: Any) -> str:
-        """Send a task and return its id."""
+        """Send a task and return its ID."""
         return self.client.send_task(name, **options).id
 
     def lines(self, word: str) -> list[str]:
-        """The ids of tasks by what happened: START or END, in order."""
+        """Return the IDs of tasks that started (START) or ended (END), in order."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         return [line.partition(" ")[2] for line in lines if line.startswith(word)]
 
@@ -232,14 +249,12 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, stopped_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    # Celery would prefer it to the broker that it is given.
+    # The test's own Celery client would prefer this variable to the broker it is given.
     monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
     here = Site(tmp_path / "site", stopped_broker)
-    here.library.mkdir(parents=True)
-    for file in ("services/files/hostctl/in_app/celery_runner.py", "release/files/inspect_release.py"):
-        shutil.copy(ROOT / "roles" / file, here.library)
-    here.results.mkdir()
-    # The release's own interpreter: where it lies tells where the releases are.
+    shutil.copytree(ROOT / "hostctl", here.library / "hostctl")
+    here.results.mkdir(parents=True)
+    # The release's own interpreter: the programs derive the folder of releases from its path.
     environment = here.folder / "releases/r1/.venv"
     environment.mkdir(parents=True)
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)

@@ -8,6 +8,7 @@ test runs there.
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from deployments import Deployments
 from installation import Installation, inspect
 from probes import Visitor
 from testinfra.host import Host
+from xdist.scheduler import LoadScopeScheduling
 
 # Modules in their order, before and after all others of a scenario; the others go by their names.
 FIRST = (
@@ -91,12 +93,20 @@ def position(item: pytest.Item) -> tuple[int, str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the modules, and have xdist run all tests of a host in one process."""
     items.sort(key=position)
-    for item in items:
-        backend = item.callspec.params.get("_testinfra_backend") if hasattr(item, "callspec") else None
-        if backend is not None:
-            item.add_marker(pytest.mark.xdist_group(backend.get_pytest_id()))
+
+
+class OneProcessPerHost(LoadScopeScheduling):
+    """Runs all tests of a host in one process, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        found = re.search(r"ansible://\w+", nodeid)
+        return found[0] if found else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessPerHost:
+    return OneProcessPerHost(config, log)
 
 
 # --- Results ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The demo's inventory: one host in every group, reached as a VPS is."""
+"""The demo's inventory: one host in every group, reached like a VPS."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from machine import SetupError
 PORTS = {"https": 8443, "http": 8080, "ssh": 2222}
 
 
-def test_the_host_is_in_every_group() -> None:
-    inventory = yaml.safe_load(inventory_text(PORTS, []))["all"]
-    assert {group: list(content["hosts"]) for group, content in inventory["children"].items()} == {
-        group: ["demo"] for group in GROUPS
+def inventory(certificates: list[Path]) -> dict:
+    return yaml.safe_load(inventory_text(PORTS, certificates))["demo"]
+
+
+def test_host_is_in_every_group() -> None:
+    children = inventory([])["children"]
+    assert {group: list(content["hosts"]) for group, content in children.items()} == {
+        group: ["demo1"] for group in GROUPS
     }
 
 
-def test_the_ports_are_those_that_were_asked_for() -> None:
-    host = yaml.safe_load(inventory_text(PORTS, []))["all"]["hosts"]["demo"]
+def test_ports_are_those_of_the_command() -> None:
+    host = inventory([])["hosts"]["demo1"]
     assert (host["ansible_port"], host["app_https_port"]) == (2222, 8443)
     assert "base_ca_certificates" not in host
 
 
-def test_the_machines_certificates_are_handed_on() -> None:
-    files = [Path("/certificates/our company: 1.crt")]
-    host = yaml.safe_load(inventory_text(PORTS, files))["all"]["hosts"]["demo"]
+def test_host_gets_the_machines_certificates() -> None:
+    host = inventory([Path("/certificates/our company: 1.crt")])["hosts"]["demo1"]
     assert host["base_ca_certificates"] == ["/certificates/our company: 1.crt"]
 
 
-def test_a_port_in_use_names_the_variable_that_chooses_another() -> None:
+def test_port_in_use_names_the_variable_for_another() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(SetupError, match=f"Port {port} .* make demo SSH_PORT="):

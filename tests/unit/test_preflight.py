@@ -267,7 +267,7 @@ def edited_project(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Every run that the tests look at, side by side."""
+    """All runs of ansible-playbook, in parallel."""
     top = tmp_path_factory.mktemp("preflight")
     edited = edited_project(top / "edited")
     second = Case("", {"app_hosts": ["two_schedulers", "second"]}, ("database", "broker"))
@@ -283,8 +283,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
         return {name: run.result() for name, run in started.items()}
 
 
-def test_right_settings_lead_to_the_host(runs: dict[str, Run]) -> None:
-    """So that the others are known to have stopped for their mistakes, and ssh's stand-in is known to notice."""
+def test_valid_settings_reach_the_host(runs: dict[str, Run]) -> None:
+    """Proves that the other runs stop because of their mistakes, and that the replaced ssh records calls."""
     assert [message.splitlines()[0] for message in runs["right"].messages().values()] == ["Cannot log in to right:"]
     assert runs["right"].reached
 
@@ -358,8 +358,8 @@ def test_hosts_reach_each_other_at_addresses(hosts: list[str], address: str, wro
     assert [problem.name for problem in check_private_address(here)] == ["app_private_address"] * wrong
 
 
-def test_no_value_is_too_odd_for_a_sentence() -> None:
-    """The checks themselves never fail, whatever a setting holds."""
+def test_checks_handle_any_value() -> None:
+    """No check raises an exception, whatever a setting contains."""
     spec = yaml.safe_load((ROOT / "roles/preflight/meta/argument_specs.yml").read_text())
     options = spec["argument_specs"]["settings"]["options"]
     right = yaml.safe_load((ROOT / DEFAULTS).read_text()) | {"app_domain": "shop.example.org", "app_memory_mb": 1024}
@@ -395,7 +395,9 @@ def test_the_environment_is_the_group_around_the_hosts(
 
 
 def test_renamed_settings_have_a_new_name() -> None:
-    options = yaml.safe_load((ROOT / "roles/preflight/meta/argument_specs.yml").read_text())
-    settings = set(options["argument_specs"]["settings"]["options"])
+    specs = [
+        yaml.safe_load(path.read_text())["argument_specs"] for path in ROOT.glob("roles/*/meta/argument_specs.yml")
+    ]
+    settings = {name for spec in specs for entry in spec.values() for name in entry.get("options", {})}
     assert set(RENAMED.values()) <= settings
     assert not set(RENAMED) & settings

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -132,3 +135,29 @@ def test_a_killed_rotation_is_completed_by_the_next_run(folder: Path, monkeypatc
             break
         steps += 1
     assert steps == 12, "four new values, the marker, three previous values, four renames"
+
+
+@pytest.mark.parametrize(
+    "options", [("-e", "failing=none", "--limit", "one"), ("-e", "failing=two")], ids=["limited", "failed-earlier"]
+)
+def test_a_run_without_one_of_the_hosts_is_refused(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Also where that host failed in an earlier play, which leaves it in ansible_play_hosts_all."""
+    role = {"name": "secrets", "tasks_from": "hosts"}
+    plays = [
+        {"tasks": [{"name": "Fail", "ansible.builtin.fail": {}, "when": "inventory_hostname == failing"}]},
+        {
+            "vars": {"secrets_hosts": ["one", "two"]},
+            "tasks": [
+                {"name": "Check the hosts", "ansible.builtin.import_role": role},
+                {"name": "Rotate", "ansible.builtin.debug": {"msg": "rotated"}},
+            ],
+        },
+    ]
+    book = [{"name": "Test", "hosts": "all", "gather_facts": False} | play for play in plays]
+    (tmp_path / "play.json").write_text(json.dumps(book))
+    command = ["ansible-playbook", "-i", "one,two", "-c", "local", str(tmp_path / "play.json"), *options]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "No secret was changed: two would keep the old passwords" in " ".join((done.stdout + done.stderr).split())
+    assert "rotated" not in done.stdout

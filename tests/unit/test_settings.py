@@ -119,6 +119,16 @@ def test_what_plays_set_is_refused() -> None:
     assert names - set(WIRING) - set(SET_BY_ROLES) == set()
 
 
+def test_renamed_variables_of_maintenance_are_reported(tmp_path: Path) -> None:
+    ssh, _ = stub_ssh(tmp_path)
+    inventory = tmp_path / "production.yml"
+    inventory.write_text(environment_inventory("production", ssh))
+    playbook, config = ROOT / "playbooks/maintenance.yml", str(ROOT / "ansible.cfg")
+    found = run_playbook(playbook, inventory, "-e", "state=on", ANSIBLE_CONFIG=config)
+    assert not found.reached
+    assert found.messages()["server1"].endswith("(were state, message and retry). Type: -e maintenance_state=on")
+
+
 # --- Environments --------------------------------------------------------------------------------------
 
 
@@ -207,8 +217,14 @@ def test_a_run_from_the_checkout_reaches_the_host(tmp_path: Path, folder: str) -
     assert found.reached, found.output
 
 
-@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/rollback.yml"])
-@pytest.mark.parametrize("where", ["another_folder", "world_writable", "seed bed, another_folder"])
+@pytest.mark.parametrize(
+    ("where", "playbook"),
+    [
+        ("another_folder", "site.yml"),
+        ("world_writable", "site.yml"),
+        ("seed bed, another_folder", "playbooks/rollback.yml"),
+    ],
+)
 def test_a_run_without_the_configuration_says_what_to_type(tmp_path: Path, where: str, playbook: str) -> None:
     project = copy_project(tmp_path / ("seed bed" if "seed bed" in where else "project"))
     inventory = place(project)

@@ -147,6 +147,8 @@ def test_every_name_in_an_inventory_is_documented(path: Path) -> None:
     given = {name for variables in [*hosts, *nested(inventory, "vars")] for name in variables or {}}
     assert given
     assert sorted(name for name in given if name not in known_names() and not FOREIGN.match(name)) == []
+    wired = {name for name in load(ROOT / "group_vars/all/wiring.yml") if not FOREIGN.match(name)}
+    assert given & wired == set(), "preflight refuses these"
 
 
 def test_every_setting_has_a_default_and_a_sentence() -> None:
@@ -174,7 +176,7 @@ def test_what_joins_the_roles_is_used(path: Path) -> None:
 
 
 def without_comments(text: str) -> str:
-    """The text without the lines that are comments in YAML, Python, shell and Jinja."""
+    """Return the text without comments of YAML, Python, shell and Jinja."""
     return re.sub(r"(?m)^\s*#.*$|\{#.*?#\}", "", text)
 
 
@@ -205,7 +207,7 @@ def test_every_file_of_a_role_is_used(role: str) -> None:
 
 
 def test_handlers_and_notifications_meet() -> None:
-    """Also across roles: a topic such as `certificate changed` is heard by another role than the one that calls."""
+    """Also across roles: a topic such as `certificate changed` has its handler in another role than its notify."""
     handlers = [handler for role in ROLES for handler in load(ROOT / f"roles/{role}/handlers/main.yml") or []]
     heard = [[handler["name"], *as_list(handler.get("listen", []))] for handler in handlers]
     loaded = [yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("roles/*/*/*.yml"))]

@@ -1,4 +1,4 @@
-"""The range of seeds the shop opens with."""
+"""The first products."""
 
 from decimal import Decimal
 
@@ -59,7 +59,7 @@ PRODUCTS = [
 
 
 def add_products(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Add each product unless there is one at its address."""
+    """Add each product unless its slug exists."""
     product = apps.get_model("shop", "Product")
     for slug, name, variety, sowing, price, description in PRODUCTS:
         product.objects.get_or_create(
@@ -77,5 +77,5 @@ def add_products(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
 
 class Migration(migrations.Migration):
     dependencies = [("shop", "0001_initial")]
-    # Backwards nothing happens: orders may hold on to products.
+    # Reversing deletes nothing: orders may refer to the products.
     operations = [migrations.RunPython(add_products, migrations.RunPython.noop)]

@@ -1,7 +1,6 @@
-"""The schedules the shop opens with.
+"""The first schedules.
 
-They are rows from here on: the admin edits them, and nothing ever sets them back. A later release adds its own by a
-migration of its own.
+From then on they are rows that are edited in the admin. A later release adds schedules with a migration of its own.
 """
 
 import json
@@ -16,7 +15,7 @@ QUEUES = ["default", "heavy", "io"]
 
 
 def add_schedules(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Add each schedule unless there is one of its name."""
+    """Add each schedule unless its name exists."""
     task = apps.get_model("django_celery_beat", "PeriodicTask")
     minutely, _ = apps.get_model("django_celery_beat", "IntervalSchedule").objects.get_or_create(
         every=60, period="seconds"
@@ -25,7 +24,7 @@ def add_schedules(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
         minute="30", hour="3", day_of_week="*", day_of_month="*", month_of_year="*", timezone=settings.TIME_ZONE
     )
 
-    # What piled up while no worker was there is worth no more than the last of it, so each expires with its successor.
+    # Without a worker only the newest task of a schedule matters, so each expires when the next one is sent.
     every_minute = {"interval": minutely, "expire_seconds": 60}
     schedules = {
         "flush-page-views": {"task": "shop.tasks.flush_page_views", **every_minute},
@@ -42,7 +41,7 @@ def add_schedules(apps: Apps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     for name, defaults in schedules.items():
         task.objects.get_or_create(name=name, defaults=defaults)
 
-    # A migration's models send no signals, so a beat that is running would not look.
+    # Models in migrations send no signals, so a running beat would not notice.
     apps.get_model("django_celery_beat", "PeriodicTasks").objects.update_or_create(
         ident=1, defaults={"last_update": timezone.now()}
     )

@@ -64,11 +64,14 @@ def test_gunicorn_listens_on_its_socket_only(host: Host, app: Installation, rele
     assert "gunicorn" not in listeners(host, "--tcp --udp")
 
 
-@pytest.mark.parametrize(("user", "welcome"), [("www-data", True), ("nobody", False), ("redis", False)])
+USERS = {"www-data": True, "redis": False, "nobody": False}  # language-lint: allow nobody
+
+
+@pytest.mark.parametrize(("user", "allowed"), USERS.items())
 def test_only_nginx_and_the_application_reach_the_socket(
-    host: Host, app: Installation, user: str, welcome: bool
+    host: Host, app: Installation, user: str, allowed: bool
 ) -> None:
     connect = f"import socket; socket.socket(socket.AF_UNIX).connect('/srv/{app.name}/current/run/web.sock')"
     result = host.run(f'runuser -u {user} -- python3 -c "{connect}"')
-    assert result.succeeded == welcome, result.stderr
-    assert welcome or "PermissionError" in result.stderr
+    assert result.succeeded == allowed, result.stderr
+    assert allowed or "PermissionError" in result.stderr

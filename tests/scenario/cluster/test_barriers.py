@@ -6,18 +6,18 @@ import signal
 
 import pytest
 from cluster import Cluster
-from deployments import between
+from deployments import between, column
 from traffic import verdict
 
 
 def test_deployments_and_a_rollback(cluster: Cluster, old: str) -> None:
     """One with a migration, one without, and a rollback of the second."""
-    column = cluster.version("column", "column=note")
+    with_column = cluster.version("column", column("note"))
     with cluster.under_load() as traffic:
         runs, releases = [], [old]
         # The second version is made when the database has the first one's column.
         for run in (
-            lambda: cluster.deploy_with_ansible(column),
+            lambda: cluster.deploy_with_ansible(with_column),
             lambda: cluster.deploy_with_ansible(cluster.version("text")),
             cluster.rollback_with_ansible,
         ):

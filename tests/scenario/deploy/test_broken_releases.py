@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from deployments import Deployments, Run
+from deployments import Deployments, Run, column
 from traffic import Traffic, verdict
 from traffic.load import OVERLAY_PAGES
 
@@ -59,15 +59,16 @@ def test_broken_release_touches_nothing(deployments: Deployments, old: str, chan
 def test_fixed_release_deploys_after_a_failed_migration(deployments: Deployments, old: str) -> None:
     assert_nothing_touched(deployments, old, "failing-migration")
     with deployments.under_load() as traffic:
-        deployments.deploy(deployments.version("fixed", "column=half")).succeeded()
-    assert "half" in deployments.columns()
+        fixed = column("half")
+        deployments.deploy(deployments.version("fixed", fixed)).succeeded()
+    assert fixed.partition("=")[2] in deployments.columns()
     deployments.assert_zero_downtime(traffic, [old, deployments.current])
 
 
 def test_migration_that_waits_for_a_lock_gives_up(deployments: Deployments, old: str) -> None:
     """The site keeps answering meanwhile, including the page that reads the table."""
     processes, schema = deployments.processes(), deployments.schema()
-    version = deployments.version("locked", "column=remark")
+    version = deployments.version("locked", column("remark"))
     with deployments.under_load() as traffic:
         with deployments.open_transaction("ledger_effect"):
             run = deployments.deploy(version).failed()
@@ -96,9 +97,10 @@ def test_failing_hook_reverts_the_release(deployments: Deployments, old: str) ->
     processes = deployments.processes()
     names = ["before_migrate", "before_switch", "after_switch"]
     hooks = {name: [f'echo "{name} $(id -un) $RELEASE_ID" >>"$MEDIA_ROOT/hooks"'] for name in names}
+    deployments.host.check_output(f"rm -f {deployments.media}/hooks")
     hooks["after_switch"].append("echo it went wrong on purpose; exit 3")
     with deployments.under_load() as traffic:
-        run = deployments.deploy_with_ansible(deployments.version("hooks", "column=hooked"), app_hooks=hooks).failed()
+        run = deployments.deploy_with_ansible(deployments.version("hooks", column("hooked")), app_hooks=hooks).failed()
         after = traffic.pause(2)
     run.says("it went wrong on purpose")
     ran = [line.split() for line in deployments.host.check_output(f"cat {deployments.media}/hooks").splitlines()]
@@ -117,7 +119,7 @@ def test_rollback_to_a_release_without_an_applied_migration_is_refused(
 ) -> None:
     before = deployments.current
     # deploy.yml also takes back the hooks of the test above, if it has run.
-    deployments.deploy_with_ansible(deployments.version("ahead", "column=ahead")).succeeded()
+    deployments.deploy_with_ansible(deployments.version("ahead", column("ahead"))).succeeded()
     ahead, processes = deployments.current, deployments.processes()
     refused = deployments.rollback_with_ansible().failed()
     refused.says("_ahead").says("release_force")

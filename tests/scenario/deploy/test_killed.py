@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from deployments import STEPS, Deployments
+from deployments import STEPS, Deployments, column
 from traffic import verdict
 
 # One step for each state that a kill leaves behind; tests/hostctl kills at every step.
@@ -32,9 +32,8 @@ LOAD = {"rate": 5.0, "tasks": 2.0}
 
 def kill_at(deployments: Deployments, step: str, version: Path | None = None) -> Path:
     """Kill a deployment at exactly this step; of this version, or of a new one. Returns the version."""
-    for number in range(TRIES):
-        change = f"column=at_{step}_{number}" if step == "migrate" else "style"
-        version = version or deployments.version(f"killed-at-{step}", change)
+    for _ in range(TRIES):
+        version = version or deployments.version(f"killed-at-{step}", column("kept") if step == "migrate" else "style")
         watch = deployments.watch(step, kill=True)
         run = deployments.begin(version)
         found = watch.result()
@@ -71,7 +70,7 @@ def test_next_deployment_completes_a_killed_one(deployments: Deployments, old: s
 
 @pytest.mark.os("debian13")
 def test_deploy_playbook_completes_a_killed_deployment(deployments: Deployments, old: str) -> None:
-    version = deployments.version("killed", "column=killed")
+    version = deployments.version("killed", column("killed"))
     with deployments.under_load(**LOAD) as traffic:
         watch = deployments.watch("bake", kill=True)
         run = deployments.begin_with_ansible(version)
@@ -90,7 +89,7 @@ def test_deploy_playbook_completes_a_killed_deployment(deployments: Deployments,
 def test_deployment_survives_its_control_machine(
     deployments: Deployments, old: str, number: signal.Signals, step: str
 ) -> None:
-    version = deployments.version(f"left-at-{step}", f"column=left_at_{step}")
+    version = deployments.version(f"left-at-{step}", column("left"))
     with deployments.under_load(**LOAD) as traffic:
         watch = deployments.watch(step)
         run = deployments.begin_with_ansible(version)

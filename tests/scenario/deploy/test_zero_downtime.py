@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from deployments import Deployments, between
+from deployments import Deployments, between, column
 from probes import Visitor
 from traffic import verdict
 
@@ -20,10 +20,10 @@ def stylesheet(visitor: Visitor) -> str:
 def test_two_deployments_and_a_rollback(deployments: Deployments, old: str) -> None:
     visitor = Visitor(deployments.app.url, deployments.app.certificate)
     stylesheets = [stylesheet(visitor)]
-    column = deployments.version("column", "column=note")
+    with_column = deployments.version("column", column("note"))
     with deployments.under_load() as traffic:
         before = traffic.pause(3)
-        runs, releases = [deployments.deploy_with_ansible(column).succeeded()], [old, deployments.current]
+        runs, releases = [deployments.deploy_with_ansible(with_column).succeeded()], [old, deployments.current]
         traffic.pause(2)
         runs.append(deployments.deploy(deployments.version("text", "style")).succeeded())
         releases.append(deployments.current)
@@ -60,7 +60,7 @@ def test_two_deployments_and_a_rollback(deployments: Deployments, old: str) -> N
     # Deploying the current version again changes nothing.
     assert runs[0].changed > 0
     processes, status = deployments.processes(), deployments.status()
-    again = deployments.deploy_with_ansible(column).succeeded()
+    again = deployments.deploy_with_ansible(with_column).succeeded()
     assert again.changed == 0, again.output
     assert (deployments.processes(), deployments.status()) == (processes, status)
     assert deployments.running_releases() == {second}

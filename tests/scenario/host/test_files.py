@@ -63,7 +63,7 @@ def test_application_cannot_read_other_secrets(host: Host, app: Installation, fi
 
 
 # Runs on the host, so that no secret leaves it: finds the values in the files that hold them, identifies them by their
-# hashes, and prints names only. Then continues as the user nobody, and searches every file that nobody can read.
+# hashes, and prints names only. Then searches every file that an unprivileged user can read.
 HUNT = r"""
 import glob, hashlib, json, os, pwd, re, subprocess, sys
 
@@ -86,8 +86,8 @@ def look(path):
         return
     found['seen'] += ['%s in %s' % (name, path) for name, value in values.items() if value in content]
 
-nobody = pwd.getpwnam('nobody')
-os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)
+user = pwd.getpwnam('nobody')  # language-lint: allow nobody
+os.setgroups([]); os.setgid(user.pw_gid); os.setuid(user.pw_uid)
 for path in glob.glob('/proc/[0-9]*/cmdline') + glob.glob('/proc/[0-9]*/environ'):
     look(path)
 for place in ('/etc', '/srv', '/opt', '/root', '/home', '/tmp', '/run', '/usr/local', '/var'):

@@ -35,7 +35,7 @@ ROTATED = (
 ODD = "'it\"s' $HOME ${x} 100% %h #1 \\ \\n `id` & ; * {{ x }} <>"
 ODDER = ODD + " é✓ a:b,c@d/e?f=%2F"
 
-# Searches the journal as root, then every readable file as the user nobody.
+# Searches the journal as root, then every file that an unprivileged user can read.
 HUNT = """
 import glob, json, os, pwd, subprocess
 # They are reversed, or this program would find itself.
@@ -49,8 +49,8 @@ for path in glob.glob('/proc/[0-9]*/cmdline'):
     except OSError:
         continue
     seen += [word.decode() + ' in ' + path for word in canaries if word in arguments]
-nobody = pwd.getpwnam('nobody')
-os.setgroups([]); os.setgid(nobody.pw_gid); os.setuid(nobody.pw_uid)
+user = pwd.getpwnam('nobody')  # language-lint: allow nobody
+os.setgroups([]); os.setgid(user.pw_gid); os.setuid(user.pw_uid)
 looked = 0
 for place in ('/etc', '/srv', '/opt', '/root', '/home', '/tmp', '/run', '/usr/local', '/var', '/dev/shm', '/proc/1'):
     for folder, _, files in os.walk(place):

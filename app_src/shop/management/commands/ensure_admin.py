@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 class Command(BaseCommand):
     help = (
         "Creates the administrator named by DJANGO_SUPERUSER_USERNAME, _EMAIL and _PASSWORD in the environment, unless"
-        " a user of that name exists: whatever has been changed since, the password above all, stays."
+        " a user of that name exists; an existing user, also its password, is not changed."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

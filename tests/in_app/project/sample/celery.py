@@ -1,4 +1,4 @@
-"""The Celery application. Its tasks write what happens to them to a file, and wait until a test lets them go on."""
+"""The Celery application. Its tasks write what happens to them to a file, and wait until a test lets them end."""
 
 import os
 import sys
@@ -7,11 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+# Modules of this project that have the names of modules of hostctl/in_app.
+import compat
+import migrations
+import worker
 from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sample.settings")
 LOG = Path(os.environ["TASK_LOG"])
 GATE = Path(os.environ["TASK_GATE"])
+
+assert compat.OWNER == migrations.OWNER == worker.OWNER == "project"
 
 app = Celery("sample")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -24,7 +30,7 @@ def write(line: str) -> None:
 
 @app.task(name="sample.hold", bind=True)
 def hold(self: Any) -> None:
-    """Run until the gate is open."""
+    """Run until the gate file exists."""
     write(f"START {self.request.id}")
     deadline = time.monotonic() + 180
     while not GATE.exists() and time.monotonic() < deadline:
@@ -34,8 +40,13 @@ def hold(self: Any) -> None:
 
 @app.task(name="sample.modules")
 def modules() -> list[str]:
-    """Those of the modules that a worker can do without which it has loaded all the same."""
+    """Return which of the modules that a worker does not need are loaded."""
     return [name for name in ("celery.bin", "prompt_toolkit") if name in sys.modules]
+
+
+@app.task(name="sample.path")
+def path() -> list[str]:
+    return sys.path
 
 
 @app.task(name="sample.double")

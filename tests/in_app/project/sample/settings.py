@@ -1,4 +1,4 @@
-"""A Django project that has nothing but what these tests need."""
+"""A minimal Django project."""
 
 import os
 
@@ -6,7 +6,7 @@ import dj_database_url
 
 SECRET_KEY = "only-for-tests"
 INSTALLED_APPS = ["django_celery_beat"]
-# A connection that is kept is the one that a query still uses when a signal comes.
+# A persistent connection, which a query may still use when a signal arrives.
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_max_age=60)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
@@ -22,6 +22,8 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 43200, "socket_timeout": 30}
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 43200}
+if timeout := os.environ.get("SOCKET_TIMEOUT", "30"):
+    CELERY_BROKER_TRANSPORT_OPTIONS["socket_timeout"] = float(timeout)
 CELERY_BEAT_SCHEDULE = {"tick": {"task": "sample.tick", "schedule": 1.0, "options": {"queue": "ticks"}}}
 CELERY_BEAT_SCHEDULER = os.environ.get("SCHEDULER", "celery.beat:PersistentScheduler")

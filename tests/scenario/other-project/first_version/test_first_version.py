@@ -33,7 +33,7 @@ def test_release_is_the_tagged_commit(release: str, commits: dict[str, str]) -> 
 
 def test_services_use_the_passwords_from_vault(host: Host, app: Installation) -> None:
     """Odd characters included."""
-    typed = yaml.safe_load((SCENARIO / "passwords.yml").read_text())
+    typed = yaml.safe_load((SCENARIO / "vars/passwords.yml").read_text())
     encrypted = (SCENARIO / "inventory/host_vars/other-project/vault.yml").read_text()
     assert encrypted.startswith("$ANSIBLE_VAULT;")
     found = json.loads(run_python(host, PASSWORDS, environment=[f"/etc/{app.name}/app.env"]))

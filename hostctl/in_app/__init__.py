@@ -1,0 +1,16 @@
+"""Code that runs in the application's own interpreter, the release's .venv.
+
+Entry scripts, started by path: celery_runner (worker and beat), inspector (questions of a deployment), flower_runner.
+
+    compat            every private name of Celery, kombu and billiard, and the versions they were tested with
+    worker, consumer  the worker: its setup; what it adds to Celery's consumer
+    requeue           return unacknowledged messages of dead workers to their queues
+    parking           keep messages whose task no worker knows, until a release knows it
+    broker            detect a lost broker within seconds
+    beat              beat, with signals deferred while it works
+    smoke_test        the task that a deployment sends through every queue
+    questions         the answers of the inspector
+    migrations        pending and unknown migrations; migration_review: which of them lock, rewrite or break
+
+Nothing here imports Celery or Django at its top level: gevent must patch first, and the inspector starts without them.
+"""

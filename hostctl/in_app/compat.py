@@ -1,0 +1,210 @@
+"""Every private name of Celery, kombu and billiard that this package uses, and the versions it was tested with.
+
+No other module of the package uses an attribute of theirs that begins with an underscore (tests/unit/test_in_app.py).
+With versions outside TESTED, or without a name of REQUIRED, workers and beat run as Celery's command line runs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import select
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import Any
+
+# The lowest and the highest tested version of each package, both included (tests/in_app/requirements-celery*.txt).
+TESTED = {"celery": ("5.4", "5.7"), "kombu": ("5.4", "5.7"), "billiard": ("4.2", "4.3")}
+
+# module:class, and the names that the class or its methods must have.
+REQUIRED = {
+    "kombu.transport.virtual.base:Channel": ("_lookup", "do_restore"),
+    "kombu.transport.virtual.base:QoS": ("_delivered", "_dirty"),
+    "kombu.transport.redis:Channel": (
+        *("_do_restore_message", "_in_poll"),
+        *("conn_or_acquire", "unacked_key", "unacked_index_key", "unacked_mutex_key", "visibility_timeout"),
+        "global_keyprefix",
+    ),
+    "celery.concurrency.prefork:TaskPool": ("_pool",),
+    "celery.concurrency.asynpool:AsynPool": ("_cache", "_busy_workers", "outbound_buffer"),
+    "billiard.pool:ApplyResult": ("_accept_callback", "_write_to"),
+    "billiard.process:BaseProcess": ("_is_alive",),
+    "celery.worker.consumer.consumer:Consumer": (
+        *("on_unknown_task", "add_task_queue", "on_close", "shutdown", "perform_pending_operations"),
+        *("ensure_connected", "on_connection_error_after_connected"),
+    ),
+    "celery.beat:Scheduler": ("tick", "_do_sync", "close"),
+    "celery.apps.beat:Beat": ("install_sync_handler",),
+}
+
+FALLBACK = (
+    "workers run as plain `celery worker`, beat as plain `celery beat`; "
+    "tasks that a worker holds when it stops abruptly return after visibility_timeout only"
+)
+
+
+# --- Versions ------------------------------------------------------------------------------------------------------
+
+
+def problems() -> list[str]:
+    """Say what keeps this package from extending the installed Celery; empty when it is supported.
+
+    Imports Celery, where its version is inside the tested range.
+    """
+    return outside_tested_range() or missing_names()
+
+
+def outside_tested_range() -> list[str]:
+    """Say which installed versions are outside TESTED."""
+    found = []
+    for package, (low, high) in TESTED.items():
+        version = metadata.version(package)
+        if not number(low) <= number(version) <= number(high):
+            found.append(f"{package} {version} is outside the tested range {low} to {high}: {FALLBACK}.")
+    return found
+
+
+def number(version: str) -> tuple[int, ...]:
+    """Return the major and minor number of a version such as 5.6.0rc1."""
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
+def missing_names() -> list[str]:
+    """Say which names of REQUIRED the installed versions lack."""
+    missing = []
+    for place, names in REQUIRED.items():
+        module, _, cls = place.partition(":")
+        try:
+            owner = getattr(importlib.import_module(module), cls)
+        except (ImportError, AttributeError):
+            missing.append(place)
+        else:
+            missing += [f"{place}.{name}" for name in names if not has_name(owner, name)]
+    return [f"Celery lacks {', '.join(missing)}: {FALLBACK}."] if missing else []
+
+
+def has_name(owner: type, name: str) -> bool:
+    """Return whether a class has an attribute, or a method that sets or reads such an attribute of its instances."""
+    return any(name in vars(cls) or any(name in code.co_names for code in method_codes(cls)) for cls in owner.__mro__)
+
+
+def method_codes(cls: type) -> Iterator[Any]:
+    for member in vars(cls).values():
+        if code := getattr(member, "__code__", None):
+            yield code
+
+
+# --- kombu: messages in Redis --------------------------------------------------------------------------------------
+
+
+def queues_of(channel: Any, exchange: str, routing_key: str) -> list[str]:
+    """Return the queues that a message with this exchange and routing key is delivered to; empty without a binding."""
+    return list(channel._lookup(exchange, routing_key))
+
+
+def restore_message(channel: Any, message: dict[str, Any], exchange: str, routing_key: str, pipe: Any) -> None:
+    """Push a message to the front of its queues, by its priority, marked as redelivered, in a Redis transaction."""
+    channel._do_restore_message(message, exchange, routing_key, pipe)
+
+
+def unacknowledged_tags(consumer: Any) -> set[str]:
+    """Return the delivery tags that a worker's consumer has received and neither acknowledged nor rejected."""
+    if not consumer.task_consumer:
+        return set()
+    qos = consumer.task_consumer.channel.qos
+    return set(qos._delivered) - qos._dirty
+
+
+def waits_for_messages(channel: Any) -> bool:
+    """Return whether a BRPOP of this channel is under way, which may still take a message."""
+    return bool(channel._in_poll)
+
+
+def last_answer(channel: Any) -> float | None:
+    """Return a value that changes with every answer to the channel's BRPOP (one a second); None when none is under way.
+
+    redis-py notes when a connection is next due for a health check, each time it has read an answer.
+    """
+    connection = channel._in_poll
+    return getattr(connection, "next_health_check", None) if connection else None
+
+
+def has_unread_answer(channel: Any) -> bool:
+    """Return whether an answer to the channel's BRPOP, maybe a message, has arrived and was not read yet."""
+    sock = channel._in_poll._sock
+    if not sock:
+        return False
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def abandon_brpop(channel: Any) -> None:
+    """Disconnect the socket of a BRPOP, whose answer kombu would otherwise wait for when it closes the channel."""
+    channel._in_poll.disconnect()
+
+
+def checks_brpop_itself() -> bool:
+    """Return whether kombu notices a BRPOP without an answer, as it does from 5.7 on."""
+    from kombu.transport.redis import MultiChannelPoller
+
+    return hasattr(MultiChannelPoller, "maybe_check_brpop_health")
+
+
+# --- billiard: jobs in the prefork pool ----------------------------------------------------------------------------
+
+
+def delivered_jobs(pool: Any) -> dict[int, Any]:
+    """Return the jobs of the prefork pool that a living child runs or will run, since they were written to it.
+
+    At shutdown and with a lost connection Celery forgets those that the child has not confirmed, before 5.6 all.
+    """
+    processes = getattr(pool, "_pool", None)
+    return {
+        key: job
+        for key, job in getattr(processes, "_cache", {}).items()
+        if job._write_to and job._write_to._is_alive() and job not in processes.outbound_buffer
+        if job._accept_callback
+    }
+
+
+def remember_jobs(pool: Any, jobs: dict[int, Any]) -> None:
+    """Give the prefork pool its jobs back after it has forgotten them, and mark their children as busy.
+
+    Before Celery 5.7 the next task might otherwise wait behind a running one although another child is free.
+    """
+    if jobs:
+        pool._pool._cache.update(jobs)
+        pool._pool._busy_workers.update(job._write_to.inqW_fd for job in jobs.values())
+
+
+def request_of(job: Any) -> Any:
+    """Return the request (celery.worker.request.Request) of a prefork job."""
+    return job._accept_callback.__self__
+
+
+def starts_what_it_was_given(pool: Any) -> bool:
+    """Return whether a pool still runs the tasks that wait in it when it is told to stop, as threads do."""
+    from celery.concurrency.base import BasePool
+
+    return getattr(pool.flush, "__func__", None) is BasePool.flush
+
+
+# --- Celery: lost connections --------------------------------------------------------------------------------------
+
+
+def keep_unacknowledged(channel: Any) -> None:
+    """Have a channel that is closed leave its unacknowledged messages where they are.
+
+    kombu requeues them all, also those whose tasks still run here. The worker requeues the others when it reconnects.
+    """
+    channel.do_restore = False
+
+
+# --- Celery: beat --------------------------------------------------------------------------------------------------
+
+
+def wrap_scheduler(scheduler: Any, wrap: Callable[[Callable[[], Any]], Callable[[], Any]]) -> None:
+    """Wrap the methods of beat's scheduler that send tasks or write the schedule."""
+    for name in ("tick", "_do_sync", "close"):
+        setattr(scheduler, name, wrap(getattr(scheduler, name)))

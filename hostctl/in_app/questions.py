@@ -1,0 +1,220 @@
+"""The questions of a deployment, each a function: its arguments and its result are JSON.
+
+check WSGI CELERY BEAT            import what the processes will import, run Django's checks, collect static files
+migrations                        compare the release's migrations with the database
+periodic CELERY                   enabled periodic tasks without code
+ping CELERY SECONDS WORKER...     workers that do not answer
+consumers CELERY cancel|add QUEUE,... WORKER...
+                                  have workers stop consuming queues, or consume them again
+smoke_test CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
+                                  send a task through every queue
+depths CELERY QUEUE...            number of waiting tasks
+requeue_unacknowledged CELERY     requeue what dead workers held, and parked messages whose task is known now
+parked CELERY                     parked messages: their task is unknown to every worker
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+import uuid
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from . import compat, parking, requeue, smoke_test
+from .broker import open_channel
+from .migrations import migrations
+
+# Seconds without an answer from a queue, after which its workers are asked what they run.
+BUSY_CHECK_SECONDS = 5
+
+
+# --- The code of the release ---------------------------------------------------------------------------------------
+
+
+def check(wsgi: str, celery: str, beat: bool = False) -> dict[str, Any]:
+    """Import the WSGI callable, the Celery application and beat's scheduler, run Django's checks, collect static files.
+
+    Returns the `versions` of the main packages, and `warnings` to print. Raises ImportError when `beat` is to run and
+    the release lacks its scheduler.
+    """
+    import django
+    from django.conf import settings
+    from django.core.management import call_command
+
+    django.setup()
+    call_command("check", "--deploy", "--fail-level", "ERROR")
+    module, _, name = wsgi.partition(":")
+    getattr(importlib.import_module(module), name or "application")
+    application = find_celery(celery)
+    if beat:
+        import_scheduler(application.conf.beat_scheduler)
+    if settings.STATIC_ROOT:
+        call_command("collectstatic", "--noinput", verbosity=0)
+    packages = [name for name in ("django", "celery", "gunicorn") if installed(name)]
+    versions = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}
+    return {"versions": versions, "warnings": compat.problems() if installed("celery") else []}
+
+
+def import_scheduler(scheduler: Any) -> None:
+    """Import beat's scheduler, found the way beat finds it."""
+    from celery.utils.imports import load_extension_class_names, symbol_by_name
+
+    try:
+        symbol_by_name(scheduler, aliases=dict(load_extension_class_names("celery.beat_schedulers")))
+    except Exception as error:
+        # Django raises RuntimeError for a package that is installed but not in INSTALLED_APPS.
+        raise ImportError(
+            f"Beat's scheduler {scheduler} (the Celery setting beat_scheduler) cannot be imported ({error}). "
+            "Its package must be in the requirements and, where it has models, in INSTALLED_APPS."
+        ) from None
+
+
+def periodic(celery: str) -> dict[str, Any]:
+    """Name the enabled periodic tasks in the database, and their tasks, for which this release has no code."""
+    application = find_celery(celery)
+    application.loader.import_default_modules()
+    from django.apps import apps
+
+    if not apps.is_installed("django_celery_beat"):
+        return {"unknown": []}
+    from django_celery_beat.models import PeriodicTask
+
+    rows = PeriodicTask.objects.filter(enabled=True).order_by("name").values_list("name", "task")
+    return {"unknown": [[name, task] for name, task in rows if task not in application.tasks]}
+
+
+# --- Workers -------------------------------------------------------------------------------------------------------
+
+
+def ping(celery: str, seconds: str, *workers: str) -> dict[str, Any]:
+    """Ping workers until all have answered or the time is over; name those without an answer."""
+    application = find_celery(celery)
+    deadline = time.monotonic() + float(seconds)
+    silent = set(workers)
+    while silent and time.monotonic() < deadline:
+        answers = application.control.ping(destination=sorted(silent), timeout=0.5, limit=len(silent))
+        silent -= {name for answer in answers for name in answer}
+    return {"silent": sorted(silent)}
+
+
+def consumers(celery: str, action: str, queues: str, *workers: str) -> dict[str, Any]:
+    """Have workers stop consuming queues ("cancel") or consume them again ("add"); name those without confirmation."""
+    control = find_celery(celery).control
+    send = {"cancel": control.cancel_consumer, "add": control.add_consumer}[action]
+    silent = set()
+    for queue in queues.split(","):
+        left = set(workers)
+        for _ in range(5):
+            if left:
+                answers = send(queue, destination=sorted(left), reply=True, timeout=1, limit=len(left))
+                left -= {name for answer in answers for name, reply in answer.items() if "ok" in reply}
+        silent |= left
+    return {"silent": sorted(silent)}
+
+
+def smoke_test_queues(
+    celery: str, seconds: float, release: str, workers: dict[str, list[str]], *queues: str
+) -> dict[str, Any]:
+    """Send the smoke test to every queue; name the queues without an answer, and those that another release answers.
+
+    Behind long tasks it waits for longer than `seconds`. A queue one of whose workers runs other tasks is `busy`, not
+    `silent`: those tasks show that it is consumed.
+    """
+    application = find_celery(celery)
+    nonces = {queue: uuid.uuid4().hex for queue in queues}
+    for queue, nonce in nonces.items():
+        options = {"queue": queue, "ignore_result": True, "expires": float(seconds) + 60}
+        application.send_task(smoke_test.TASK, args=[nonce], **options)
+    deadline = time.monotonic() + float(seconds)
+    next_check = time.monotonic() + min(BUSY_CHECK_SECONDS, float(seconds))
+    answers: dict[str, str] = {}
+    busy: set[str] = set()
+    with open_channel(application) as (channel, client):
+        while (left := nonces.keys() - answers.keys()) - busy and time.monotonic() < deadline:
+            for queue in left:
+                if answer := client.get(parking.full_name(channel, smoke_test.answer_key(nonces[queue]))):
+                    answers[queue] = answer.decode()
+            if nonces.keys() - answers.keys() and time.monotonic() > next_check:
+                busy = busy_queues(application, workers)
+                next_check = time.monotonic() + BUSY_CHECK_SECONDS
+            time.sleep(0.05)
+    other = {queue: answer for queue, answer in sorted(answers.items()) if answer != release}
+    left = nonces.keys() - answers.keys()
+    return {"silent": sorted(left - busy), "other": other, "busy": sorted(left & busy)}
+
+
+def busy_queues(application: Any, workers: dict[str, list[str]]) -> set[str]:
+    """Return the queues of the workers that run a task other than the smoke test."""
+    active = application.control.inspect(destination=sorted(workers), timeout=1).active() if workers else None
+    busy = [node for node, tasks in (active or {}).items() if any(task["name"] != smoke_test.TASK for task in tasks)]
+    return {queue for node in busy for queue in workers.get(node, [])}
+
+
+# --- Messages ------------------------------------------------------------------------------------------------------
+
+
+def depths(celery: str, *queues: str) -> dict[str, int]:
+    """Count the waiting tasks of each queue, of every priority."""
+    with open_channel(find_celery(celery)) as (channel, _):
+        return {queue: depth(channel, queue) for queue in queues}
+
+
+def depth(channel: Any, queue: str) -> int:
+    from kombu.exceptions import ChannelError
+
+    try:
+        return channel.queue_declare(queue, passive=True).message_count
+    except ChannelError:
+        return 0  # "No such queue": Redis has no empty lists.
+
+
+def requeue_unacknowledged(celery: str) -> dict[str, Any]:
+    """Requeue what dead workers held, and parked messages whose task is known now; count both."""
+    if compat.problems():
+        return {"requeued": 0, "known": {}}
+    application = find_celery(celery)
+    application.loader.import_default_modules()
+    with open_channel(application) as (channel, _):
+        # The interpreter is /srv/APP/releases/ID/.venv/bin/python.
+        requeued = requeue.requeue_dead_workers(channel, Path(sys.prefix).parents[1])
+        return {"requeued": requeued, "known": parking.requeue_known(channel, application.tasks)}
+
+
+def parked(celery: str) -> dict[str, Any]:
+    """Count the parked messages by the name of their task."""
+    with open_channel(find_celery(celery)) as (channel, client):
+        return {"tasks": parking.parked_tasks(channel, client)}
+
+
+# --- Helpers -------------------------------------------------------------------------------------------------------
+
+
+def find_celery(name: str) -> Any:
+    """Return the Celery application, found the way `celery -A` finds it."""
+    from celery.app.utils import find_app
+
+    return find_app(name)
+
+
+def installed(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+QUESTIONS = {
+    "check": check,
+    "migrations": migrations,
+    "periodic": periodic,
+    "ping": ping,
+    "consumers": consumers,
+    "smoke_test": smoke_test_queues,
+    "depths": depths,
+    "requeue_unacknowledged": requeue_unacknowledged,
+    "parked": parked,
+}

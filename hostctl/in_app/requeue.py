@@ -1,0 +1,78 @@
+"""Return unacknowledged messages to their queues.
+
+kombu keeps a message that a worker holds as [message, exchange, routing key] in a Redis hash, by its delivery tag, and
+the tags in a sorted set, by the time of their delivery. Here each worker has a hash and a set of its own, its slot, so
+that the messages of a dead worker can be told from those that another one works on. A slot is named for the node.
+
+Everything here may run in several processes at once: each message is moved in a transaction, by one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from . import compat
+from .locks import dead_worker
+
+# The Redis set with the nodes that have a slot.
+SLOTS = "unacked_slots"
+
+
+def slot_options(node: str) -> dict[str, str]:
+    """Return the broker transport options that give a worker its slot."""
+    return {f"{name}_key": f"{name}:{node}" for name in ("unacked", "unacked_index", "unacked_mutex")}
+
+
+def requeue_dead_workers(channel: Any, releases: Path, but: str = "") -> int:
+    """Requeue what dead workers of this host held, and messages of other hosts that exceed the visibility timeout.
+
+    Returns the number of messages; `but` is the node of the worker that asks.
+    """
+    count = 0
+    with channel.conn_or_acquire() as client:
+        for node in sorted({node.decode() for node in client.smembers(SLOTS)} - {but}):
+            if node.rpartition("@")[2] != socket.gethostname():
+                count += requeue_unacknowledged(channel, node, before=time.time() - channel.visibility_timeout)
+                continue
+            with dead_worker(node, releases) as is_dead:
+                if is_dead:
+                    count += requeue_unacknowledged(channel, node)
+                    if not client.hlen(slot_options(node)["unacked_key"]):
+                        client.srem(SLOTS, node)
+    return count
+
+
+def requeue_unacknowledged(channel: Any, node: str, *, before: float | str = "+inf", keep: Collection[str] = ()) -> int:
+    """Requeue the messages of a slot that were delivered before a time, except the tags to keep; count them."""
+    options = slot_options(node)
+    unacked, index = options["unacked_key"], options["unacked_index_key"]
+    with channel.conn_or_acquire() as client:
+        # Newest first, each to the front of its queue: the oldest is then the next to run.
+        tags = [tag.decode() for tag in client.zrevrangebyscore(index, before, 0)]
+        return sum(
+            client.transaction(requeue_one(channel, unacked, index, tag), unacked, value_from_callable=True)
+            for tag in tags
+            if tag not in keep
+        )
+
+
+def requeue_one(channel: Any, unacked: str, index: str, tag: str) -> Callable[[Any], bool]:
+    """Return the transaction that moves one message back to its queue; its value is whether there was one to move."""
+
+    def move(pipe: Any) -> bool:
+        found = pipe.hget(unacked, tag)
+        entry = json.loads(found) if found else None
+        if entry and not compat.queues_of(channel, *entry[1:]):
+            return False  # No queue is bound to its exchange: kombu would drop the message.
+        pipe.multi()
+        pipe.zrem(index, tag).hdel(unacked, tag)
+        if entry:
+            compat.restore_message(channel, *entry, pipe)
+        return bool(entry)
+
+    return move

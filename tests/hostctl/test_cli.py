@@ -1,0 +1,212 @@
+"""Commands, their options, and their answers as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostctl import __version__, application, cli, upgrade
+from hostctl.deploy import record
+from hostctl.host import Host
+from hostctl.processes.state import ProcessState
+from hostctl.settings import Settings
+from tests.hostctl.fakes import NEW, OLD, Answers, Manager, deploy, make_release
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def program(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run as root, as shopctl, on the host of the tests."""
+    monkeypatch.setattr(sys, "argv", ["/usr/local/sbin/shopctl"])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(cli.Settings, "load", lambda path: host.settings)
+    monkeypatch.setattr(cli, "Host", lambda settings: host)
+    monkeypatch.setattr(upgrade, "upgrade", lambda settings: None)
+
+
+def answer(capsys: Any, *words: str, status: int = 0) -> Any:
+    assert cli.main([*words, "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+# --- Queries
+
+
+def test_status_answers_everything_at_once(
+    live: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = live.settings.etc / "configuration"
+    folder.mkdir(parents=True)
+    (folder / "environment").write_text("abc\n")
+    states = [ProcessState(f"shop-web@{OLD}", "active", 0), ProcessState(f"shop-worker-default@{OLD}", "activating", 2)]
+    monkeypatch.setattr(manager, "states", lambda: states)
+    assert answer(capsys, "status") == {
+        "current": OLD,
+        "releases": [OLD],
+        "running": [
+            {"unit": f"shop-web@{OLD}", "process": "web", "release": OLD, "state": "active", "restarts": 0},
+            {
+                "unit": f"shop-worker-default@{OLD}", "process": "worker-default", "release": OLD,
+                "state": "activating", "restarts": 2,
+            },
+        ],
+        "beat": True,
+        "versions": {},
+        "deployment": None,
+        "configuration": {"environment": "abc", "processes": ""},
+        "version": __version__,
+    }  # fmt: skip
+    assert cli.main(["status"]) == 0
+    assert f"running     shop-worker-default@{OLD} (activating, 2 restarts)" in capsys.readouterr().out
+
+
+def test_status_before_the_first_release(host: Host, capsys: Any) -> None:
+    found = answer(capsys, "status")
+    assert (found["current"], found["releases"], found["deployment"]) == ("", [], None)
+
+
+def test_status_shows_an_unfinished_deployment(live: Host, capsys: Any) -> None:
+    book = record.Record(live.settings)
+    book.begin("deploy", NEW, "anna", log="log")
+    book.step("migrate")
+    found = answer(capsys, "status")["deployment"]
+    assert (found["action"], found["release"], found["by"], found["step"]) == ("deploy", NEW, "anna", "migrate")
+    assert cli.main(["status"]) == 0
+    assert re.search(rf"deployment  deploy {NEW} by anna since \S+, at step migrate", capsys.readouterr().out)
+
+
+def test_releases_answers_the_history(live: Host, answers: Answers, capsys: Any) -> None:
+    deploy(live)
+    capsys.readouterr()
+    [entry] = answer(capsys, "releases")
+    assert (entry["release"], entry["by"], entry["outcome"]) == (NEW, "anna", "succeeded")
+    assert cli.main(["releases"]) == 0
+    assert re.search(rf"deploy +{NEW} +anna +[\d.]+ +succeeded", capsys.readouterr().out)
+
+
+def test_previous_answers_a_release_or_an_error(host: Host, capsys: Any) -> None:
+    error = answer(capsys, "previous", status=1)
+    assert error["status"] == 1
+    assert "There is no release before the first" in error["error"]
+    for age, release in enumerate(("second-2", "first-1")):
+        make_release(host, release, age=60 * age)
+    host.switch("second-2")
+    assert answer(capsys, "previous") == {"release": "first-1"}
+    assert cli.main(["previous"]) == 0
+    assert capsys.readouterr().out == "first-1\n"
+
+
+# --- Errors
+
+
+def test_an_error_is_text_on_stderr_without_json(host: Host, capsys: Any) -> None:
+    assert cli.main(["follow"]) == 1
+    assert capsys.readouterr() == ("", "There has been no deployment on this host.\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["deploy", "../etc", "archive"], ["deploy", "x" * 65, "-"], ["rollback", "with space"], ["dance"], []],
+    ids=["path", "long", "space", "command", "nothing"],
+)
+def test_wrong_usage_is_answered_as_json_too(host: Host, capsys: Any, words: list[str]) -> None:
+    assert answer(capsys, *words, status=2)["status"] == 2
+
+
+def test_a_running_deployment_is_answered_with_status_3(live: Host, capsys: Any, monkeypatch: Any) -> None:
+    book = record.Record(live.settings)
+    book.hold()
+    book.begin("deploy", NEW, "anna")
+    error = answer(capsys, "rollback", "other-3", status=3)
+    assert (error["status"], "Another deployment is running: deploy" in error["error"]) == (3, True)
+
+
+def test_another_user_is_told_to_use_sudo(host: Host, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli.main(["status"]) == 2
+    assert capsys.readouterr().err == "run it as root: sudo shopctl status\n"
+
+
+def test_missing_settings_are_one_sentence(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert cli.main(["--settings", str(tmp_path / "gone.json"), "status"]) == 1
+    assert f"{tmp_path}/gone.json is missing: run site.yml" in capsys.readouterr().err
+
+
+# --- The application's own commands
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["manage", "migrate", "--plan"], ["manage.py", "migrate", "--plan"]),
+        (["manage", "--help"], ["manage.py", "--help"]),
+        (["--settings", "x", "manage", "shell", "--json"], ["manage.py", "shell", "--json"]),
+        (["celery", "-q", "inspect", "ping"], ["-m", "celery", "-A", "core", "-q", "inspect", "ping"]),
+    ],
+)
+def test_arguments_are_passed_on_as_they_are(
+    live: Host, monkeypatch: pytest.MonkeyPatch, words: list[str], command: list[str]
+) -> None:
+    called: list[tuple[str, tuple[str, ...]]] = []
+    monkeypatch.setattr(
+        application.Application, "replace_process", lambda self, *arguments: called.append((self.release, arguments))
+    )
+    cli.main(words)
+    assert called == [(OLD, tuple(command))]
+
+
+def test_without_a_release_there_is_nothing_to_run(host: Host, capsys: Any) -> None:
+    assert cli.main(["manage", "check"]) == 1
+    assert "No release is live" in capsys.readouterr().err
+
+
+def test_a_command_runs_in_the_applications_environment(
+    live: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.etc.mkdir(parents=True)
+    (settings.etc / "app.env").write_text('SECRET_KEY="s3cret"\n')
+    (live.path(OLD) / "release.env").write_text(f'RELEASE_ID="{OLD}"\n')
+    steps: list[Any] = []
+    monkeypatch.setattr(application.os, "chdir", lambda folder: steps.append(("chdir", folder)))
+    monkeypatch.setattr(application.os, "umask", lambda mask: steps.append(("umask", mask)))
+    monkeypatch.setattr(application, "become", lambda account: steps.append(("become", account)))
+    monkeypatch.setattr(application.os, "execve", lambda *arguments: steps.append(arguments))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("HOME", "/root")
+    application.Application(live, OLD).replace_process("manage.py", "shell")
+    *before, (program, words, environment) = steps
+    assert before == [("chdir", live.path(OLD)), ("umask", 0o027), ("become", "shop")]
+    assert words == [program, "manage.py", "shell"]
+    assert program == f"{live.path(OLD)}/.venv/bin/python"
+    wanted = {"SECRET_KEY": "s3cret", "RELEASE_ID": OLD, "TERM": "xterm", "HOME": f"{settings.home}/shared"}
+    assert wanted | {"USER": "shop"} == {name: environment[name] for name in (*wanted, "USER")}
+
+
+# --- The program as the role installs it
+
+
+def test_the_role_installs_every_module() -> None:
+    patterns = re.search(r"\['', (.*?)\]", (ROOT / "roles/hostctl/vars/main.yml").read_text())
+    folders = {"", *re.findall(r"'(\w+)/'", patterns[1])}
+    found = {str(path.parent.relative_to(ROOT / "hostctl")).removeprefix(".") for path in ROOT.glob("hostctl/**/*.py")}
+    assert found == folders
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"]])
+def test_the_program_needs_only_the_standard_library(words: list[str]) -> None:
+    """Isolated from site-packages, as under Debian's Python."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['shopctl']; from hostctl.cli import main"
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", f"{code}; main({words!r})"], capture_output=True, text=True, check=True
+    )
+    assert __version__ in done.stdout if words == ["--version"] else "celery ARGS..." in done.stdout

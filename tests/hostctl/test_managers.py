@@ -1,0 +1,76 @@
+"""Two process managers on one host, while the application moves from one to the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hostctl import processes
+from hostctl.settings import Settings
+
+OLD, NEW = "old-1", "new-2"
+WEB = f"shop-web@{NEW}"
+
+
+class Remembers:
+    """A manager that only remembers what it was told."""
+
+    def __init__(self, *running: str) -> None:
+        self.running = set(running)
+        self.told: list[tuple[str, Any]] = []
+
+    def alive(self) -> dict[str, str]:
+        return {unit: unit.partition("@")[2] for unit in self.running if "@" in unit}
+
+    def beat_runs(self) -> bool:
+        return "shop-beat" in self.running
+
+    def stop_beat(self) -> None:
+        self.told.append(("stop_beat", None))
+
+    def restart_beat(self) -> None:
+        self.told.append(("restart_beat", None))
+
+    def start(self, units: list[str], *, wait: bool) -> None:
+        self.told.append(("start", units))
+
+    def stop(self, units: list[str], *, wait: bool = True) -> None:
+        self.told.append(("stop", units))
+
+    def remove_stale(self) -> None:
+        self.told.append(("remove_stale", None))
+
+    def uninstall(self) -> None:
+        self.told.append(("uninstall", None))
+
+    def forget(self, release: str) -> None:
+        self.told.append(("forget", release))
+
+
+@pytest.fixture
+def both(settings: Settings) -> processes.Processes:
+    both = processes.Processes(settings)
+    both.chosen, other = Remembers(WEB), Remembers(f"shop-web@{OLD}", "shop-beat")
+    both.others, both.all = [other], [both.chosen, other]
+    return both
+
+
+def test_processes_of_the_other_manager_are_found(both: processes.Processes) -> None:
+    assert both.alive() == {WEB: NEW, f"shop-web@{OLD}": OLD}
+    assert both.beat_runs()
+
+
+def test_each_manager_stops_its_own(both: processes.Processes) -> None:
+    both.stop([f"shop-web@{OLD}", WEB], wait=False)
+    assert (both.chosen.told, both.others[0].told) == ([("stop", [WEB])], [("stop", [f"shop-web@{OLD}"])])
+
+
+def test_beat_moves_to_the_chosen_manager(both: processes.Processes) -> None:
+    both.restart_beat()
+    assert (both.chosen.told, both.others[0].told) == ([("restart_beat", None)], [("stop_beat", None)])
+
+
+def test_the_other_manager_is_uninstalled(both: processes.Processes) -> None:
+    both.remove_stale()
+    assert (both.chosen.told, both.others[0].told) == ([("remove_stale", None)], [("uninstall", None)])

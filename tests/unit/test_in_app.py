@@ -1,0 +1,184 @@
+"""hostctl/in_app, without Celery: what it takes from others, and what tests with real processes cannot see."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import re
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hostctl.in_app import broker, compat, consumer, questions
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = sorted((ROOT / "hostctl/in_app").glob("*.py"))
+PINS = {path: path.read_text() for path in sorted((ROOT / "tests/in_app").glob("requirements-celery*.txt"))}
+
+
+def pin(text: str, package: str) -> str:
+    """Return the version of a package in a requirements file."""
+    [line] = [line for line in text.splitlines() if line.startswith(f"{package}==")]
+    return line.split("==")[1].split()[0]
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if path.name != "compat.py"], ids=lambda path: path.stem)
+def test_private_names_are_in_compat_only(module: Path) -> None:
+    names = {node.attr for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Attribute)}
+    # _meta is documented by Django.
+    assert {name for name in names if name.startswith("_") and not name.startswith("__")} <= {"_meta"}
+
+
+def test_nothing_is_imported_before_gevent_can_patch() -> None:
+    for module in MODULES:
+        for node in ast.parse(module.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+                packages = {name.partition(".")[0] for name in names}
+                assert not packages & {"celery", "kombu", "billiard", "django", "redis"}, module.name
+
+
+@pytest.mark.parametrize("package", compat.TESTED)
+def test_tested_range_is_that_of_the_test_environments(package: str) -> None:
+    versions = sorted(compat.number(pin(text, package)) for path, text in PINS.items() if "5.3" not in path.name)
+    low, high = compat.TESTED[package]
+    assert (versions[0], versions[-1]) == (compat.number(low), compat.number(high))
+
+
+@pytest.mark.parametrize("package", ["celery", "kombu", "redis", "billiard"])
+def test_one_test_environment_has_the_versions_of_the_shop(package: str) -> None:
+    shop = (ROOT / "app_src/requirements.txt").read_text()
+    assert pin(PINS[ROOT / "tests/in_app/requirements-celery5.6.txt"], package) == pin(shop, package)
+
+
+@pytest.mark.parametrize(
+    ("version", "found"),
+    [
+        ("5.4.0", []),
+        ("5.7.9", []),
+        ("5.8.0rc1", ["celery 5.8.0rc1 is outside"]),
+        ("5.3.6", ["celery 5.3.6 is outside"]),
+    ],
+)
+def test_versions_outside_the_tested_range(monkeypatch: pytest.MonkeyPatch, version: str, found: list[str]) -> None:
+    versions = {"celery": version, "kombu": "5.5.4", "billiard": "4.2.1"}
+    monkeypatch.setattr(compat.metadata, "version", versions.__getitem__)
+    problems = compat.outside_tested_range()
+    assert [problem.partition(" the tested range")[0] for problem in problems] == found
+
+
+def test_missing_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compat, "REQUIRED", {"ast:NodeVisitor": ("visit", "_gone"), "ast:Gone": ("a",)})
+    [problem] = compat.missing_names()
+    assert problem.startswith("Celery lacks ast:NodeVisitor._gone, ast:Gone: workers run as plain")
+
+
+class Owner:
+    """A class whose methods set and read attributes."""
+
+    def __init__(self) -> None:
+        self._set = 1
+
+
+def test_a_name_may_be_set_by_a_method() -> None:
+    assert compat.has_name(Owner, "_set")
+    assert not compat.has_name(Owner, "_other")
+
+
+class Celery:
+    """An application whose workers run these tasks and answer nothing else."""
+
+    def __init__(self, active: dict[str, list[str]]) -> None:
+        self.active = {node: [{"name": name} for name in names] for node, names in active.items()}
+        self.control = self
+        self.global_keyprefix = ""
+
+    def send_task(self, name: str, **options: Any) -> None:
+        pass
+
+    def get(self, key: str) -> None:
+        pass
+
+    def inspect(self, destination: list[str], timeout: float) -> Any:
+        return SimpleNamespace(active=lambda: {node: self.active[node] for node in destination if node in self.active})
+
+
+def test_a_queue_is_busy_if_its_worker_runs_other_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke_test = questions.smoke_test.TASK
+    celery = Celery({"one": ["shop.long", smoke_test], "two": [smoke_test], "three": []})
+    monkeypatch.setattr(questions, "BUSY_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(questions, "find_celery", lambda name: celery)
+    monkeypatch.setattr(questions, "open_channel", lambda application: contextlib.nullcontext((celery, celery)))
+    workers = {"one": ["a", "b"], "two": ["c"], "three": ["d"], "gone": ["e"]}
+    found = questions.smoke_test_queues("core", 0.3, "abcd-1", workers, *"abcde")
+    assert found == {"silent": ["c", "d", "e"], "other": {}, "busy": ["a", "b"]}
+
+
+class Channel:
+    """A channel whose connection is lost while `error` is set."""
+
+    error: Exception | None = None
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def basic_ack(self, tag: str) -> None:
+        if self.error:
+            raise self.error
+        self.calls.append(("ack", tag))
+
+    def basic_reject(self, tag: str, requeue: bool) -> None:
+        self.calls.append(("reject", tag, requeue))
+
+
+def test_acknowledgements_are_kept_while_the_connection_is_lost() -> None:
+    acknowledgements, old, new = consumer.Acknowledgements((ConnectionError,)), Channel(), Channel()
+    acknowledgements.release(old)
+    acknowledgements.basic_ack("a")
+    old.error = ConnectionError()
+    acknowledgements.basic_ack("b")
+    acknowledgements.basic_reject("c", requeue=True)
+    acknowledgements.release(new)
+    acknowledgements.basic_ack("d")
+    assert (old.calls, new.calls) == ([("ack", "a")], [("ack", "b"), ("reject", "c", True), ("ack", "d")])
+
+
+def test_acknowledgements_survive_a_second_loss_of_the_connection() -> None:
+    acknowledgements, lost, new = consumer.Acknowledgements((ConnectionError,)), Channel(), Channel()
+    acknowledgements.basic_ack("a")
+    lost.error = ConnectionError()
+    with pytest.raises(ConnectionError):
+        acknowledgements.release(lost)
+    acknowledgements.release(new)
+    assert new.calls == [("ack", "a")]
+
+
+def test_a_broker_that_does_not_answer_is_lost_after_two_checks() -> None:
+    disconnected: list[bool] = []
+    here, there = socket.socketpair()
+    brpop = SimpleNamespace(next_health_check=1.0, disconnect=lambda: disconnected.append(True), _sock=here)
+    channel = SimpleNamespace(_in_poll=brpop)
+    watch = broker.BrokerWatch(channel)
+    watch.check()
+    watch.check()
+    brpop.next_health_check = 2.0
+    watch.check()
+    channel._in_poll = None  # No BRPOP is under way: every child is busy.
+    watch.check()
+    channel._in_poll = brpop
+    watch.check()
+    watch.check()
+    there.send(b"an answer, which may be a message")
+    watch.check()
+    here.recv(100)
+    with pytest.raises(TimeoutError, match="has not answered for 15 s"):
+        watch.check()
+    assert disconnected == [True]
+
+
+def test_every_test_environment_is_run() -> None:
+    [versions] = re.findall(r"^celery_versions=\((.*)\)$", (ROOT / "tools/app-tests.sh").read_text(), re.MULTILINE)
+    assert {f"requirements-celery{version}.txt" for version in versions.split()} == {path.name for path in PINS}
