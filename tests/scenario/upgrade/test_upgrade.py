@@ -28,6 +28,7 @@ def earlier(deployments: Deployments) -> str:
     """The release that the earlier Seedbed deployed; the host is moved, under load, before any test looks at it."""
     earlier = deployments.current
     assert deployments.host.file(f"/usr/local/sbin/{deployments.app.name}-release").exists, "the host is not of 7e689fa"
+    servers = main_processes(deployments)
     with deployments.under_load() as traffic:
         traffic.pause(3)
         version = deployments.version("second", "column=note")
@@ -35,9 +36,15 @@ def earlier(deployments: Deployments) -> str:
         traffic.pause(3)
     print(run.output)
     assert deployments.current != earlier
-    # nginx reads its new configuration by a reload, which closes idle kept-alive connections.
+    assert main_processes(deployments) == servers, "nginx, PostgreSQL or Redis was restarted"
     deployments.assert_zero_downtime(traffic, [earlier, deployments.current])
     return earlier
+
+
+def main_processes(deployments: Deployments) -> str:
+    """Return the main process ID of every server that the application depends on."""
+    units = "nginx 'postgresql@*' redis-server@broker redis-server@cache"
+    return deployments.host.check_output(f"systemctl show --property=Id,MainPID {units}")
 
 
 def old_files(deployments: Deployments) -> list[str]:
