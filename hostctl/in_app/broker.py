@@ -77,6 +77,6 @@ class BrokerWatch:
         answer = compat.last_answer(self.channel)
         self.missed = self.missed + 1 if answer is not None and answer == self.answer else 0
         self.answer = answer
-        if self.missed >= CHECKS_WITHOUT_ANSWER:
+        if self.missed >= CHECKS_WITHOUT_ANSWER and not compat.has_unread_answer(self.channel):
             compat.abandon_brpop(self.channel)
             raise TimeoutError(f"The broker has not answered for {CHECK_SECONDS * self.missed} s")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import select
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
@@ -128,10 +129,26 @@ def last_answer(channel: Any) -> float | None:
     return getattr(connection, "next_health_check", None) if connection else None
 
 
+def has_unread_answer(channel: Any) -> bool:
+    """Return whether an answer to the channel's BRPOP, maybe a message, has arrived and was not read yet."""
+    sock = channel._in_poll._sock
+    if not sock:
+        return False
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(0))
+
+
 def abandon_brpop(channel: Any) -> None:
     """Disconnect the socket of a BRPOP, whose answer kombu would otherwise wait for when it closes the channel."""
-    if channel._in_poll:
-        channel._in_poll.disconnect()
+    channel._in_poll.disconnect()
+
+
+def checks_brpop_itself() -> bool:
+    """Return whether kombu notices a BRPOP without an answer, as it does from 5.7 on."""
+    from kombu.transport.redis import MultiChannelPoller
+
+    return hasattr(MultiChannelPoller, "maybe_check_brpop_health")
 
 
 # --- billiard: jobs in the prefork pool ----------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def requeue_step(node: str, releases: Path) -> type:
                 logger.exception("Cannot requeue messages of dead workers. This worker runs without that.")
             self.stop(consumer)
             self.timers = (consumer.timer.call_repeatedly(REQUEUE_SECONDS, self.requeue_dead, (channel,)),)
-            if consumer.hub:
+            if consumer.hub and not compat.checks_brpop_itself():
                 watch = broker.BrokerWatch(consumer.task_consumer.channel)
                 self.timers += (consumer.timer.call_repeatedly(broker.CHECK_SECONDS, watch.check),)
 

@@ -356,7 +356,7 @@ BREAKING = {
     '[RenameField("tool", "name", "title")]': "renames name to title",
     '[RenameModel("Tool", "Spade")]': 'db_table = "garden_tool"',
     '[AlterModelTable("tool", "tools")]': "renames the table garden_tool to tools",
-    '[AddField("tool", "a", IntegerField(default=1))]': "INSERTs fail",
+    '[AddField("tool", "a", IntegerField(default=1))]': "INSERTs of the running release fail",
     '[AlterField("tool", "name", CharField(max_length=10, default=""))]': "where it still writes NULL",
     '[AlterField("tool", "name", CharField(max_length=10, null=True, db_column="title"))]': "renames the column name",
     '[RunSQL("DROP TABLE garden_tool")]': "cannot be judged",

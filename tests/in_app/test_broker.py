@@ -89,8 +89,15 @@ def relay(broker: Broker) -> Iterator[Relay]:
     made.listener.close()
 
 
-@pytest.mark.core
-@pytest.mark.parametrize(("drop", "seconds", "limit"), [(True, 3, 15), (True, 25, 15), (False, 20, 30)])
+@pytest.mark.parametrize(
+    ("drop", "seconds", "limit"),
+    [
+        pytest.param(True, 3, 15, marks=pytest.mark.core),
+        pytest.param(True, 25, 15, marks=pytest.mark.core),
+        # Not with kombu 5.7, which may lose the message that its own check of the BRPOP takes.
+        (False, 20, 30),
+    ],
+)
 def test_worker_consumes_soon_after_its_broker_vanished(
     site: Site, relay: Relay, drop: bool, seconds: float, limit: float
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import re
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +89,7 @@ def test_a_name_may_be_set_by_a_method() -> None:
 
 
 class Celery:
-    """Stands in for an application whose workers run these tasks and answer nothing else."""
+    """An application whose workers run these tasks and answer nothing else."""
 
     def __init__(self, active: dict[str, list[str]]) -> None:
         self.active = {node: [{"name": name} for name in names] for node, names in active.items()}
@@ -116,7 +118,7 @@ def test_a_queue_is_busy_if_its_worker_runs_other_tasks(monkeypatch: pytest.Monk
 
 
 class Channel:
-    """Stands in for a channel whose connection is lost while `error` is set."""
+    """A channel whose connection is lost while `error` is set."""
 
     error: Exception | None = None
 
@@ -156,7 +158,8 @@ def test_acknowledgements_survive_a_second_loss_of_the_connection() -> None:
 
 def test_a_broker_that_does_not_answer_is_lost_after_two_checks() -> None:
     disconnected: list[bool] = []
-    brpop = SimpleNamespace(next_health_check=1.0, disconnect=lambda: disconnected.append(True))
+    here, there = socket.socketpair()
+    brpop = SimpleNamespace(next_health_check=1.0, disconnect=lambda: disconnected.append(True), _sock=here)
     channel = SimpleNamespace(_in_poll=brpop)
     watch = broker.BrokerWatch(channel)
     watch.check()
@@ -168,6 +171,14 @@ def test_a_broker_that_does_not_answer_is_lost_after_two_checks() -> None:
     channel._in_poll = brpop
     watch.check()
     watch.check()
-    with pytest.raises(TimeoutError, match="has not answered for 10 s"):
+    there.send(b"an answer, which may be a message")
+    watch.check()
+    here.recv(100)
+    with pytest.raises(TimeoutError, match="has not answered for 15 s"):
         watch.check()
     assert disconnected == [True]
+
+
+def test_every_test_environment_is_run() -> None:
+    [versions] = re.findall(r"^celery_versions=\((.*)\)$", (ROOT / "tools/app-tests.sh").read_text(), re.MULTILINE)
+    assert {f"requirements-celery{version}.txt" for version in versions.split()} == {path.name for path in PINS}
