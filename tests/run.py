@@ -96,7 +96,16 @@ def all_parts() -> list[list[Part]]:
 
     The first has the scenarios with the highest load: they run one after another, or they would delay each other.
     """
-    unit = ["pytest", "tests/unit", "tests/hostctl", f"--junitxml={RESULTS}/unit/unit.xml"]
+    unit = [
+        "pytest",
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        "tests/unit",
+        "tests/hostctl",
+        f"--junitxml={RESULTS}/unit/unit.xml",
+    ]
     application = [sys.executable, "tools/testhost.py", "application-tests"]
     under_load = [name for name in scenarios() if name.startswith("deploy")]
     long = [name for name in ("security", "default", "cluster") if name in scenarios()]
