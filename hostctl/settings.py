@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 
@@ -44,7 +44,6 @@ class Settings:
     manager: str = "systemd"
     # The folder with manage.py, relative to the release's.
     project_dir: str = ""
-    settings_module: str = ""
     wsgi_app: str = ""
     celery_app: str = ""
     requirements: str = "requirements.txt"
@@ -78,13 +77,17 @@ class Settings:
 
     @classmethod
     def load(cls, path: Path) -> Settings:
-        """Read the file. Raises ReleaseError when there is none."""
+        """Read the file, ignoring keys of another version. Raises ReleaseError when there is none.
+
+        When a run is killed between installing the program and writing this file, the host must still boot.
+        """
         try:
             values = json.loads(path.read_text())
         except FileNotFoundError:
             raise ReleaseError(f"{path} is missing: run site.yml, which writes it.") from None
         values["workers"] = [Worker(**worker) for worker in values.get("workers", [])]
-        return cls(**values)
+        known = {setting.name for setting in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
 
     @property
     def home(self) -> Path:

@@ -36,7 +36,7 @@ hosts, such as `production`. Only what differs from the defaults below needs a l
 shipped with Seedbed: do not edit them, so that `git pull` never conflicts. Secrets go into `group_vars/ENV/vault.yml`,
 encrypted by ansible-vault ([secrets.md](secrets.md)).
 
-- A value for one host goes into the inventory or `host_vars/HOST.yml`, for one group into `group_vars/GROUP.yml`.
+- Values for one host: the inventory or `inventory/host_vars/HOST.yml`. Values for one group: `group_vars/GROUP.yml`.
 - Settings are validated before any host is contacted: the error names the file, the line and the pattern.
 - A setting takes effect with the next run of `site.yml`. The settings of the application's processes are part of the
   release ID: changing one is a deployment, and no process is restarted in place.

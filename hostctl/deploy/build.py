@@ -66,8 +66,7 @@ def check_disk_space(host: Host) -> None:
         return
     raise ReleaseError(
         f"{host.settings.home} has no space for another release: {missing}. Free some (`du -xh --max-depth=3 / | "
-        "sort -h | tail`), or keep fewer releases (app_keep_releases in "
-        "group_vars/ENV/app.yml)."
+        "sort -h | tail`), or keep fewer releases (app_keep_releases in group_vars/ENV/app.yml)."
     )
 
 

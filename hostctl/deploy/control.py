@@ -26,7 +26,7 @@ def start(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO)
     A repeated call with the same idempotency key, such as after a lost connection, only follows.
     """
     # Read in any case, or the sender would see a broken pipe.
-    data = stdin.read() if options.command == "deploy" and str(options.archive) == "-" else None
+    data = read_archive(options.archive, stdin) if options.command == "deploy" else None
     if log := detach.started_log(host.settings, options.key):
         return detach.show(host.settings, log, 0, options.seconds, options.json)
     if data is not None and options.bytes not in (None, len(data)):
@@ -43,7 +43,9 @@ def start(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO)
     archive = None
     if data is not None:
         archive = store_archive(host, options.release, data)
-        arguments = [str(archive) if argument == "-" else argument for argument in arguments]
+        # The last one: a release ID may be the same word.
+        place = max(number for number, word in enumerate(arguments) if Path(word) == options.archive)
+        arguments = [*arguments[:place], str(archive), *arguments[place + 1 :]]
     arguments = [*without(arguments, "--json", "--seconds", "--by", "--key", "--bytes"), "--by", options.by]
     try:
         log = detach.launch(host.settings, arguments, options.key)
@@ -71,8 +73,18 @@ def waiting_log(settings: Settings, options: Namespace) -> Path | None:
     return Path(state["log"]) if settings.barriers and same and record.held() else None
 
 
+def read_archive(path: Path, stdin: BinaryIO) -> bytes:
+    """Return the archive, from stdin if its path is "-". Raises ReleaseError when the file cannot be read."""
+    if str(path) == "-":
+        return stdin.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ReleaseError(f"Cannot read the archive {path}: {error.strerror}.") from None
+
+
 def store_archive(host: Host, release: str, data: bytes) -> Path:
-    """Store an archive from stdin where the build user can read it."""
+    """Store an archive where the build user can read it."""
     path = host.settings.home / "incoming" / f"{release}.{os.getpid()}.tar.gz"
     path.touch(0o640)
     shutil.chown(path, "root", host.settings.name)

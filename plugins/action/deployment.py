@@ -87,7 +87,8 @@ class ActionModule(ActionBase):
         status = 0 if state["running"] else state.get("status", 1)
         if status != 0:
             return {"failed": True, "msg": self.reason(state)}
-        return {"changed": True, "log": state.get("log", ""), "offset": state.get("offset", 0)}
+        # Without a log the release was live already.
+        return {"changed": bool(state.get("log")), "log": state.get("log", ""), "offset": state.get("offset", 0)}
 
     def start(self) -> dict[str, Any]:
         """Start the deployment; the archive travels with the command.

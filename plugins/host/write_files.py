@@ -140,6 +140,8 @@ def is_effective(difference: Diff) -> bool:
 
 
 def main() -> dict[str, Any]:
+    # Missing directories get mode 0755, also where logins have a stricter umask.
+    os.umask(0o022)
     request = json.load(sys.stdin)
     written, diffs = [], []
     for file in request["files"]:

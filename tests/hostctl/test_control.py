@@ -7,6 +7,7 @@ import io
 import json
 import os
 import uuid
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,6 +115,20 @@ def test_a_refused_archive_is_removed(host: Host, launched: list[list[str]]) -> 
     assert list((host.settings.home / "incoming").iterdir()) == []
     call(host, "deploy", NEW, "-")
     assert len(list((host.settings.home / "incoming").iterdir())) == 1
+
+
+def test_an_archive_on_the_host_is_copied_for_the_build_user(
+    host: Host, launched: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReleaseError, match="Cannot read the archive"):
+        call(host, "deploy", NEW, "shop.tar.gz")
+    (tmp_path / "shop.tar.gz").write_bytes(b"archive")
+    call(host, "deploy", NEW, "shop.tar.gz")
+    [stored] = (host.settings.home / "incoming").iterdir()
+    assert stored.read_bytes() == b"archive"
+    assert str(stored) in launched[0]
+    assert "shop.tar.gz" not in launched[0]
 
 
 def test_an_incomplete_archive_starts_nothing(host: Host, launched: list[list[str]]) -> None:

@@ -40,3 +40,9 @@ def test_a_release_with_a_running_process_stays(settings: Settings, host: Host, 
     manager.start(["shop-worker-default@draining-2"])
     host.prune()
     assert (settings.releases / "draining-2").exists()
+
+
+def test_settings_of_another_version_are_ignored(tmp_path: Path) -> None:
+    file = tmp_path / "hostctl.json"
+    file.write_text('{"name": "shop", "domain": "shop.example.org", "from_a_later_version": true}')
+    assert Settings.load(file) == Settings(name="shop", domain="shop.example.org")

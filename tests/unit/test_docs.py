@@ -172,6 +172,12 @@ def test_every_step_of_a_rollback_is_documented() -> None:
     assert {step.name for step in ROLLBACK} - words_in_code(ROOT / "docs/deploy.md", r"^([a-z_]+)$") == set()
 
 
+def test_every_scenario_is_documented() -> None:
+    section = read(ROOT / "docs/testing.md").partition("## Scenarios")[2].partition("\n## ")[0]
+    rows = set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
+    assert {path.parent.name for path in ROOT.glob("molecule/*/molecule.yml")} - rows == set()
+
+
 def test_the_tested_versions_are_those_of_the_program() -> None:
     rows = re.findall(r"^\| (\w+) \| ([\d.]+) to ([\d.]+) \|", read(ROOT / "docs/testing.md"), re.MULTILINE)
     assert {name.lower(): (low, high) for name, low, high in rows} == compat.TESTED

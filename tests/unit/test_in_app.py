@@ -89,7 +89,7 @@ def test_a_name_may_be_set_by_a_method() -> None:
 
 
 class Celery:
-    """Stands in for an application whose workers run these tasks and answer nothing else."""
+    """An application whose workers run these tasks and answer nothing else."""
 
     def __init__(self, active: dict[str, list[str]]) -> None:
         self.active = {node: [{"name": name} for name in names] for node, names in active.items()}
@@ -118,7 +118,7 @@ def test_a_queue_is_busy_if_its_worker_runs_other_tasks(monkeypatch: pytest.Monk
 
 
 class Channel:
-    """Stands in for a channel whose connection is lost while `error` is set."""
+    """A channel whose connection is lost while `error` is set."""
 
     error: Exception | None = None
 

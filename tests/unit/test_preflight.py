@@ -395,7 +395,9 @@ def test_the_environment_is_the_group_around_the_hosts(
 
 
 def test_renamed_settings_have_a_new_name() -> None:
-    options = yaml.safe_load((ROOT / "roles/preflight/meta/argument_specs.yml").read_text())
-    settings = set(options["argument_specs"]["settings"]["options"])
+    specs = [
+        yaml.safe_load(path.read_text())["argument_specs"] for path in ROOT.glob("roles/*/meta/argument_specs.yml")
+    ]
+    settings = {name for spec in specs for entry in spec.values() for name in entry.get("options", {})}
     assert set(RENAMED.values()) <= settings
     assert not set(RENAMED) & settings

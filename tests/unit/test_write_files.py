@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def test_second_run_changes_nothing(folder: Path) -> None:
     (folder / "two").chmod(0o644)
     third = play(folder, {"mode": "0644", "files": files})
     assert third["written"] == [str(folder / "two")]
+
+
+def test_missing_folders_are_readable_by_all_where_logins_have_a_strict_umask(folder: Path) -> None:
+    request = {"files": [{"content": "", "dest": str(folder / "one/two/file"), "mode": "0644"}], "check": False}
+    command = ["sh", "-c", 'umask 077; exec "$0" "$1"', sys.executable, str(ROOT / "plugins/host/write_files.py")]
+    subprocess.run(command, input=json.dumps(request), text=True, stdout=subprocess.DEVNULL, check=True)
+    assert [oct((folder / name).stat().st_mode)[-3:] for name in ("one", "one/two")] == ["755", "755"]
 
 
 def test_check_mode_writes_nothing_and_shows_the_diff(folder: Path) -> None:

@@ -24,6 +24,7 @@ RENAMED = {
     "app_release_environment": "app_migration_environment",
     "app_firewall": "app_firewall_rules",
     "release_version": "app_git_ref",
+    "access_undo_after": "access_revert_after",
 }
 # Keys of a setting, here of app_sandbox.
 RENAMED_PARTS = {"outgoing": "egress_allow", "jit": "allow_jit", "write_paths": "read_write_paths"}

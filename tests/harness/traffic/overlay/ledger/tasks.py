@@ -29,7 +29,7 @@ def sleep(seconds: float) -> None:
 
 @shared_task(name="ledger.wait", ignore_result=True)
 def wait() -> None:
-    """Until somebody makes the file `open` beside the ledger."""
+    """Wait until the file `open` is beside the ledger."""
     deadline = time.monotonic() + WAIT_AT_MOST
     while not (book.FILE.parent / "open").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
