@@ -34,9 +34,7 @@ def prepare(folder: Path, answer: str | None, *options: str) -> Run:
         "release_configuration_here": HERE,
     }
     options = ("-e", json.dumps(given), *options)
-    return run_playbook(
-        folder / "play.yml", folder / "hosts.yml", *options, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg")
-    )
+    return run_playbook(folder / "play.yml", folder / "hosts.yml", *options, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"))
 
 
 def status(environment: str, processes: str) -> str:
