@@ -1,0 +1,81 @@
+"""A host of an earlier Seedbed moves to this one under load, and nothing of the old names stays."""
+
+from __future__ import annotations
+
+import pytest
+from deployments import Deployments
+from testinfra.host import Host
+
+# What 7e689fa put on a host under names that are gone: a shell pattern each.
+OLD_FILES = (
+    "/usr/local/sbin/{name}-release",
+    "/usr/local/sbin/{name}-manage",
+    "/usr/local/lib/{name}/release",
+    "/usr/local/lib/{name}/*.py",
+    "/etc/{name}/release.json",
+    "/etc/{name}/release.env",
+    "/usr/lib/sysusers.d/{name}.conf",
+    "/usr/lib/tmpfiles.d/{name}.conf",
+    "/srv/{name}/rollout*",
+    "/srv/{name}/releases/*/release.json",
+    "/opt/{name}-flower/flower_service.py",
+    "/etc/systemd/system/{name}-rollout*",
+)
+
+
+@pytest.fixture(scope="module")
+def earlier(deployments: Deployments) -> str:
+    """The release that the earlier Seedbed deployed; the host is moved, under load, before any test looks at it."""
+    earlier = deployments.current
+    assert deployments.host.file(f"/usr/local/sbin/{deployments.app.name}-release").exists, "the host is not of 7e689fa"
+    servers = main_processes(deployments)
+    with deployments.under_load() as traffic:
+        traffic.pause(3)
+        version = deployments.version("second", "column=note")
+        run = deployments.playbook("site.yml", app_source=str(version)).wait().succeeded()
+        traffic.pause(3)
+    print(run.output)
+    assert deployments.current != earlier
+    assert main_processes(deployments) == servers, "nginx, PostgreSQL or Redis was restarted"
+    deployments.assert_zero_downtime(traffic, [earlier, deployments.current])
+    return earlier
+
+
+def main_processes(deployments: Deployments) -> str:
+    """Return the main process ID of every server that the application depends on."""
+    units = "nginx 'postgresql@*' redis-server@broker redis-server@cache"
+    return deployments.host.check_output(f"systemctl show --property=Id,MainPID {units}")
+
+
+def old_files(deployments: Deployments) -> list[str]:
+    patterns = " ".join(OLD_FILES).format(name=deployments.app.name)
+    return deployments.host.run(f"ls -d {patterns} 2>/dev/null").stdout.split()
+
+
+@pytest.mark.usefixtures("earlier")
+def test_nothing_of_the_old_names_stays(deployments: Deployments) -> None:
+    assert old_files(deployments) == []
+
+
+@pytest.mark.usefixtures("earlier")
+def test_no_process_runs_old_code(host: Host, deployments: Deployments) -> None:
+    lines = host.check_output("ps -eo args=").splitlines()
+    name = deployments.app.name
+    old = ("celery_service.py", "flower_service.py", f"/usr/local/lib/{name}/release")
+    assert [line for line in lines if any(word in line for word in old)] == []
+    assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
+
+
+def test_the_history_is_kept_and_a_release_of_before_can_be_rolled_back_to(
+    deployments: Deployments, earlier: str
+) -> None:
+    assert earlier in deployments.host.check_output(f"{deployments.app.name}ctl releases")
+    deployments.rollback_with_ansible(release_id=earlier, release_force=True).succeeded()
+    assert deployments.current == earlier
+
+
+@pytest.mark.usefixtures("earlier")
+def test_a_second_run_changes_nothing(deployments: Deployments) -> None:
+    source = deployments.version("third")
+    deployments.playbook("site.yml", app_source=str(source)).wait().succeeded()
+    assert deployments.playbook("site.yml", app_source=str(source)).wait().succeeded().changed == 0
