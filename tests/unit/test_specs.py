@@ -29,7 +29,7 @@ PLAYBOOKS = sorted(
 )
 
 # Ansible's own, and what only the test hosts have.
-FOREIGN = re.compile(r"ansible_|testhost_(os|snapshot)$")
+FOREIGN = re.compile(r"ansible_|testhost_(os|snapshot)$|upgrade_from$")
 SENTENCE_END = (".", "?", ":", ")")
 
 
