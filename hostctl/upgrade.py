@@ -115,12 +115,12 @@ def new_outcome(outcome: str) -> str:
 
 
 def remove_old_files(settings: Settings) -> None:
-    """Remove the programs and modules of the earlier version, once no unit starts them any more."""
+    """Remove the programs, modules and settings of the earlier version, once no unit starts its programs any more."""
     library = settings.library
     old = [PROGRAMS / f"{settings.name}-release", PROGRAMS / f"{settings.name}-manage"]
     modules = ("celery_service", "inspect_release", "migrations", "flower_service")
     old += [library / "release", *(library / f"{name}.py" for name in modules), library / "__pycache__"]
-    old += [settings.etc / "release.json"]
+    old += [settings.etc / "release.json", settings.etc / "release.env"]
     old = [path for path in old if path.exists()]
     if not old or units_use(settings, old):
         return

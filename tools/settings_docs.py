@@ -32,7 +32,8 @@ INTRODUCTION = """\
 # Settings: what can be set, and where?
 
 Write your settings into `group_vars/ENV/app.yml`, where `ENV` is the group that your inventory wraps around its
-hosts, such as `production`. Only what differs from the defaults below needs a line. The files in `group_vars/all/` are
+hosts, such as `production`. Only what differs from the defaults below needs a line; keys of `app_web`, `app_sandbox`
+and `app_rate_limit` that you leave out keep their default, too. The files in `group_vars/all/` are
 shipped with Seedbed: do not edit them, so that `git pull` never conflicts. Secrets go into `group_vars/ENV/vault.yml`,
 encrypted by ansible-vault ([secrets.md](secrets.md)).
 

@@ -142,7 +142,7 @@ def consumer_class(app: Any, summary: Path) -> type:
             return [(entry, entry.args[0]) for entry in entries if entry.args and isinstance(entry.args[0], Request)]
 
         def requeue_eta(self) -> None:
-            """Requeue ETA messages now; otherwise they stay in this worker until its longest task ends."""
+            """Requeue ETA messages now; otherwise, as in Celery 5.4, they stay here until the longest task ends."""
             channel, mine = self.task_consumer.channel, compat.unacknowledged_tags(self)
             keys = channel.unacked_key, channel.unacked_index_key
             for entry, request in self.eta_tasks():

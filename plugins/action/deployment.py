@@ -61,6 +61,7 @@ display = Display()
 # Seconds that the host collects output for one answer, and that a lost connection may take to come back.
 SLICE = 2
 RECONNECT = 120
+COMMAND_NOT_FOUND = 127  # exit status of a shell
 
 
 class ActionModule(ActionBase):
@@ -124,13 +125,20 @@ class ActionModule(ActionBase):
         try:
             state = json.loads(done["stdout"].strip().splitlines()[-1])
         except (IndexError, json.JSONDecodeError):
-            state = {"error": (done["stdout"] + done["stderr"]).strip(), "status": done["rc"] or 1}
+            state = {"error": self.other_output(done), "status": done["rc"] or 1}
         if "error" in state:
             state = {"text": f"{state['error']}\n", "running": False, "status": state["status"]}
         for line in state.get("text", "").splitlines():
             self.lines.append(line)
             display.display(f"  {self.host}: {line}")
         return state
+
+    def other_output(self, done: dict[str, Any]) -> str:
+        """Return the output of a command that did not answer in JSON."""
+        output = (done["stdout"] + done["stderr"]).strip()
+        if done["rc"] == COMMAND_NOT_FOUND:
+            output = f"{output}\n{self.arguments['program']} is not installed. Run playbooks/provision.yml first."
+        return output
 
     def reason(self, state: dict[str, Any]) -> str:
         """Return which step failed and what is live now; the whole output was printed before."""

@@ -45,6 +45,11 @@ options:
     description: The top folder of the repository.
     type: path
     required: true
+  scope:
+    description: V(files) checks only that no settings file is in group_vars/all, where Seedbed's files override it.
+    type: str
+    choices: [all, files]
+    default: all
 """
 
 EXAMPLES = r"""
@@ -81,7 +86,10 @@ class ActionModule(ActionBase):
         hosts = values.get("app_hosts")
         self.hosts = hosts if isinstance(hosts, list) else self.variables["groups"]["all"]
         self.environment = environment_of(self.variables["groups"], self.hosts, self.inventory, self.project)
-        problems = [*self.name_problems(), *unresolved, *self.value_problems(values)]
+        if self._task.args.get("scope") == "files":
+            problems = list(misplaced_files(self.project, self.environment))
+        else:
+            problems = [*self.name_problems(), *unresolved, *self.value_problems(values)]
         if not problems:
             return result | {"changed": False}
         lines = [f"  {self.place(wrong)}: {wrong.name}{wrong.part} {self.sentence(wrong)}" for wrong in problems]

@@ -130,8 +130,12 @@ def set_link(path: Path, target: str | None, check: bool) -> tuple[bool, Diff]:
 
 
 def directives(text: str) -> list[str]:
-    """Return the lines of a configuration file without comments and blank lines."""
-    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(COMMENTS)]
+    """Return the lines of a configuration file without comments and blank lines; the interpreter of a script counts."""
+    return [line for line in text.splitlines() if line.strip() and not is_comment(line)]
+
+
+def is_comment(line: str) -> bool:
+    return line.lstrip().startswith(COMMENTS) and not line.startswith("#!")
 
 
 def is_effective(difference: Diff) -> bool:

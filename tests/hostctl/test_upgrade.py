@@ -155,7 +155,12 @@ def test_old_programs_are_removed_once_no_unit_uses_them(
     monkeypatch.setattr(upgrade, "PROGRAMS", programs)
     monkeypatch.setattr(upgrade, "UNITS", units)
     monkeypatch.setattr(upgrade, "SUPERVISOR", tmp_path / "supervisor")
-    old = [programs / "shop-release", programs / "shop-manage", settings.etc / "release.json"]
+    old = [
+        programs / "shop-release",
+        programs / "shop-manage",
+        settings.etc / "release.json",
+        settings.etc / "release.env",
+    ]
     old += [library / name for name in ("celery_service.py", "inspect_release.py", "release/cli.py", "migrations.py")]
     kept = [
         programs / "shopctl",

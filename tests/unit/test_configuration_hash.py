@@ -57,13 +57,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     # Not what processes are started with.
     "keep_releases": {"app_keep_releases": 3},
     "migration_environment": {"app_migration_environment": {"PG_URL": "postgresql://owner"}},
+    # Keys that are left out have their default.
+    "partial": {"app_web": {"threads": 4}, "app_sandbox": {"allow_jit": False}},
     "order": {
         "app_environment": {"BETA": "2", "ALPHA": "1"},
         "app_web": {"threads": 4, "processes": 2},
         "app_workers": [dict(reversed(worker.items())) for worker in WORKERS],
     },
 }
-UNCHANGED = {"same", "keep_releases", "migration_environment", "order"}
+UNCHANGED = {"same", "keep_releases", "migration_environment", "partial", "order"}
 # Installations of two hosts, and the settings of both.
 CLUSTERS: dict[str, dict[str, Any]] = {
     "near": CLOSED | {"addresses": ["10.0.0.1", "10.0.0.2"]},
@@ -177,13 +179,16 @@ def test_the_hash_does_not_reveal_secrets(result: tuple[dict[str, str], str]) ->
     [
         ("roles/services/templates/systemd/_process.j2", "Nice=5\n", {"same", "near_1"}),
         ("roles/services/templates/supervisor/_process.j2", "numprocs=1\n", {"manager"}),
-        ("hostctl/in_app/celery_runner.py", "# changed\n", {"same", "near_1", "manager"}),
+        ("hostctl/in_app/celery_runner.py", "import changed\n", {"same", "near_1", "manager"}),
+        ("roles/services/templates/systemd/_process.j2", "\n  # A comment.\n", set()),
+        ("roles/services/templates/gunicorn.conf.py.j2", "\n# A comment.\n", set()),
+        ("hostctl/in_app/celery_runner.py", "\n# A comment.\n", set()),
     ],
 )
 def test_a_changed_program_or_template_changes_the_hash(
     hashes: dict[str, str], project: Path, tmp_path: Path, file: str, added: str, differ: set[str]
 ) -> None:
-    """Templates of the other process manager do not count."""
+    """Templates of the other process manager do not count, nor do comments and blank lines."""
     before = (project / file).read_text()
     (project / file).write_text(before + added)
     changed, _ = run(tmp_path / "run", project, "--limit", "same,manager,near_1,near_2")

@@ -53,8 +53,9 @@ def test_a_lost_call_is_repeated_unchanged(module: Any, tmp_path: Path, action: 
     [
         ('sudo: message\n{"error": "Another deployment runs", "status": 3}', "", "Another deployment runs", 3),
         ("", "sudo: a password is required", "sudo: a password is required", 1),
+        ("", "sh: not found", "/sbin/shopctl is not installed. Run playbooks/provision.yml first.", 127),
     ],
-    ids=["json", "no-json"],
+    ids=["json", "no-json", "not-installed"],
 )  # fmt: skip
 def test_an_error_of_the_program_is_reported(module: Any, stdout: str, stderr: str, text: str, status: int) -> None:
     module.arguments = DEFAULTS

@@ -12,15 +12,17 @@ import yaml
 from project import GROUPS, ROOT, copy_project, run_playbook
 
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-# What must not run on any host after a failure in the role of the key.
+# What must not run on any host after a failure of the key: a role, or ROLE/FILE for one of its other task files.
 CASES = {
-    ("site.yml", "base"): {"runtime", "services", "hostctl", "release"},
-    ("site.yml", "runtime"): {"services", "release", "nginx"},
-    ("site.yml", "postgresql"): {"release", "nginx"},
-    ("site.yml", "nginx"): {"release"},
-    ("playbooks/deploy.yml", "preflight"): {"hostctl", "release"},
-    ("playbooks/deploy.yml", "hostctl"): {"release"},
-    ("playbooks/rollback.yml", "hostctl"): {"release"},
+    ("site.yml", "base"): {"runtime", "services", "hostctl", "release/deploy"},
+    ("site.yml", "runtime"): {"services", "release/deploy", "nginx"},
+    ("site.yml", "postgresql"): {"release/deploy", "nginx"},
+    ("site.yml", "nginx"): {"release/deploy"},
+    ("playbooks/deploy.yml", "preflight"): {"hostctl", "release/prepare", "release/deploy"},
+    # A refused deployment changes nothing on any host.
+    ("playbooks/deploy.yml", "release/prepare"): {"hostctl", "release/deploy"},
+    ("playbooks/deploy.yml", "hostctl"): {"release/deploy"},
+    ("playbooks/rollback.yml", "connection"): {"hostctl", "release/rollback"},
     ("playbooks/rotate-secrets.yml", "connection"): {"secrets", "postgresql", "release"},
     ("playbooks/rotate-secrets.yml", "services"): {"release"},
 }
@@ -31,15 +33,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this project with its real playbooks, whose roles only fail where the variable `failing` says so."""
     project = copy_project(tmp_path_factory.mktemp("failed") / "project")
     for role in (project / "roles").iterdir():
-        task_files = [path.name for path in (role / "tasks").glob("*.yml")]
+        task_files = [path.stem for path in (role / "tasks").glob("*.yml")]
         shutil.rmtree(role)
         (role / "tasks").mkdir(parents=True)
-        task = {
-            "name": f"Role {role.name}",
-            "ansible.builtin.assert": {"that": f"[inventory_hostname, '{role.name}'] != failing"},
-        }
-        for name in task_files:
-            (role / "tasks" / name).write_text(json.dumps([task]))
+        for file in task_files:
+            name = role.name if file == "main" else f"{role.name}/{file}"
+            task = {
+                "name": f"Role {name}",
+                "ansible.builtin.assert": {"that": f"[inventory_hostname, '{name}'] != failing"},
+            }
+            (role / f"tasks/{file}.yml").write_text(json.dumps([task]))
     hosts = {"first": {}, "second": {}}
     children = {group: {"hosts": hosts} for group in GROUPS}
     inventory = {"all": {"vars": LOCAL, "hosts": hosts, "children": children}}
@@ -60,6 +63,16 @@ def test_a_failed_host_stops_the_run(project: Path, playbook: str, role: str) ->
     ran = {result["task"].rpartition("Role ")[2] for result in found.results()}
     assert role in ran
     assert ran & CASES[playbook, role] == set()
+
+
+def test_a_rollback_installs_nothing(project: Path) -> None:
+    """The control machine may have settings that the host was never given."""
+    inventory, configuration = project / "inventory/hosts.yml", str(project / "ansible.cfg")
+    options = ("-e", json.dumps({"failing": []}))
+    found = run_playbook(project / "playbooks/rollback.yml", inventory, *options, ANSIBLE_CONFIG=configuration)
+    ran = {result["task"].rpartition("Role ")[2] for result in found.results()}
+    assert "release/rollback" in ran
+    assert ran & {"hostctl", "runtime", "services"} == set()
 
 
 @pytest.mark.parametrize(("role", "variable"), [("release", "release_hosts"), ("secrets", "secrets_hosts")])

@@ -29,7 +29,7 @@ PLAYBOOKS = sorted(
 )
 
 # Ansible's own, and what only the test hosts have.
-FOREIGN = re.compile(r"ansible_|(testhost_(os|snapshot)|upgrade_from)$")
+FOREIGN = re.compile(r"ansible_|testhost_(os|snapshot|upgrade_from)$")
 SENTENCE_END = (".", "?", ":", ")")
 
 
@@ -245,3 +245,26 @@ def test_an_example_inventory_has_every_group_and_the_settings(path: Path, tmp_p
         assert listed[group]["hosts"]
     for variables in listed["_meta"]["hostvars"].values():
         assert set(load(DEFAULTS)) <= set(variables)
+
+
+def test_files_of_the_earlier_version_are_removed_by_hostctl_alone() -> None:
+    """A deployment of the earlier version may still run while Ansible writes the new files."""
+    old = ("sbin/{{ services_name }}-release", "sbin/{{ services_name }}-manage", "/{{ runtime_name }}/release.env")
+    texts = {name_of(path): path.read_text() for path in ROOT.glob("roles/*/*/*.yml")}
+    assert [(name, part) for name, text in texts.items() for part in old if part in text] == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "variable"), {"app_web": "services_web", "app_rate_limit": "nginx_rate_limit"}.items()
+)
+def test_the_wiring_has_the_defaults_of_mappings(setting: str, variable: str) -> None:
+    """A user may set some of the keys; the others keep their default."""
+    expression = load(ROOT / "group_vars/all/wiring.yml")[variable]
+    [literal] = re.findall(r"\{'.*?\}", expression)
+    assert yaml.safe_load(literal) == load(DEFAULTS)[setting]
+
+
+@pytest.mark.parametrize("setting", ["app_web", "app_rate_limit", "app_sandbox"])
+def test_no_key_of_a_mapping_is_required(setting: str) -> None:
+    """Otherwise a new key of ours would make the users' files invalid."""
+    assert not [key for key, option in settings()[setting]["options"].items() if option.get("required")]

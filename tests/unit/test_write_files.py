@@ -131,3 +131,10 @@ def test_a_changed_comment_is_written_but_not_effective(folder: Path) -> None:
     assert (comment["written"], comment["effective"]) == ([file], [])
     setting = play(folder, {"files": [{"content": "# two\nport 2\n", "dest": file}]})
     assert (setting["written"], setting["effective"]) == ([file], [file])
+
+
+def test_the_interpreter_of_a_script_is_no_comment(folder: Path) -> None:
+    file = str(folder / "script")
+    play(folder, {"mode": "0755", "files": [{"content": "#!/bin/sh\ntrue\n", "dest": file}]})
+    changed = play(folder, {"mode": "0755", "files": [{"content": "#!/bin/bash\ntrue\n", "dest": file}]})
+    assert changed["effective"] == [file]

@@ -55,13 +55,13 @@ def worker_problems(worker: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def check_sandbox(here: Installation) -> Iterator[Problem]:
     sandbox = here.values["app_sandbox"]
-    for path in sandbox["read_write_paths"]:
+    for path in sandbox.get("read_write_paths", []):
         if not re.fullmatch(r"/[\w./-]+", path, re.ASCII) or ".." in path.split("/"):
             yield Problem("app_sandbox", f"contains {quoted(path)}; write an absolute path.", part=".read_write_paths")
-    for address in sandbox["egress_allow"]:
+    for address in sandbox.get("egress_allow", []):
         if sentence := address_problem(address):
             yield Problem("app_sandbox", f"contains {quoted(address)}; {sentence}", part=".egress_allow")
-    if sandbox["egress_allow"] and here.values["app_process_manager"] != "systemd":
+    if sandbox.get("egress_allow") and here.values["app_process_manager"] != "systemd":
         yield Problem(
             "app_sandbox",
             "needs systemd, which has a sandbox for each process. Set it to [], or app_process_manager to systemd.",
