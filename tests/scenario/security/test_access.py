@@ -174,9 +174,9 @@ DENIED = "insert 1 deny from {operator}"
     "fault",
     [
         # A rule that denies the operator's address.
-        {"access_firewall_rules": [DENIED, "allow 80,443/tcp"]},
+        {"app_firewall_rules": [DENIED]},
         # A port that a firewall on the way blocks.
-        {"app_ssh_port": 2223, "access_firewall_rules": [f"{DENIED} to any port 2223 proto tcp", "allow 80,443/tcp"]},
+        {"app_ssh_port": 2223, "app_firewall_rules": [f"{DENIED} to any port 2223 proto tcp"]},
     ],
     ids=["firewall", "port"],
 )
