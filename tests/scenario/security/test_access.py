@@ -174,9 +174,9 @@ DENIED = "insert 1 deny from {operator}"
     "fault",
     [
         # A rule that denies the operator's address.
-        {"app_firewall_rules": [DENIED]},
+        {"lock_out_rules": [DENIED, "allow 80,443/tcp"]},
         # A port that a firewall on the way blocks.
-        {"app_ssh_port": 2223, "app_firewall_rules": [f"{DENIED} to any port 2223 proto tcp"]},
+        {"app_ssh_port": 2223, "lock_out_rules": [f"{DENIED} to any port 2223 proto tcp", "allow 80,443/tcp"]},
     ],
     ids=["firewall", "port"],
 )
@@ -193,8 +193,9 @@ def test_host_reverts_a_change_that_locks_out(
     time_given = {} if in_full else {"access_revert_after": 10}
     # The present port, which neither the settings nor the inventory have any more.
     given = settings | fault | time_given | {"connection_port": PORT}
-    run = deployments.playbook("playbooks/provision.yml", tags="access", **given)
-    wait_for(lambda: not ops.succeeds(), 240, "the operator is locked out")
+    run = deployments.playbook("tests/scenario/security/lock_out.yml", **given)
+    wait_for(lambda: run.process.poll() is not None or not ops.succeeds(), 240, "the operator is locked out")
+    assert run.process.poll() is None, run.output
     shut = time.monotonic()
     wait_for(ops.succeeds, BOUND, "the host reverts the change")
     assert time.monotonic() - shut <= BOUND
