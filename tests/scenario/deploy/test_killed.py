@@ -85,7 +85,6 @@ def test_deploy_playbook_completes_a_killed_deployment(deployments: Deployments,
 
 # The connection is cut by Ctrl-C, or the control machine is killed.
 @pytest.mark.os("debian12")
-@pytest.mark.any_manager
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, "migrate"), (signal.SIGKILL, "smoke_test")])
 def test_deployment_survives_its_control_machine(
     deployments: Deployments, old: str, number: signal.Signals, step: str
@@ -108,7 +107,6 @@ def test_deployment_survives_its_control_machine(
 
 
 @pytest.mark.os("debian12")
-@pytest.mark.any_manager
 def test_deployment_survives_its_connection(deployments: Deployments, old: str) -> None:
     """Started with the program on the host, whose connection is lost at each stage."""
     releases = [old]

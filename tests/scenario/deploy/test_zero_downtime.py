@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from deployments import Deployments, between, column
 from probes import Visitor
@@ -18,9 +17,7 @@ def stylesheet(visitor: Visitor) -> str:
     return found[1]
 
 
-def test_two_deployments_and_a_rollback(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
-    """What follows the first deployment goes through Ansible on Debian 13, and the program on the host on Debian 12."""
-    with_ansible = variables["testhost_os"] == "debian13"
+def test_two_deployments_and_a_rollback(deployments: Deployments, old: str) -> None:
     visitor = Visitor(deployments.app.url, deployments.app.certificate)
     stylesheets = [stylesheet(visitor)]
     with_column = deployments.version("column", column("note"))
@@ -32,8 +29,7 @@ def test_two_deployments_and_a_rollback(deployments: Deployments, old: str, vari
         releases.append(deployments.current)
         stylesheets.append(stylesheet(visitor))
         traffic.pause(2)
-        rollback = deployments.rollback_with_ansible if with_ansible else deployments.rollback
-        runs.append(rollback().succeeded())
+        runs.append(deployments.rollback_with_ansible().succeeded())
         releases.append(deployments.current)
         traffic.pause(4)
 
@@ -57,15 +53,14 @@ def test_two_deployments_and_a_rollback(deployments: Deployments, old: str, vari
     dumps = deployments.host.check_output(f"ls /var/backups/{deployments.app.name}").split()
     assert f"before-{second}.dump" in dumps
     assert f"before-{third}.dump" not in dumps
-    listing = deployments.playbook("playbooks/releases.yml") if with_ansible else deployments.control("releases")
-    history = listing.wait().succeeded().output
+    history = deployments.playbook("playbooks/releases.yml").wait().succeeded().output
     entries = re.findall(r"(deploy|rollback) +(\S+) +\S+(?:@\S+)? +[\d.]+ +succeeded", history)
     assert entries[:3] == [("rollback", second), ("deploy", third), ("deploy", second)], history
 
     # Deploying the current version again changes nothing.
     assert runs[0].changed > 0
     processes, status = deployments.processes(), deployments.status()
-    again = (deployments.deploy_with_ansible if with_ansible else deployments.deploy)(with_column).succeeded()
+    again = deployments.deploy_with_ansible(with_column).succeeded()
     assert again.changed == 0, again.output
     assert (deployments.processes(), deployments.status()) == (processes, status)
     assert deployments.running_releases() == {second}
