@@ -130,7 +130,10 @@ def main(arguments: list[str]) -> int:
             raise UsageError(f"run it as root: sudo {program_name()} {' '.join(arguments)}")
         settings = Settings.load(options.settings)
         upgrade.upgrade(settings)
-        return COMMANDS[options.command](Host(settings), options, arguments)
+        host = Host(settings)
+        if options.command not in ("deploy", "rollback"):
+            host = host.about(host.current_release())
+        return COMMANDS[options.command](host, options, arguments)
     except UsageError as error:
         return report_error(as_json, WRONG_USAGE, str(error))
     except BusyError as error:

@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from .processes import Processes
+from .processes.state import release_of
 from .settings import Settings
 
 
 class Host:
-    """The releases of one application on this host."""
+    """The releases of one application on this host.
+
+    `settings` are those of the release that the command is about.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.manager = Processes(settings)
+
+    def about(self, release: str) -> Host:
+        """Return this host with the settings of a release."""
+        settings = self.settings.of(release)
+        return self if settings == self.settings else Host(settings)
 
     # -- releases
 
@@ -55,6 +64,8 @@ class Host:
         if self.path(release).exists():
             shutil.rmtree(self.path(release))
         self.manager.forget(release)
+        if (own := self.settings.configurations / release).exists():
+            shutil.rmtree(own)
 
     def prune(self, previous: str = "") -> list[str]:
         """Remove old releases and name them. The current one, and those with a running process, always stay.
@@ -73,14 +84,14 @@ class Host:
     # -- units
 
     def web_units(self, release: str) -> list[str]:
-        return [f"{self.settings.name}-web@{release}"] if self.settings.web else []
+        return [unit for unit in self.units(release) if self.is_web(unit)]
 
     def worker_units(self, release: str) -> list[str]:
-        return [f"{self.settings.name}-worker-{worker.name}@{release}" for worker in self.settings.workers]
+        return [unit for unit in self.units(release) if not self.is_web(unit)]
 
     def units(self, release: str) -> list[str]:
         """Return every unit that a release has on this host."""
-        return self.web_units(release) + self.worker_units(release)
+        return self.settings.of(release).units(release)
 
     def running_units(self, release: str) -> list[str]:
         return [unit for unit, of in self.manager.alive().items() if of == release]
@@ -105,7 +116,10 @@ class Host:
 
     def queues(self, unit: str) -> list[str]:
         """Return the queues of a worker unit, as recorded when its release was built."""
-        return self.facts(release_of(unit)).get("workers", {}).get(self.worker_name(unit), [])
+        release, name = release_of(unit), self.worker_name(unit)
+        # A release of an earlier version that runs under today's settings has workers that were not recorded then.
+        today = {worker.name: worker.queues for worker in self.settings.of(release).workers}
+        return (today | self.facts(release).get("workers", {})).get(name, [])
 
     def socket(self, release: str) -> Path:
         """Return the socket of a release's web process."""
@@ -115,15 +129,13 @@ class Host:
 
     def boot(self) -> None:
         """Start the processes of the current release, without waiting for them."""
-        beat = [f"{self.settings.name}-beat"] if self.settings.beat else []
-        self.manager.start(self.units(self.current_release()) + beat, wait=False)
+        current = self.current_release()
+        self.manager.prepare(current)
+        self.manager.start(self.units(current), wait=False)
+        if self.settings.of(current).beat:
+            self.manager.start_beat(current, wait=False)
 
     def halt(self) -> None:
         """Stop every process of the application; each has its own time limit."""
         self.manager.stop_beat()
         self.manager.stop(list(self.manager.alive()))
-
-
-def release_of(unit: str) -> str:
-    """Return the release in the name of a unit."""
-    return unit.partition("@")[2]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..settings import ReleaseError, say
 from . import build
+from .configuration import require_units
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -19,6 +20,8 @@ def preflight(deployment: Deployment) -> None:
     if deployment.request.action == "rollback" and release not in host.built():
         available = ", ".join(host.built()) or "none"
         raise ReleaseError(f"release {release} is not on this host; available: {available}.")
+    if deployment.pages_first:
+        require_units(host, release)
     if release not in host.built():
         build.check_disk_space(host)
     beats = beat_processes(settings.name)

@@ -41,8 +41,11 @@ class Manager:
     def beat_runs(self) -> bool:
         return True
 
-    def restart_beat(self) -> None:
+    def restart_beat(self, release: str) -> None:
         self.beat.append("restart")
+
+    def start_beat(self, release: str, *, wait: bool = True) -> None:
+        self.beat.append("start")
 
     def stop_beat(self) -> None:
         self.beat.append("stop")
@@ -55,10 +58,13 @@ class Manager:
 
     forget = prepare
 
-    def mark_active(self) -> None:
-        pass
+    mark_active = prepare
 
-    remove_stale = mark_active
+    def missing(self, release: str) -> list[str]:
+        return []
+
+    def remove_stale(self) -> None:
+        pass
 
 
 class Answers:

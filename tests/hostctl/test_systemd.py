@@ -32,7 +32,7 @@ def test_a_beat_that_was_restarted_since_has_failed(settings: Settings, monkeypa
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     manager = systemd.Systemd(settings)
-    manager.restart_beat()
+    manager.restart_beat("abcd-1")
     assert manager.failed(["shop-beat"]) == []
     restarts = "3"
     assert manager.failed(["shop-beat"]) == ["shop-beat"]

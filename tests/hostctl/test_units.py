@@ -34,7 +34,7 @@ def render(name: str, **more: Any) -> str:
 
 
 def unit(name: str, **more: Any) -> dict[str, str]:
-    text = render(f"systemd/{name}.service.j2", **more).replace("\\\n", "").replace("%i", NEW)
+    text = render(f"systemd/{name}.service.j2", **more).replace("\\\n", "").replace("%i", NEW).replace("@RELEASE@", NEW)
     return dict(re.findall(r"^(ExecStart|WorkingDirectory|TimeoutStopSec)=(.*)$", text, re.M))
 
 
@@ -59,7 +59,7 @@ def test_both_managers_start_the_same_commands(kind: str) -> None:
     wanted = unit(kind, __services_worker=worker)
     wrapper, release, *command = shlex.split(program["command"])
     assert command == shlex.split(wanted["ExecStart"])
-    assert wrapper == "/usr/local/lib/shop/run_with_environment"
+    assert wrapper == f"/etc/shop/releases/{NEW}/supervisor/run_with_environment"
     assert command[0].startswith(f"{release}/.venv/bin/")
     assert program["directory"] == wanted["WorkingDirectory"]
     assert program["stopwaitsecs"] == wanted["TimeoutStopSec"]
