@@ -5,6 +5,7 @@
     deploy ID ARCHIVE    build, check, migrate, start beside the current release, switch, drain the old one
     rollback [ID]        switch to the previous release, or to another one that is still on the host
     previous             the release that a rollback without ID switches to
+    domains              the names of the site in every release on this host (what nginx accepts)
     follow               the output of the running deployment, or of the last one
     cancel               stop the running deployment; it reverts
     logs [PROCESS]       logs of web, worker, worker-NAME, beat or flower; of all without PROCESS
@@ -81,7 +82,7 @@ def make_parser() -> Parser:
     parser.add_argument("--settings", type=Path, default=settings, help="default: %(default)s")
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("status", "releases", "previous"):
+    for name in ("status", "releases", "previous", "domains"):
         commands.add_parser(name).add_argument("--json", action="store_true")
     add_deployment_commands(commands)
     log_options = commands.add_parser("logs")
@@ -171,6 +172,12 @@ def show_previous(host: Host, options: argparse.Namespace, arguments: list[str])
     return 0
 
 
+def show_domains(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    names = host.domains()
+    say(json.dumps(names) if options.json else "\n".join(names))
+    return 0
+
+
 def deploy(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
     if options.here:
         return control.run_deployment(host, options)
@@ -223,6 +230,7 @@ COMMANDS = {
     "status": show_status,
     "releases": show_releases,
     "previous": show_previous,
+    "domains": show_domains,
     "deploy": deploy,
     "rollback": deploy,
     "follow": follow,

@@ -10,7 +10,7 @@ from typing import Any
 
 from .processes import Processes
 from .processes.state import release_of
-from .settings import Settings
+from .settings import Settings, read_environment
 
 
 class Host:
@@ -80,6 +80,18 @@ class Host:
         for release in removed:
             self.remove(release)
         return removed
+
+    def domains(self) -> list[str]:
+        """Return the names of the site in every release on this host, sorted: each may become live again."""
+        return sorted({name for release in self.built() for name in self.domains_of(release)})
+
+    def domains_of(self, release: str) -> list[str]:
+        settings = self.settings.of(release)
+        if settings.domains:
+            return settings.domains
+        # An earlier version recorded the first name only.
+        environment = read_environment(settings.configuration(release) / "app.env")
+        return [settings.domain, *filter(None, environment.get("ALLOWED_HOSTS", "").split(","))]
 
     # -- units
 
