@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-
 # The settings of a release in its folder; in /etc/APP, those of releases that an earlier version of this program built.
 RELEASE_FILE = "settings.json"
 # Names of commit 7e689fa, and today's.
@@ -42,7 +41,7 @@ class Worker:
     memory_mb: int = 0
 
 
-# Settings of a release: recorded when it is built, so that changed ones have no effect on it. All others are the server's.
+# Settings of a release: recorded when it is built, so that changed ones have no effect on it. Others are the server's.
 OF_RELEASE = (
     "domain", "domains", "manager", "project_dir", "wsgi_app", "celery_app", "requirements", "python", "health_path",
     "health_names_release", "health_check_timeout", "warmup_paths", "hooks", "queues", "web", "workers", "beat",

@@ -1,8 +1,8 @@
-"""The configuration of each release: its environment, its process definitions and its settings, in /etc/APP/releases/ID.
+"""The configuration of each release in /etc/APP/releases/ID: its environment, process definitions and settings.
 
-Ansible writes that of the next release to /etc/APP/next, which nothing runs from. A deployment copies it, so that changed
-settings take effect with the release that they came with: not before, and not at all if it fails. A rollback finds the
-release as it was.
+Ansible writes that of the next release to /etc/APP/next, which nothing runs from. A deployment copies it, so that
+changed settings take effect with the release that they came with: not before, and not at all if it fails. A rollback
+finds the release as it was.
 """
 
 from __future__ import annotations

@@ -63,11 +63,7 @@ class Systemd:
         units = self.settings.of(release).units(release)
         templates = {unit: UNITS / f"{unit.partition('@')[0]}@.service" for unit in units}
         shared = self.settings.configuration(release) == self.settings.etc
-        return [
-            unit
-            for unit in units
-            if not (templates[unit] if shared else self.definition(unit, release)).exists()
-        ]
+        return [unit for unit in units if not (templates[unit] if shared else self.definition(unit, release)).exists()]
 
     def prepare(self, release: str) -> None:
         """Install the release's own unit files, beside those of other releases."""
@@ -124,13 +120,14 @@ class Systemd:
         systemctl("stop", f"{self.settings.name}-beat.service")
 
     def remove_stale(self) -> None:
-        """Remove unit files that this host no longer uses: of removed releases, and templates of earlier versions.
+        """Remove unit files of other releases than the current one, and templates of earlier versions.
 
         Only after the processes have ended: without its unit file a process loses its TimeoutStopSec.
         """
         settings = self.settings
         built = [mark.parent.name for mark in settings.releases.glob("*/build.json")]
-        wanted = {f"{unit}.service" for release in built for unit in settings.of(release).units(release)}
+        current = settings.current.readlink().name if settings.current.is_symlink() else ""
+        wanted = {f"{unit}.service" for unit in settings.of(current).units(current)}
         wanted |= {f"{settings.name}-beat.service"} if settings.beat else set()
         if any(settings.configuration(release) == settings.etc for release in built):
             wanted |= {file.name for file in UNITS.glob(f"{settings.name}-*@.service")}

@@ -26,8 +26,8 @@ description:
   - With O(provider=acme) they are links to the files that certbot keeps and renews. The CA contacts the web server, so
     O(issue=false) only provides a self-signed certificate until there is another, and O(issue=true) requests the CA's.
   - Removes certbot's certificate and, if it has no other, stops its timer when O(provider) changes.
-  - For each name in O(keep), C(kept/NAME.conf) names a certificate for it, in nginx's notation. Where the certificate of
-    the site is not for that name any more, it is the last one that was.
+  - For each name in O(keep), C(kept/NAME.conf) names a certificate for it, in nginx's notation; where the site's
+    certificate is not for that name any more, the last one that was.
   - Writes C(stapling.conf), which enables OCSP stapling in nginx if the certificate names a responder.
   - Supports check mode.
 options:
