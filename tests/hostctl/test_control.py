@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hostctl import cli
-from hostctl.deploy import control, detach, record
+from hostctl.deploy import archive, control, detach, record
 from hostctl.host import Host
 from hostctl.settings import BusyError, ReleaseError, Settings
 from hostctl.status import previous_release
@@ -31,7 +31,7 @@ def launched(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return SimpleNamespace(returncode=0 if command[0] == "systemd-run" else 3, stderr="")
 
     monkeypatch.setattr(detach.subprocess, "run", run)
-    monkeypatch.setattr(control.shutil, "chown", lambda *arguments: None)
+    monkeypatch.setattr(archive.shutil, "chown", lambda *arguments: None)
     return commands
 
 
