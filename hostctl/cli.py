@@ -4,6 +4,7 @@
     releases             the history: what was deployed, when, by which user, with which outcome
     deploy ID ARCHIVE    build, check, migrate, start beside the current release, switch, drain the old one
     rollback [ID]        switch to the previous release, or to another one that is still on the host
+    verify               check that the current release runs; start what does not (what a deployment of it does)
     previous             the release that a rollback without ID switches to
     receive ID           a part of an archive on stdin, before `deploy` gets the last one; without --offset, a check of
                          the disk (called by Ansible)
@@ -18,7 +19,7 @@
 Run it as root. Queries answer as JSON with --json, errors then as {"error": ..., "status": ...}.
 
 Exit status: 0 success; 1 the command failed, what was live before is still live; 2 wrong usage; 3 another deployment
-is running.
+is running; 4 `status`: something that should run does not.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from .settings import BusyError, ReleaseError, Settings, say
 from .status import describe, previous_release, status, table
 
 ID_FORM = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{3,63}")
-FAILED, WRONG_USAGE, BUSY = 1, 2, 3
+FAILED, WRONG_USAGE, BUSY, NOT_RUNNING = 1, 2, 3, 4
 
 
 class UsageError(Exception):
@@ -122,7 +123,8 @@ def add_deployment_commands(commands: Any) -> None:
     follow.add_argument("--log", default="", help="default: that of the running deployment, or of the last one")
     follow.add_argument("--from", dest="offset", type=int, default=0, help="skip so many bytes of the log")
     follow.add_argument("--until", choices=[*BARRIERS, "end"], default="", help="all hosts have reached this barrier")
-    for command in (deploy, rollback, follow, receive):
+    verify = commands.add_parser("verify")
+    for command in (deploy, rollback, follow, receive, verify):
         command.add_argument("--seconds", type=float, help="follow for so long; default: to the end")
         command.add_argument("--json", action="store_true")
     cancel = commands.add_parser("cancel")
@@ -162,7 +164,12 @@ def report_error(as_json: bool, status: int, text: str) -> int:
 def show_status(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
     found = status(host)
     say(json.dumps(found) if options.json else describe(found))
-    return 0
+    return NOT_RUNNING if found["problems"] else 0
+
+
+def verify(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    options.release = host.current_release()
+    return control.already_live(host, options)
 
 
 def show_releases(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
@@ -239,6 +246,7 @@ def halt(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
 
 COMMANDS = {
     "status": show_status,
+    "verify": verify,
     "releases": show_releases,
     "previous": show_previous,
     "deploy": deploy,

@@ -17,6 +17,7 @@ from . import archive, barriers, detach
 from .deployment import Deployment, Request
 from .record import Record
 from .steps import FINAL
+from .verify import verify
 
 # Options that concern the archive and the following of a deployment.
 ONLY_HERE = ("--json", "--seconds", "--by", "--key", "--bytes", "--unpacked", "--offset")
@@ -35,7 +36,7 @@ def start(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO)
         if log := running_log(host, options):
             return detach.show(host.settings, log, 0, options.seconds, options.json)
         if options.release == host.current_release() and not Record(host.settings).unfinished():
-            return already_live(options)
+            return already_live(host, options)
         log = launch(host, options, arguments, stdin)
     finally:
         if sends:
@@ -66,9 +67,12 @@ def launch(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO
         raise
 
 
-def already_live(options: Namespace) -> int:
-    text = f"Release {options.release} is already live."
-    say(json.dumps({"text": f"{text}\n", "running": False, "status": 0}) if options.json else text)
+def already_live(host: Host, options: Namespace) -> int:
+    """Check that the release runs, instead of a deployment. Raises ReleaseError when it does not."""
+    started = verify(host)
+    text = "\n".join([*started, f"Release {options.release} is already live, and runs."])
+    answer = {"text": f"{text}\n", "running": False, "status": 0, "changed": bool(started)}
+    say(json.dumps(answer) if options.json else text)
     return 0
 
 

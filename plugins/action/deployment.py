@@ -27,10 +27,11 @@ description:
   - Starts C(APPctl deploy) or C(APPctl rollback) on the host, or follows such a deployment, and prints its output.
   - The work runs on the host in a systemd unit of its own. When the connection is lost, this action reconnects for two
     minutes; an idempotency key ensures that nothing is started twice.
+  - With O(action=verify), checks that the current release runs, starts what does not, and else fails.
   - With several hosts, a task ends at the barrier that O(barrier) names; the next task continues with O(action=follow).
 options:
   program: {type: str, required: true, description: Path of the program on the host.}
-  action: {type: str, required: true, choices: [deploy, rollback, follow], description: What to do.}
+  action: {type: str, required: true, choices: [deploy, rollback, follow, verify], description: What to do.}
   release: {type: str, default: "", description: "ID of the release; a rollback defaults to the previous one."}
   archive: {type: str, default: "", description: "With O(action=deploy), the archive on the control machine."}
   force: {type: bool, default: false, description: Continue although the database is ahead of the release.}
@@ -95,6 +96,8 @@ class ActionModule(ActionBase):
             return {"changed": False, "log": "", "offset": 0}
         if action == "follow":
             state = {"log": self.arguments["log"], "offset": self.arguments["offset"], "running": True}
+        elif action == "verify":
+            state = self.call_again("verify")
         else:
             state = self.start()
         while state["running"] and not (barrier and state.get("reached")):
@@ -104,7 +107,8 @@ class ActionModule(ActionBase):
         if status != 0:
             return {"failed": True, "msg": self.reason(state)}
         # Without a log the release was live already.
-        return {"changed": bool(state.get("log")), "log": state.get("log", ""), "offset": state.get("offset", 0)}
+        changed = state.get("changed", bool(state.get("log")))
+        return {"changed": changed, "log": state.get("log", ""), "offset": state.get("offset", 0)}
 
     def start(self) -> dict[str, Any]:
         """Start the deployment; the archive travels with the command, or a large one in parts before it.

@@ -140,11 +140,12 @@ def test_an_incomplete_archive_starts_nothing(host: Host, launched: list[list[st
     assert len(launched) == 1
 
 
-def test_the_live_release_starts_nothing(host: Host, launched: list[list[str]], capsys: Any) -> None:
-    three_releases(host)
-    assert call(host, "deploy", "third-3", "-") == 0
+def test_the_live_release_starts_no_deployment(
+    live: Host, answers: Answers, launched: list[list[str]], capsys: Any
+) -> None:
+    assert call(live, "deploy", OLD, "-") == 0
     assert json.loads(capsys.readouterr().out) == {
-        "text": "Release third-3 is already live.\n", "running": False, "status": 0
+        "text": f"Release {OLD} is already live, and runs.\n", "running": False, "status": 0, "changed": False
     }  # fmt: skip
     assert not launched
 
