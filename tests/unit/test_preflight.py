@@ -56,6 +56,13 @@ CASES = {
     "list_is_dict": Case("app_workers must be a list; it is", {"app_workers": {"io": {}}}),
     "inner_type": Case("app_web.processes must be a whole number", {"app_web": {"processes": "two", "threads": 4}}),
     "inner_name": Case("app_web.treads is not a setting", {"app_web": {"processes": 2, "threads": 4, "treads": 1}}),
+    "request_timeout": Case("app_request_timeout must be seconds from 1", {"app_request_timeout": 0}),
+    "long_request_path": Case('app_long_requests contains "export"', {"app_long_requests": {"export": 600}}),
+    "long_request_root": Case('app_long_requests contains "/"', {"app_long_requests": {"/": 600}}),
+    "long_request_media": Case('app_long_requests contains "/media/x"', {"app_long_requests": {"/media/x": 600}}),
+    "long_request_short": Case(
+        "app_long_requests./export/ must be seconds from app_request_timeout, 60,", {"app_long_requests": {"/export/": 5}}
+    ),
     "inner_range": Case("app_web.threads must be at least 1", {"app_web": {"processes": 2, "threads": 0}}),
     "undefined": Case("app_domain cannot be resolved: 'my_domain' is undefined", {"app_domain": "{{ my_domain }}"}),
     "misspelt": Case("app_domian is not a setting. Did you mean app_domain?", {"app_domian": "shop.example.org"}),
