@@ -87,9 +87,10 @@ class Watchdog:
         request = running.request
         frame = sys._current_frames().get(thread)
         stack = "".join(traceback.format_stack(frame)[-FRAMES:]) if frame else "  It has just ended.\n"
+        age, limit = time.monotonic() - running.began, self.limit_of(request.path)
         return (
-            f"{request.method} {request.path} has not returned after {time.monotonic() - running.began:.0f} s; its limit "
-            f"is {self.limit_of(request.path):g} s (app_request_timeout, app_long_requests). It is at:\n{stack.rstrip()}"
+            f"{request.method} {request.path} has not returned after {age:.0f} s; its limit is {limit:g} s "
+            f"(app_request_timeout, app_long_requests). It is at:\n{stack.rstrip()}"
         )
 
     def wait_for_others(self, stuck: set[int]) -> None:

@@ -61,7 +61,8 @@ CASES = {
     "long_request_root": Case('app_long_requests contains "/"', {"app_long_requests": {"/": 600}}),
     "long_request_media": Case('app_long_requests contains "/media/x"', {"app_long_requests": {"/media/x": 600}}),
     "long_request_short": Case(
-        "app_long_requests./export/ must be seconds from app_request_timeout, 60,", {"app_long_requests": {"/export/": 5}}
+        "app_long_requests./export/ must be seconds from app_request_timeout, 60",
+        {"app_long_requests": {"/export/": 5}},
     ),
     "inner_range": Case("app_web.threads must be at least 1", {"app_web": {"processes": 2, "threads": 0}}),
     "undefined": Case("app_domain cannot be resolved: 'my_domain' is undefined", {"app_domain": "{{ my_domain }}"}),
