@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..settings import ReleaseError, say
-from . import build
+from . import archive, build
 from .configuration import require_units
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def preflight(deployment: Deployment) -> None:
     if deployment.pages_first:
         require_units(host, release)
     if release not in host.built():
-        build.check_disk_space(host)
+        packed = deployment.request.archive
+        build.check_disk_space(host, unpacked=archive.unpacked_size(packed) if packed else 0)
     beats = beat_processes(settings.name)
     if len(beats) > 1:
         raise ReleaseError(

@@ -45,7 +45,7 @@ class Processes:
 
     def states(self) -> list[ProcessState]:
         """Return the state of every such unit, sorted by unit."""
-        found = [state for manager in self.all for state in manager.process_states()]
+        found = [state for manager in self.all for state in manager.process_states(sorted(manager.alive()))]
         return sorted(found, key=lambda state: state.unit)
 
     def failed(self, units: list[str]) -> list[str]:
@@ -63,6 +63,13 @@ class Processes:
     def prepare(self, release: str) -> None:
         """Install the definitions of a release's units."""
         self.of(release).prepare(release)
+
+    def states_of(self, units: list[str]) -> list[ProcessState]:
+        """Return the state of each of these units, also of those that do not run."""
+        found = {state.unit: state for manager, own in self.each(units) for state in manager.process_states(own)}
+        for manager in self.all:
+            found |= {state.unit: state for state in manager.process_states(units) if state.runs}
+        return [found[unit] for unit in units if unit in found]
 
     def start(self, units: list[str], *, wait: bool = True) -> None:
         for manager, own in self.each(units):

@@ -301,7 +301,13 @@ def test_unit_files_of_the_current_release_and_of_running_units_stay(
     manager.prepare(OLD)
     make_release(live, NEW)
     kept = {file.name for file in units.iterdir()} | {"shop-worker-old@gone-0.service", "shop-flower.service"}
-    for name in [*kept, "shop-web@.service", "shop-worker-old@.service", "shop-worker-default@gone-0.service", f"shop-web@{NEW}.service"]:
+    for name in [
+        *kept,
+        "shop-web@.service",
+        "shop-worker-old@.service",
+        "shop-worker-default@gone-0.service",
+        f"shop-web@{NEW}.service",
+    ]:
         (units / name).write_text("")
     manager.remove_stale()
     assert {file.name for file in units.iterdir()} == kept
