@@ -34,6 +34,7 @@ def running(host: Host) -> list[dict[str, Any]]:
             "release": release_of(process.unit),
             "state": process.state,
             "restarts": process.restarts,
+            "memory_kills": process.memory_kills,
         }
         for process in host.manager.states()
     ]
@@ -57,7 +58,8 @@ def describe(found: dict[str, Any]) -> str:
     lines = [f"current     {found['current'] or 'none'}", f"built       {', '.join(found['releases']) or 'none'}"]
     for process in found["running"]:
         restarts = f", {process['restarts']} restarts" if process["restarts"] else ""
-        lines.append(f"running     {process['unit']} ({process['state']}{restarts})")
+        kills = f", {process['memory_kills']} killed at the memory limit" if process["memory_kills"] else ""
+        lines.append(f"running     {process['unit']} ({process['state']}{restarts}{kills})")
     lines += ["running     beat"] if found["beat"] else []
     if state := found["deployment"]:
         request = f"{state['action']} {state['release']} by {state['by']} since {state['since']}"

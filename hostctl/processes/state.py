@@ -9,9 +9,11 @@ from dataclasses import dataclass
 class ProcessState:
     """`state` is in systemd's words (active, activating, deactivating), under Supervisor too.
 
-    `restarts` counts automatic restarts; Supervisor does not count them: None.
+    `restarts` counts automatic restarts; Supervisor does not count them: None. `memory_kills` counts the processes that
+    the kernel has killed at the memory limit since the main process started.
     """
 
     unit: str
     state: str
     restarts: int | None
+    memory_kills: int = 0
