@@ -92,7 +92,7 @@ def test_a_process_that_has_reached_its_memory_limit_is_named(
 ) -> None:
     """Also one of the old release, before it ends."""
     unit = live.worker_units(OLD)[0]
-    states = [ProcessState(f"shop-web@{NEW}", "active", 0), ProcessState(unit, "active", 0, 2)]
+    states = [ProcessState(f"shop-web@{NEW}", "active", 0), ProcessState(unit, "active", 0, memory_kills=2)]
     monkeypatch.setattr(manager, "states", lambda: [state for state in states if state.unit in manager.running])
     assert deploy(live) == 0
     assert f"Warning: {unit} has reached its memory limit: the kernel has killed 2" in capsys.readouterr().out
