@@ -11,6 +11,7 @@ from ..settings import ReleaseError, Settings
 from .state import ProcessState, install, release_of
 
 UNITS = Path("/etc/systemd/system")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,30 @@ class Systemd:
         ]
 
     def states(self, units: list[str]) -> dict[str, dict[str, str]]:
-        """Return ActiveState, NRestarts and StateChangeTimestamp (@SECONDS) of units."""
+        """Return ActiveState, NRestarts, StateChangeTimestamp (@SECONDS) and ControlGroup of units."""
         if not units:
             return {}
-        properties = "--property=Id,ActiveState,NRestarts,StateChangeTimestamp"
+        properties = "--property=Id,ActiveState,NRestarts,StateChangeTimestamp,ControlGroup"
         output = systemctl("show", "--timestamp=unix", properties, *services(units))
         states = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
         return {state["Id"].removesuffix(".service"): state for state in states}
 
     def process_states(self, units: list[str]) -> list[ProcessState]:
         return [
-            ProcessState(unit, state["ActiveState"], int(state["NRestarts"]), seconds(state["StateChangeTimestamp"]))
+            ProcessState(
+                unit,
+                state["ActiveState"],
+                int(state["NRestarts"]),
+                seconds(state["StateChangeTimestamp"]),
+                memory_kills(state.get("ControlGroup", "")),
+            )
             for unit, state in self.states(units).items()
         ]
 
-    def definition(self, unit: str, release: str) -> Path:
-        """Return the file from which a unit of a release is installed, as Ansible wrote it."""
-        name = f"{unit.partition('@')[0]}@" if "@" in unit else unit
-        return self.settings.configuration(release) / "systemd" / f"{name}.service"
+    def definition(self, file: str, release: str) -> Path:
+        """Return the file from which a unit file of a release is installed, as Ansible wrote it."""
+        name, at, _ = file.partition("@")
+        return self.settings.configuration(release) / "systemd" / (f"{name}@.service" if at else file)
 
     def missing(self, release: str) -> list[str]:
         """Return the units of a release that have no definition. Earlier versions had one template for all releases."""
@@ -69,10 +76,10 @@ class Systemd:
     def prepare(self, release: str) -> None:
         """Install the release's own unit files, beside those of other releases."""
         units = self.settings.of(release).units(release)
-        self.install(units, release)
+        self.install([*services(units), f"{self.settings.name}-stop-order.target"], release)
 
-    def install(self, units: list[str], release: str) -> None:
-        changed = [install(self.definition(unit, release), UNITS / f"{unit}.service", release) for unit in units]
+    def install(self, files: list[str], release: str) -> None:
+        changed = [install(self.definition(file, release), UNITS / file, release) for file in files]
         if any(changed):
             systemctl("daemon-reload")
 
@@ -108,12 +115,12 @@ class Systemd:
 
     def start_beat(self, release: str, *, wait: bool = True) -> None:
         beat = f"{self.settings.name}-beat"
-        self.install([beat], release)
+        self.install(services([beat]), release)
         self.start([beat], wait=wait)
 
     def restart_beat(self, release: str) -> None:
         beat = f"{self.settings.name}-beat"
-        self.install([beat], release)
+        self.install(services([beat]), release)
         systemctl("restart", *services([beat]))
         self.restarts.update({unit: state["NRestarts"] for unit, state in self.states([beat]).items()})
 
@@ -128,10 +135,11 @@ class Systemd:
         settings = self.settings
         built = [mark.parent.name for mark in settings.releases.glob("*/build.json")]
         current = settings.current.readlink().name if settings.current.is_symlink() else ""
-        wanted = {f"{unit}.service" for unit in settings.of(current).units(current)}
+        wanted = {f"{unit}.service" for unit in settings.of(current).units(current) if current}
         wanted |= {f"{settings.name}-beat.service"} if settings.beat else set()
         if any(settings.configuration(release) == settings.etc for release in built):
             wanted |= {file.name for file in UNITS.glob(f"{settings.name}-*@.service")}
+        wanted |= {f"{settings.name}-stop-order.target"}
         self.remove_unwanted(wanted)
 
     def uninstall(self) -> None:
@@ -141,8 +149,8 @@ class Systemd:
     def remove_unwanted(self, wanted: set[str]) -> None:
         own = {unit: f"{unit}.service" for unit in self.alive()}
         used = {file if (UNITS / file).exists() else f"{unit.partition('@')[0]}@.service" for unit, file in own.items()}
-        patterns = ("web@*", "worker-*@*", "beat")
-        files = [file for pattern in patterns for file in UNITS.glob(f"{self.settings.name}-{pattern}.service")]
+        patterns = ("web@*.service", "worker-*@*.service", "beat.service", "stop-order.target")
+        files = [file for pattern in patterns for file in UNITS.glob(f"{self.settings.name}-{pattern}")]
         unwanted = [file for file in files if file.name not in wanted | used]
         for file in unwanted:
             file.unlink()
@@ -160,6 +168,18 @@ class Systemd:
 def seconds(timestamp: str) -> int:
     """Return the seconds since the epoch of a timestamp like @1764381600; 0 for an empty one."""
     return int(timestamp.lstrip("@") or 0)
+
+
+def memory_kills(cgroup: str) -> int:
+    """Return how many processes of a control group the kernel has killed at its memory limit.
+
+    0 without version 2 of control groups, as in some containers.
+    """
+    try:
+        events = (CGROUPS / cgroup.lstrip("/") / "memory.events").read_text() if cgroup else ""
+    except OSError:
+        return 0
+    return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
 
 
 def services(units: Iterable[str]) -> list[str]:

@@ -71,9 +71,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         "app_workers": [dict(reversed(worker.items())) for worker in WORKERS],
     },
 }
-# Every setting and its class, with another value. A setting of the release takes effect with a new release: it is part of
-# the hash; or it is recorded with a release (OF_RELEASE in hostctl/settings.py), since its processes are not started from it;
-# or it says where its code is. A setting of the server takes effect when it is written, whatever the release does.
+# Every setting and its class, with another value. A setting of the release takes effect with a new release. It is part
+# of the hash; or it is recorded with a release (OF_RELEASE in hostctl/settings.py), since its processes are not started
+# from it; or it says where its code is. A setting of the server takes effect when it is written.
 STARTED: dict[str, Any] = {
     "app_domain": "other.example.org",
     "app_domain_aliases": ["www.example.org"],
@@ -89,6 +89,7 @@ STARTED: dict[str, Any] = {
     "app_email_from": "other@example.org",
     "app_process_manager": "supervisor",
     "app_web": {"processes": 5},
+    "app_health_check_timeout": 77,
     "app_request_timeout": 99,
     "app_long_requests": {"/export/": 300},
     "app_workers": WORKERS[1:],
@@ -105,7 +106,6 @@ STARTED: dict[str, Any] = {
 RECORDED: dict[str, Any] = {
     "app_health_path": "/up/",
     "app_health_names_release": False,
-    "app_health_check_timeout": 77,
     "app_warmup_paths": ["/other/"],
     "app_hooks": {"after_switch": ["true"]},
     # In migrate.env.
@@ -237,7 +237,7 @@ def test_nothing_else_changes_the_hash(hashes: dict[str, str], name: str) -> Non
 
 
 def test_every_setting_has_a_class() -> None:
-    """A new one must be put into one of the tables: does a failed run leave what serves as it was?"""
+    """A new one must be put into one of the tables: what does a failed run leave as it was?"""
     settings = yaml.safe_load((ROOT / "group_vars/all/defaults.yml").read_text())
     tables = (STARTED, RECORDED, CODE, SERVER)
     assert set(settings) - IDENTITY == set().union(*tables)
