@@ -90,6 +90,19 @@ def consumer_class(app: Any, summary: Path) -> type:
             broker.limit_reconnect_pause(conn)
             return super().ensure_connected(conn)
 
+        def connect(self) -> Any:
+            """Connect, and requeue first what Redis has refused; while it refuses anything, nothing more is taken."""
+            try:
+                connection = super().connect()
+                if count := requeue_refused(connection.default_channel, self.refused):
+                    logger.warning("Requeued %d messages that Redis had refused to record.", count)
+            except (*self.connection_errors, *self.channel_errors) as error:
+                if not self.refused:
+                    raise
+                time.sleep(broker.RECONNECT_SECONDS)
+                raise ConnectionError(f"Redis refuses to take {len(self.refused)} messages back: {error}") from error
+            return connection
+
         def on_connection_error_after_connected(self, exc: Exception) -> None:
             self.acknowledgements.hold()
             if self.hub:
@@ -99,15 +112,6 @@ def consumer_class(app: Any, summary: Path) -> type:
             if self.task_consumer:
                 compat.keep_unacknowledged(self.task_consumer.channel)
             super().on_connection_error_after_connected(exc)
-
-        def requeue_refused(self) -> None:
-            """Requeue what Redis refused; raises ConnectionError while it still refuses, before more is taken."""
-            try:
-                if count := requeue_refused(self.connection.default_channel, self.refused):
-                    logger.warning("Requeued %d messages that Redis had refused to record.", count)
-            except (*self.connection_errors, *self.channel_errors) as error:
-                time.sleep(broker.RECONNECT_SECONDS)
-                raise ConnectionError(f"Redis refuses to take {len(self.refused)} messages back: {error}") from error
 
         def on_close(self) -> None:
             """Called after a lost connection and at shutdown; Celery forgets here what its pool has not begun."""

@@ -133,7 +133,6 @@ def requeue_step(node: str, releases: Path) -> type:
 
         def start(self, consumer: Any) -> None:
             channel = consumer.connection.default_channel
-            consumer.requeue_refused()
             # First, so that tasks that ended without a connection are not requeued.
             consumer.acknowledgements.release(consumer.task_consumer.channel)
             try:
