@@ -194,7 +194,7 @@ def go_on_without(run: Run, stage: Stage, error: Exception) -> None:
     """Let a task go on; raises BackendGetMetaError for a query, after which Celery runs the task."""
     from celery.exceptions import BackendGetMetaError
 
-    logger.error("%s goes on: cannot %s: %r", run, stage.value, error)
+    logger.error("%s continues: cannot %s: %r", run, stage.value, error)
     if stage is Stage.QUERY:
         raise BackendGetMetaError(str(error), task_id=run.task_id) from error
 

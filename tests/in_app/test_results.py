@@ -52,7 +52,7 @@ class Database:
 
     def kill(self) -> None:
         os.kill(int((self.folder / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-        # Its processes end by themselves, and only then can it start again.
+        # Its processes end soon, and only then can it start again.
         time.sleep(1)
 
     def states(self, site: Site) -> dict[str, int]:
