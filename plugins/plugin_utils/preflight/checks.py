@@ -38,6 +38,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
         *("app_migration_block_seconds", "app_hsts_seconds"),
     ),
     processes.check_web: ("app_web",),
+    processes.check_requests: ("app_request_timeout", "app_long_requests"),
     processes.check_memory: (processes.NEEDS_FACTS,),
     processes.check_workers: ("app_workers",),
     processes.check_sandbox: ("app_sandbox", "app_process_manager"),
