@@ -20,8 +20,8 @@ from tests.hostctl.fakes import NEW, OLD, Answers, Killed, Manager, deploy, fail
 
 # Settings of the server: what they change does not depend on the release.
 OF_SERVER = {
-    "name", "bake", "keep_releases", "dump_before_migrate", "access_log", "create_admin", "leader", "barriers", "root",
-    "config",
+    "name", "bake", "keep_releases", "dump_before_migrate", "migration_block_seconds", "access_log", "create_admin",
+    "leader", "barriers", "root", "config",
 }  # fmt: skip
 # A release with other settings.
 CHANGED: dict[str, Any] = {

@@ -120,6 +120,7 @@ SERVER: dict[str, Any] = {
     "app_keep_releases": 9,
     "app_bake_seconds": 9,
     "app_dump_before_migrate": False,
+    "app_migration_block_seconds": 9,
     "app_max_upload": "99m",
     "app_rate_limit": {"connections": 9},
     "app_maintenance_addresses": ["192.0.2.7"],
