@@ -235,13 +235,13 @@ folder=$(mktemp -d /root/policy.XXXX)
 cp -a /etc/seedbed/access "$folder/policy"
 restore() { rm -rf /etc/seedbed/access; cp -a "$folder/policy" /etc/seedbed/access; rm -rf "$folder"; }
 trap restore EXIT
-printf '#!/bin/sh\\nsleep 3\\nexec /usr/sbin/ufw "$@"\\n' >"$folder/ufw"
+printf '#!/bin/sh\\nsleep 2\\nexec /usr/sbin/ufw "$@"\\n' >"$folder/ufw"
 chmod +x "$folder/ufw"
-sed -i 's/^revert_after=.*/revert_after=8/' /etc/seedbed/access/settings
+sed -i 's/^revert_after=.*/revert_after=6/' /etc/seedbed/access/settings
 echo 'allow 8123/tcp' >>/etc/seedbed/access/firewall
 began=$(date +%s)
 PATH=$folder:$PATH seedbed-access apply
-[ $(($(date +%s) - began)) -gt 8 ]
+[ $(($(date +%s) - began)) -gt 6 ]
 seedbed-access confirm
 ufw status | grep 8123
 restore
