@@ -234,7 +234,7 @@ OURS = {
 
 @pytest.mark.parametrize("mark", ["/etc/shop/hostctl.json", "/etc/shop/release.json", "/etc/sysusers.d/shop.conf"])
 def test_a_host_that_seedbed_has_provisioned_is_recognized(files: Files, mark: str) -> None:
-    """With its user, database, files and rules, and whatever else somebody added later."""
+    """With its user, database, files and rules, and whatever was added later."""
     for path, text in (OURS | {mark: ""}).items():
         files.write(path, text)
     files.write("/etc/passwd", "shop:x:998:998::/srv/shop/shared:/usr/sbin/nologin\n")
@@ -277,9 +277,7 @@ def test_default_servers_of_others(files: Files, text: str, ports: list[int]) ->
 def test_the_refusal_says_what_to_write() -> None:
     findings = [{"name": "nginx", "text": "a"}, {"name": "redis", "text": "b"}, {"name": "", "text": "c"}]
     text = action.problem(findings, [], "server1")
-    assert text.startswith(
-        "Nothing was changed: server1 is in use by others (3).\n  nginx: a\n"
-    )
+    assert text.startswith("Nothing was changed: server1 is in use by others (3).\n  nginx: a\n")
     assert "  remove first: c\n" in text
     assert "app_take_over: [nginx, redis]" in text
     accepted = action.problem(findings, ["nginx", "redis"], "server1")
