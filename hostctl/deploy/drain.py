@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..host import release_of
 from ..settings import say
 from ..upgrade import OLD_REQUEUED, remove_old_files, remove_unlisted_modules
-from . import build, health
+from . import archive, health
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -104,7 +104,7 @@ def prune(deployment: Deployment) -> None:
     if deploys:
         # The order of releases is the order of these times.
         os.utime(deployment.host.path(deployment.release) / "build.json")
-    build.discard_archives(deployment.host)
+    archive.discard(deployment.host)
     deployment.manager.remove_stale()
     for release in deployment.host.prune(deployment.previous if deploys else ""):
         say(f"Removed release {release}.")

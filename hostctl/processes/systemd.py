@@ -40,17 +40,18 @@ class Systemd:
         ]
 
     def states(self, units: list[str]) -> dict[str, dict[str, str]]:
-        """Return ActiveState and NRestarts of units."""
+        """Return ActiveState, NRestarts and StateChangeTimestamp (@SECONDS) of units."""
         if not units:
             return {}
-        output = systemctl("show", "--property=Id,ActiveState,NRestarts", *services(units))
+        properties = "--property=Id,ActiveState,NRestarts,StateChangeTimestamp"
+        output = systemctl("show", "--timestamp=unix", properties, *services(units))
         states = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
         return {state["Id"].removesuffix(".service"): state for state in states}
 
-    def process_states(self) -> list[ProcessState]:
+    def process_states(self, units: list[str]) -> list[ProcessState]:
         return [
-            ProcessState(unit, state["ActiveState"], int(state["NRestarts"]))
-            for unit, state in self.states(sorted(self.alive())).items()
+            ProcessState(unit, state["ActiveState"], int(state["NRestarts"]), seconds(state["StateChangeTimestamp"]))
+            for unit, state in self.states(units).items()
         ]
 
     def prepare(self, release: str) -> None:
@@ -120,6 +121,11 @@ class Systemd:
         selected = [argument for unit in services(units) for argument in ("--unit", unit)]
         command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *selected]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.rstrip()
+
+
+def seconds(timestamp: str) -> int:
+    """Return the seconds since the epoch of a timestamp like @1764381600; 0 for an empty one."""
+    return int(timestamp.lstrip("@") or 0)
 
 
 def services(units: Iterable[str]) -> list[str]:

@@ -13,7 +13,10 @@ def test_a_unit_that_was_restarted_before_has_not_failed(settings: Settings, mon
     restarts = {"shop-web@abcd-1": "2", "shop-worker-default@abcd-1": "0"}
 
     def systemctl(action: str, *arguments: str) -> str:
-        blocks = [f"Id={unit}.service\nActiveState=active\nNRestarts={number}\n" for unit, number in restarts.items()]
+        blocks = [
+            f"Id={unit}.service\nActiveState=active\nNRestarts={number}\nStateChangeTimestamp=\n"
+            for unit, number in restarts.items()
+        ]
         return "\n".join(blocks) if action == "show" else ""
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
@@ -41,8 +44,13 @@ def test_a_beat_that_was_restarted_since_has_failed(settings: Settings, monkeypa
 def test_the_state_of_every_process_is_known(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def systemctl(action: str, *arguments: str) -> str:
         if action == "show":
-            return "Id=shop-web@abcd-1.service\nActiveState=deactivating\nNRestarts=3\n"
-        return "shop-web@abcd-1.service loaded deactivating stop-sigterm shop: web\n"
+            state = "ActiveState=deactivating\nNRestarts=3\nStateChangeTimestamp=@1764381600\n"
+            other = "Id=shop-beat.service\nActiveState=inactive\nNRestarts=0\nStateChangeTimestamp=\n"
+            return f"Id=shop-web@abcd-1.service\n{state}\n{other}"
+        return ""
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
-    assert systemd.Systemd(settings).process_states() == [ProcessState("shop-web@abcd-1", "deactivating", 3)]
+    assert systemd.Systemd(settings).process_states(["shop-web@abcd-1", "shop-beat"]) == [
+        ProcessState("shop-web@abcd-1", "deactivating", 3, 1764381600),
+        ProcessState("shop-beat", "inactive", 0, 0),
+    ]
