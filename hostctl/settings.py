@@ -63,6 +63,8 @@ class Settings:
     # Every queue that a worker of the installation consumes, on any host.
     queues: list[str] = field(default_factory=list)
     access_log: str = ""
+    # Paths whose POST requests nginx limits as attempts to log in; * at the beginning stands for anything.
+    login_paths: list[str] = field(default_factory=list)
     # Create the first administrator with manage.py ensure_admin.
     create_admin: bool = False
     web: bool = True

@@ -105,7 +105,8 @@ def check_login_paths(here: Installation) -> Iterator[Problem]:
     for path in here.values["app_login_paths"]:
         if not re.fullmatch(LOGIN_PATH, path, re.ASCII):
             yield Problem(
-                "app_login_paths", f"contains {quoted(path)}; write a path such as /admin/login/, or an end such as */login/."
+                "app_login_paths",
+                f"contains {quoted(path)}; write a path such as /admin/login/, or an end such as */login/.",
             )
 
 
