@@ -42,6 +42,7 @@ def running(host: Host) -> list[dict[str, Any]]:
             "state": process.state,
             "restarts": process.restarts,
             "since": moment(process.since),
+            "memory_kills": process.memory_kills,
         }
         for process in host.manager.states()
     ]
@@ -107,7 +108,8 @@ def describe(found: dict[str, Any]) -> str:
     for process in found["running"]:
         restarts = f", {process['restarts']} restarts" if process["restarts"] else ""
         since = f" since {process['since']}" if process["since"] else ""
-        lines.append(f"running     {process['unit']} ({process['state']}{since}{restarts})")
+        kills = f", {process['memory_kills']} killed at the memory limit" if process["memory_kills"] else ""
+        lines.append(f"running     {process['unit']} ({process['state']}{since}{restarts}{kills})")
     lines += ["running     beat"] if found["beat"] else []
     lines += [f"problem     {one['process']}: {one['text']}" for one in found["problems"]]
     if state := found["deployment"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hostctl.processes import systemd
@@ -54,3 +56,37 @@ def test_the_state_of_every_process_is_known(settings: Settings, monkeypatch: py
         ProcessState("shop-web@abcd-1", "deactivating", 3, 1764381600),
         ProcessState("shop-beat", "inactive", 0, 0),
     ]
+
+
+def test_processes_killed_at_the_memory_limit_are_counted(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the kernel, in the unit's control group; a container with version 1 has no such file."""
+    group = "/system.slice/shop-worker-heavy@abcd-1.service"
+
+    def systemctl(action: str, *arguments: str) -> str:
+        if action == "show":
+            state = f"ActiveState=active\nNRestarts=0\nStateChangeTimestamp=\nControlGroup={group}\n"
+            return f"Id=shop-worker-heavy@abcd-1.service\n{state}"
+        return "shop-worker-heavy@abcd-1.service loaded active running shop: worker\n"
+
+    monkeypatch.setattr(systemd, "systemctl", systemctl)
+    monkeypatch.setattr(systemd, "CGROUPS", tmp_path)
+    assert systemd.Systemd(settings).process_states(["shop-worker-heavy@abcd-1"])[0].memory_kills == 0
+    (tmp_path / group[1:]).mkdir(parents=True)
+    (tmp_path / group[1:] / "memory.events").write_text("low 0\nhigh 0\nmax 812\noom 3\noom_kill 2\noom_group_kill 0\n")
+    assert systemd.Systemd(settings).process_states(["shop-worker-heavy@abcd-1"])[0].memory_kills == 2
+
+
+def test_only_units_of_this_host_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And none once the other manager has taken over."""
+    monkeypatch.setattr(systemd, "systemctl", lambda *_: "")
+    monkeypatch.setattr(systemd, "UNITS", tmp_path)
+    names = {"shop-web@.service", "shop-worker-default@.service", "shop-beat.service", "shop-stop-order.target"}
+    for name in (*names, "shop-worker-gone@.service", "other-web@.service"):
+        (tmp_path / name).touch()
+    manager = systemd.Systemd(settings)
+    manager.remove_stale()
+    assert {path.name for path in tmp_path.glob("*-*")} == names | {"other-web@.service"}
+    manager.uninstall()
+    assert {path.name for path in tmp_path.glob("*-*")} == {"other-web@.service"}
