@@ -20,8 +20,9 @@ def render(**given: Any) -> str:
     files = [str(ROLE / name) for name in ("defaults/main.yml", "vars/main.yml")]
     known = [loader.load_from_file(file, trusted_as_template=True) for file in files]
     others = {"ansible_managed": "", "ansible_facts": {"distribution_release": "trixie"}}
+    others["nginx_domains"] = ["new.example"]
     templar = Templar(loader, variables={**known[0], **known[1], **others, **given})
-    return templar.template(trust_as_template(SITE))
+    return templar.template(trust_as_template(SITE), escape_backslashes=False)
 
 
 def patterns(block: str) -> list[str]:
@@ -66,6 +67,47 @@ def test_limits_use_the_map() -> None:
 def test_every_port_listens_on_ipv6_by_the_macro() -> None:
     assert SITE.count("listen [::]") == 1
     assert len(re.findall(r"^    listen \d", SITE, re.M)) == len(re.findall(r"^\{\{ also_v6\(", SITE, re.M)) == 4
+
+
+# --- Names of releases that may become live again
+
+
+def servers(text: str) -> list[str]:
+    return re.findall(r"^server \{\n(.*?)^\}", text, re.M | re.S)
+
+
+def test_a_name_of_another_release_is_accepted_with_its_own_certificate() -> None:
+    """A run that changes app_domain and fails must leave the site as it was."""
+    text = render(nginx_other_domains={"old.example": "/kept/old.example.conf"})
+    sites = [server for server in servers(text) if "proxy_pass" in server]
+    assert [re.findall("server_name (.*);", server) for server in sites] == [["new.example"], ["old.example"]]
+    assert "ssl_certificate /" in sites[0]
+    assert "include /kept/old.example.conf;" in sites[1]
+    assert "ssl_certificate /" not in sites[1]
+    [plain] = [server for server in servers(text) if "acme-challenge" in server]
+    assert "server_name new.example old.example;" in plain
+    without = [line for line in sites[1].splitlines() if not re.search("server_name|include|ssl_certificate", line)]
+    assert without == [line for line in sites[0].splitlines() if not re.search("server_name|ssl_certificate", line)]
+
+
+@pytest.mark.parametrize(
+    ("domains", "others", "shown"),
+    [
+        (["new.example"], {}, "ssl_reject_handshake on"),
+        (["203.0.113.1"], {}, "ssl_certificate /"),
+        (["new.example"], {"203.0.113.1": "/kept/203.0.113.1.conf"}, "include /kept/203.0.113.1.conf"),
+    ],
+)
+def test_clients_without_a_name_get_the_certificate_of_an_address(
+    domains: list[str], others: dict[str, str], shown: str
+) -> None:
+    text = render(nginx_domains=domains, nginx_other_domains=others)
+    [refusal] = [server for server in servers(text) if "443 ssl default_server" in server]
+    assert shown in refusal
+
+
+def test_ipv6_addresses_are_in_brackets() -> None:
+    assert "server_name a.example [2001:db8::1];" in render(nginx_domains=["a.example", "2001:db8::1"])
 
 
 # --- Logins --------------------------------------------------------------------------------------------------------
