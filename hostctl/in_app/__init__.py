@@ -6,6 +6,8 @@ Entry scripts, started by path: celery_runner (worker and beat), inspector (ques
     worker, consumer  the worker: its setup; what it adds to Celery's consumer
     requeue           return unacknowledged messages of dead workers to their queues
     parking           keep messages whose task no worker knows, until a release knows it
+    results           record the start and the outcome of tasks while the result backend is away
+    watchdog          tell systemd that a worker is not frozen
     broker            detect a lost broker within seconds
     beat              beat, with signals deferred while it works
     smoke_test        the task that a deployment sends through every queue

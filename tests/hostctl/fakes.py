@@ -97,6 +97,7 @@ class Answers:
             "smoke_test": {"silent": [], "other": {}, "busy": []},
             "requeue_unacknowledged": {"requeued": 0},
             "depths": {},
+            "unconsumed": {},
             "parked": {"tasks": {}},
             "periodic": {"unknown": []},
         }
