@@ -133,6 +133,7 @@ SERVER: dict[str, Any] = {
     "app_ssh_port": 2222,
     "app_trusted_addresses": ["192.0.2.7"],
     "app_firewall_rules": ["allow 25/tcp"],
+    "app_take_over": ["docker"],
     "nginx_ipv6": False,
     "app_certificate_email": "ada@example.org",
     "app_acme_directory_url": "https://example.org/dir",
