@@ -10,7 +10,11 @@ smoke_test CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
                                   send a task through every queue
 depths CELERY QUEUE...            number of waiting tasks
 requeue_unacknowledged CELERY     requeue what dead workers held, and parked messages whose task is known now
-parked CELERY                     parked messages: their task is unknown to every worker
+parked CELERY                     number of parked messages
+list_parked CELERY                parked messages
+show_parked CELERY ID             parked messages with an ID, with their content
+take_parked CELERY requeue|drop ID
+                                  requeue or delete parked messages; all of them without an ID
 """
 
 from __future__ import annotations
@@ -178,15 +182,50 @@ def requeue_unacknowledged(celery: str) -> dict[str, Any]:
     application = find_celery(celery)
     application.loader.import_default_modules()
     with open_channel(application) as (channel, _):
+        # What workers of an earlier version have parked since those of this release started.
+        parking.adopt_former_list(channel)
         # The interpreter is /srv/APP/releases/ID/.venv/bin/python.
         requeued = requeue.requeue_dead_workers(channel, Path(sys.prefix).parents[1])
         return {"requeued": requeued, "known": parking.requeue_known(channel, application.tasks)}
 
 
 def parked(celery: str) -> dict[str, Any]:
-    """Count the parked messages by the name of their task."""
+    """Count the parked messages: those of unknown tasks by the name of their task, and the others."""
     with open_channel(find_celery(celery)) as (channel, client):
-        return {"tasks": parking.parked_tasks(channel, client)}
+        tasks = parking.parked_tasks(channel, client)
+        return {"tasks": tasks, "others": client.llen(parking.PARKED) - sum(tasks.values())}
+
+
+def list_parked(celery: str) -> dict[str, Any]:
+    """Return what a list of the parked messages says about each, oldest first."""
+    with open_channel(find_celery(celery)) as (channel, client):
+        found = {}
+        for line, entry in parking.parked_entries(channel, client):
+            found.setdefault(line, parking.summary(channel, entry))
+        return {"messages": list(reversed(found.values()))}
+
+
+def show_parked(celery: str, message_id: str) -> dict[str, Any]:
+    """Return everything about the parked messages with an ID."""
+    with open_channel(find_celery(celery)) as (channel, client):
+        found = {line: entry for line, entry in parking.parked_entries(channel, client)}
+        wanted = [entry for entry in found.values() if parking.summary(channel, entry)["id"] == message_id]
+        return {"messages": [parking.content(channel, entry) for entry in reversed(wanted)]}
+
+
+def take_parked(celery: str, action: str, message_id: str) -> dict[str, Any]:
+    """Requeue ("requeue") or delete ("drop") the parked messages with an ID, or all of them ("").
+
+    Returns the summaries of those that are gone, and of those that stay: no queue is bound to their exchange.
+    """
+    application = find_celery(celery)
+    with open_channel(application) as (channel, _):
+
+        def is_wanted(entry: list[Any]) -> bool:
+            return not message_id or parking.summary(channel, entry)["id"] == message_id
+
+        taken, stuck = parking.take(channel, is_wanted, requeue=action == "requeue")
+        return {"taken": taken, "stuck": stuck}
 
 
 # --- Helpers -------------------------------------------------------------------------------------------------------
@@ -217,4 +256,7 @@ QUESTIONS = {
     "depths": depths,
     "requeue_unacknowledged": requeue_unacknowledged,
     "parked": parked,
+    "list_parked": list_parked,
+    "show_parked": show_parked,
+    "take_parked": take_parked,
 }

@@ -103,3 +103,9 @@ def test_messages_parked_before_0_1_0_are_kept(site: Site, broker: Broker) -> No
     wait_until(lambda: site.lines("END") == sent)
     assert not broker.admin.exists("celery-set-aside")
     assert site.ask(["parked", "sample"]) == {"tasks": {"sample.gone": 2}}
+
+
+def test_a_deployment_adopts_what_old_workers_have_parked_meanwhile(site: Site, broker: Broker) -> None:
+    park(site, broker, 6, key="celery-set-aside")
+    assert site.ask(["requeue_unacknowledged", "sample"], LATER="1")["known"] == {"sample.later": 4}
+    assert not broker.admin.exists("celery-set-aside")
