@@ -57,7 +57,9 @@ class Application:
         database's owner is used, as in migrations. Raises ReleaseError where this host does not know it.
         """
         if owner and not (file := self.settings.etc / "migrate.env").exists():
-            raise ReleaseError(f"This host has no credentials of the database's owner: {file} is missing. Run site.yml.")
+            raise ReleaseError(
+                f"This host has no credentials of the database's owner: {file} is missing. Run site.yml."
+            )
         account = self.settings.name
         # Read as root: only root can read the owner's credentials.
         variables = os.environ | self.environment(owner=owner) | {"USER": account, "LOGNAME": account}

@@ -104,7 +104,9 @@ def add_parked_commands(commands: Any) -> None:
     actions = parked.add_subparsers(dest="action", required=True, metavar="list|show|requeue|drop")
     listing = actions.add_parser("list", help="the parked messages, oldest first, and why each was parked")
     show = actions.add_parser("show", help="everything about one: headers, properties, body")
-    requeue = actions.add_parser("requeue", help="put it behind the others in its queue; its returns are forgotten")
+    requeue = actions.add_parser(
+        "requeue", help="put it behind the others in its queue; its earlier returns no longer count"
+    )
     drop = actions.add_parser("drop", help="delete it")
     show.add_argument("id", metavar="ID")
     for action in (requeue, drop):

@@ -76,7 +76,9 @@ def table(messages: list[dict[str, Any]]) -> str:
     rows = [("parked", "queue", "task", "ID", "reason")]
     for one in messages:
         since = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(one["since"])) if one["since"] else "-"
-        rows.append((since, printable(one["queue"]), printable(one["task"]) or "-", one["id"], printable(one["reason"])))
+        rows.append(
+            (since, printable(one["queue"]), printable(one["task"]) or "-", one["id"], printable(one["reason"]))
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]) for row in rows]
     return "\n".join(line.rstrip() for line in lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, parked
 from .deploy.record import Record, history
 from .host import Host, release_of
 from .settings import ReleaseError
@@ -20,6 +20,7 @@ def status(host: Host) -> dict[str, Any]:
         "running": running(host),
         "beat": host.manager.beat_runs(),
         "versions": host.facts(current).get("versions", {}),
+        "parked": parked.number(host.settings, host.facts(current).get("key_prefix", "")),
         "deployment": Record(host.settings).unfinished() or None,
         "configuration": configuration(host),
         "version": __version__,
@@ -59,6 +60,8 @@ def describe(found: dict[str, Any]) -> str:
         restarts = f", {process['restarts']} restarts" if process["restarts"] else ""
         lines.append(f"running     {process['unit']} ({process['state']}{restarts})")
     lines += ["running     beat"] if found["beat"] else []
+    if found["parked"]:
+        lines.append(f"parked      {parked.number_of(found['parked'])}, which no worker runs: see `tasks parked list`")
     if state := found["deployment"]:
         request = f"{state['action']} {state['release']} by {state['by']} since {state['since']}"
         lines.append(f"deployment  {request}, at step {state['step']}")

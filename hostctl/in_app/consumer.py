@@ -161,9 +161,9 @@ def consumer_class(app: Any, summary: Path) -> type:
 
         def note(self, field: str, value: str) -> None:
             # Without the note, a death of this worker is counted for the wrong messages; that is all.
-            with suppress(*self.connection_errors, *self.channel_errors):
-                with self.task_consumer.channel.conn_or_acquire() as client:
-                    client.hset(returns.state_key(self.hostname), field, value)
+            errors = (*self.connection_errors, *self.channel_errors)
+            with suppress(*errors), self.task_consumer.channel.conn_or_acquire() as client:
+                client.hset(returns.state_key(self.hostname), field, value)
 
         # -- parking
 
@@ -174,7 +174,9 @@ def consumer_class(app: Any, summary: Path) -> type:
             channel.basic_reject(message.delivery_tag, requeue=False)
             name, task_id = message_name_and_id(message)
             level = logging.WARNING if kind == parking.UNKNOWN else logging.ERROR
-            logger.log(level, "Parked the message %s%s: %s.", task_id, f" (task {name})" if named and name else "", reason)
+            logger.log(
+                level, "Parked the message %s%s: %s.", task_id, f" (task {name})" if named and name else "", reason
+            )
 
         def park_undelivered(self, item: bytes, queue: str, error: Exception) -> bool:
             """Park an item of a queue with which kombu can do nothing; return False if the error is another one."""
@@ -218,7 +220,12 @@ def consumer_class(app: Any, summary: Path) -> type:
                 compat.keep_unacknowledged(self.task_consumer.channel)
             super().stop()
             # While a BRPOP of this worker is under way, it might take the same messages again.
-            if was_told and self.hub and self.task_consumer and not compat.waits_for_messages(self.task_consumer.channel):
+            if (
+                was_told
+                and self.hub
+                and self.task_consumer
+                and not compat.waits_for_messages(self.task_consumer.channel)
+            ):
                 with suppress(*self.connection_errors):
                     self.requeue_eta()
 

@@ -26,7 +26,7 @@ FORMER_LIST = "celery-set-aside"
 PAGE = 200
 
 UNKNOWN, UNREADABLE, RETURNED = "unknown", "unreadable", "returned"
-# In a parked message: kind, reason and since (seconds since 1970). Version 0.1.0 wrote none, and parked unknown tasks only.
+# In a parked message: kind, reason and since (seconds since 1970). Version 0.1.0 parked unknown tasks only, without it.
 DETAILS = "hostctl_parked"
 
 # A parked entry: as it is in the list; decoded into message, exchange and routing key.
@@ -176,7 +176,7 @@ def take(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Remove parked messages, oldest first, and requeue them behind the others, with their returns forgotten.
 
-    Returns the summaries of those that were removed, and of those that stay because no queue is bound to their exchange.
+    Returns the summaries of those that were removed, and of those that stay: no queue is bound to their exchange.
     """
     taken: list[dict[str, Any]] = []
     stuck: list[dict[str, Any]] = []

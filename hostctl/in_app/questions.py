@@ -10,6 +10,8 @@ smoke_test CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
                                   send a task through every queue
 depths CELERY QUEUE...            number of waiting tasks
 requeue_unacknowledged CELERY     requeue what dead workers held, and parked messages whose task is known now
+ended_by_messages CELERY SINCE WORKER...
+                                  workers that have ended, with messages that may be the reason
 parked CELERY                     number of parked messages
 list_parked CELERY                parked messages
 show_parked CELERY ID             parked messages with an ID, with their content
@@ -27,12 +29,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import compat, parking, requeue, smoke_test
+from . import compat, parking, requeue, returns, smoke_test
 from .broker import open_channel
 from .migrations import migrations
 
 # Seconds without an answer from a queue, after which its workers are asked what they run.
 BUSY_CHECK_SECONDS = 5
+# Seconds within which a worker that has ended is running again.
+START_SECONDS = 20
 
 
 # --- The code of the release ---------------------------------------------------------------------------------------
@@ -59,7 +63,12 @@ def check(wsgi: str, celery: str, beat: bool = False) -> dict[str, Any]:
         call_command("collectstatic", "--noinput", verbosity=0)
     packages = [name for name in ("django", "celery", "gunicorn") if installed(name)]
     versions = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}
-    return {"versions": versions, "warnings": compat.problems() if installed("celery") else []}
+    prefix = application.conf.broker_transport_options.get("global_keyprefix", "")
+    return {
+        "versions": versions,
+        "warnings": compat.problems() if installed("celery") else [],
+        "key_prefix": prefix,
+    }
 
 
 def import_scheduler(scheduler: Any) -> None:
@@ -189,6 +198,25 @@ def requeue_unacknowledged(celery: str) -> dict[str, Any]:
         return {"requeued": requeued, "known": parking.requeue_known(channel, application.tasks)}
 
 
+def ended_by_messages(celery: str, since: float, *workers: str) -> dict[str, Any]:
+    """Name those of the workers that ended after a time and held messages, which may have ended them.
+
+    Their messages are requeued first. A worker that is about to start requeues them itself: it is waited for.
+    """
+    if compat.problems():
+        return {"workers": []}
+    deadline = time.monotonic() + START_SECONDS
+    with open_channel(find_celery(celery)) as (channel, client):
+        requeue.requeue_dead_workers(channel, Path(sys.prefix).parents[1])
+        while True:
+            times = {worker: client.get(parking.full_name(channel, returns.crash_key(worker))) for worker in workers}
+            found = [worker for worker, last in times.items() if last and float(last) >= since]
+            running = {node.decode() for node in client.smembers(requeue.SLOTS)} & set(workers)
+            if not running - set(found) or time.monotonic() > deadline:
+                return {"workers": found}
+            time.sleep(0.2)
+
+
 def parked(celery: str) -> dict[str, Any]:
     """Count the parked messages: those of unknown tasks by the name of their task, and the others."""
     with open_channel(find_celery(celery)) as (channel, client):
@@ -208,7 +236,7 @@ def list_parked(celery: str) -> dict[str, Any]:
 def show_parked(celery: str, message_id: str) -> dict[str, Any]:
     """Return everything about the parked messages with an ID."""
     with open_channel(find_celery(celery)) as (channel, client):
-        found = {line: entry for line, entry in parking.parked_entries(channel, client)}
+        found = dict(parking.parked_entries(channel, client))
         wanted = [entry for entry in found.values() if parking.summary(channel, entry)["id"] == message_id]
         return {"messages": [parking.content(channel, entry) for entry in reversed(wanted)]}
 
@@ -255,6 +283,7 @@ QUESTIONS = {
     "smoke_test": smoke_test_queues,
     "depths": depths,
     "requeue_unacknowledged": requeue_unacknowledged,
+    "ended_by_messages": ended_by_messages,
     "parked": parked,
     "list_parked": list_parked,
     "show_parked": show_parked,

@@ -58,7 +58,7 @@ def is_last_chance(properties: Any) -> bool:
 
 
 def state_key(node: str) -> str:
-    """Return the Redis hash with what a worker says about itself: `stopping`, and the tag of the task that is `alone`."""
+    """Return the Redis hash in which a worker notes `stopping`, and the tag of the task that is `alone`."""
     return f"unacked_state:{node}"
 
 

@@ -60,6 +60,7 @@ def test_status_answers_everything_at_once(
         ],
         "beat": True,
         "versions": {},
+        "parked": None,
         "deployment": None,
         "configuration": {"environment": "abc", "processes": ""},
         "version": __version__,
@@ -154,7 +155,10 @@ def test_missing_settings_are_one_sentence(tmp_path: Path, capsys: Any, monkeypa
         (["manage", "--help"], ["manage.py", "--help"]),
         (["--settings", "x", "manage", "shell", "--json"], ["manage.py", "shell", "--json"]),
         (["manage", "shell", "--owner"], ["manage.py", "shell", "--owner"]),
-        (["manage", "shell", "-c", "print('ä $x `y` \n')", ""], ["manage.py", "shell", "-c", "print('ä $x `y` \n')", ""]),
+        (
+            ["manage", "shell", "-c", "print('ä $x `y` \n')", ""],
+            ["manage.py", "shell", "-c", "print('ä $x `y` \n')", ""],
+        ),
         (["celery", "-q", "inspect", "ping"], ["-m", "celery", "-A", "core", "-q", "inspect", "ping"]),
     ],
 )
@@ -201,13 +205,21 @@ def test_a_command_runs_in_the_applications_environment(
     assert before == [("chdir", live.path(OLD)), ("umask", 0o027), ("become", "shop")]
     assert words == [program, "manage.py", "shell"]
     assert program == f"{live.path(OLD)}/.venv/bin/python"
-    wanted = {"SECRET_KEY": "s3cret", "DATABASE_URL": "application", "RELEASE_ID": OLD, "TERM": "xterm", "HOME": f"{settings.home}/shared"}
+    wanted = {
+        "SECRET_KEY": "s3cret",
+        "DATABASE_URL": "application",
+        "RELEASE_ID": OLD,
+        "TERM": "xterm",
+        "HOME": f"{settings.home}/shared",
+    }
     assert wanted | {"USER": "shop"} == {name: environment[name] for name in (*wanted, "USER")}
 
 
 def test_the_owner_is_refused_on_a_host_without_its_credentials(live: Host, settings: Settings, capsys: Any) -> None:
     assert cli.main(["manage", "--owner", "dbshell"]) == 1
-    error = f"This host has no credentials of the database's owner: {settings.etc}/migrate.env is missing. Run site.yml."
+    error = (
+        f"This host has no credentials of the database's owner: {settings.etc}/migrate.env is missing. Run site.yml."
+    )
     assert capsys.readouterr().err == f"{error}\n"
 
 

@@ -45,7 +45,7 @@ def keep_alive(site: Site, until: Callable[[], Any], **options: Any) -> list[sub
 
 
 @pytest.mark.parametrize("pool", [pytest.param("prefork", marks=pytest.mark.core), "threads"])
-def test_what_cannot_be_read_is_parked_and_the_worker_goes_on(site: Site, broker: Broker, pool: str) -> None:
+def test_what_cannot_be_read_is_parked_and_others_run(site: Site, broker: Broker, pool: str) -> None:
     worker = site.worker(pool=pool)
     good = []
     for name, message in poisons.UNREADABLE.items():
@@ -154,7 +154,7 @@ def test_a_worker_that_is_told_to_stop_counts_no_return(site: Site, broker: Brok
     assert not broker.admin.exists("celery-parked")
 
 
-def test_a_count_is_forgotten_after_a_day(site: Site, broker: Broker) -> None:
+def test_a_count_expires(site: Site, broker: Broker) -> None:
     site.change("returns", "REMEMBER_SECONDS = 24 * 3600", "REMEMBER_SECONDS = 2")
     poison = site.send("sample.poison", args=["child"])
     worker = site.worker(concurrency=1)
