@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import selectors
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -159,6 +160,8 @@ def as_user(
         umask=0o027, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         errors="replace", check=False,
     )  # fmt: skip
+    if done.returncode == -signal.SIGKILL:
+        raise ReleaseError(f"{what} was killed, most likely because the host has no free memory:\n{tail(done.stdout)}")
     if done.returncode != 0:
         raise ReleaseError(f"{what} failed with exit status {done.returncode}:\n{tail(done.stdout)}")
     return done.stdout

@@ -4,7 +4,10 @@
     releases             the history: what was deployed, when, by which user, with which outcome
     deploy ID ARCHIVE    build, check, migrate, start beside the current release, switch, drain the old one
     rollback [ID]        switch to the previous release, or to another one that is still on the host
+    verify               check that the current release runs; start what does not (what a deployment of it does)
     previous             the release that a rollback without ID switches to
+    receive ID           a part of an archive on stdin, before `deploy` gets the last one; without --offset, a check of
+                         the disk (called by Ansible)
     follow               the output of the running deployment, or of the last one
     cancel               stop the running deployment; it reverts
     logs [PROCESS]       logs of web, worker, worker-NAME, beat or flower; of all without PROCESS
@@ -19,7 +22,7 @@
 Run it as root. Queries answer as JSON with --json, errors then as {"error": ..., "status": ...}.
 
 Exit status: 0 success; 1 the command failed, what was live before is still live; 2 wrong usage; 3 another deployment
-is running.
+is running; 4 `status`: something that should run does not.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from uuid import UUID, uuid4
 
 from . import __version__, logs, parked, upgrade
 from .application import Application
-from .deploy import control
+from .deploy import archive, control
 from .deploy.record import caller, history
 from .deploy.steps import BARRIERS
 from .host import Host
@@ -44,7 +47,7 @@ from .settings import BusyError, ReleaseError, Settings, say
 from .status import describe, previous_release, status, table
 
 ID_FORM = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{3,63}")
-FAILED, WRONG_USAGE, BUSY = 1, 2, 3
+FAILED, WRONG_USAGE, BUSY, NOT_RUNNING = 1, 2, 3, 4
 
 
 class UsageError(Exception):
@@ -122,14 +125,21 @@ def add_deployment_commands(commands: Any) -> None:
     deploy = commands.add_parser("deploy")
     deploy.add_argument("release", metavar="ID")
     deploy.add_argument("archive", type=Path, metavar="ARCHIVE", help="a .tar.gz of the project; - reads stdin")
-    deploy.add_argument("--bytes", type=int, help="the length of the archive on stdin")
+    receive = commands.add_parser("receive")
+    receive.add_argument("release", metavar="ID")
+    for command in (deploy, receive):
+        command.add_argument("--bytes", type=int, help="the length of the archive")
+        command.add_argument("--unpacked", type=int, help="its length without compression")
+        help_text = "stdin is the part of the archive from this byte on, and earlier parts were received before"
+        command.add_argument("--offset", type=int, help=help_text)
     rollback = commands.add_parser("rollback")
     rollback.add_argument("release", metavar="ID", nargs="?", default="")
+    help_text = "idempotency key (a UUID): a repeated call follows the deployment that the first one started"
+    for command in (deploy, rollback, receive):
+        command.add_argument("--key", type=UUID, default=uuid4(), help=help_text)
     for command in (deploy, rollback):
         command.add_argument("--by", default=caller(), help="recorded as the user who deploys")
         command.add_argument("--force", action="store_true", help="even if the database is ahead of the release")
-        help_text = "idempotency key (a UUID): a repeated call follows the deployment that the first one started"
-        command.add_argument("--key", type=UUID, default=uuid4(), help=help_text)
         # Used by the unit that runs the deployment.
         command.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
         command.add_argument("--log", default="", help=argparse.SUPPRESS)
@@ -137,7 +147,8 @@ def add_deployment_commands(commands: Any) -> None:
     follow.add_argument("--log", default="", help="default: that of the running deployment, or of the last one")
     follow.add_argument("--from", dest="offset", type=int, default=0, help="skip so many bytes of the log")
     follow.add_argument("--until", choices=[*BARRIERS, "end"], default="", help="all hosts have reached this barrier")
-    for command in (deploy, rollback, follow):
+    verify = commands.add_parser("verify")
+    for command in (deploy, rollback, follow, receive, verify):
         command.add_argument("--seconds", type=float, help="follow for so long; default: to the end")
         command.add_argument("--json", action="store_true")
     cancel = commands.add_parser("cancel")
@@ -177,7 +188,12 @@ def report_error(as_json: bool, status: int, text: str) -> int:
 def show_status(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
     found = status(host)
     say(json.dumps(found) if options.json else describe(found))
-    return 0
+    return NOT_RUNNING if found["problems"] else 0
+
+
+def verify(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    options.release = host.current_release()
+    return control.already_live(host, options)
 
 
 def show_releases(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
@@ -196,6 +212,18 @@ def deploy(host: Host, options: argparse.Namespace, arguments: list[str]) -> int
     if options.here:
         return control.run_deployment(host, options)
     return control.start(host, options, arguments, sys.stdin.buffer)
+
+
+def receive(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    try:
+        archive.receive(host, options, sys.stdin.buffer)
+    except BaseException:
+        if options.offset is not None:
+            archive.skip(sys.stdin.buffer)
+        raise
+    if options.json:
+        say(json.dumps({"running": False, "status": 0}))
+    return 0
 
 
 def follow(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
@@ -254,10 +282,12 @@ def halt(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
 
 COMMANDS = {
     "status": show_status,
+    "verify": verify,
     "releases": show_releases,
     "previous": show_previous,
     "deploy": deploy,
     "rollback": deploy,
+    "receive": receive,
     "follow": follow,
     "cancel": cancel,
     "logs": show_logs,

@@ -121,7 +121,10 @@ class Host:
     def halt(self) -> None:
         """Stop every process of the application; each has its own time limit."""
         self.manager.stop_beat()
-        self.manager.stop(list(self.manager.alive()))
+        alive = list(self.manager.alive())
+        # Pages stay until the slowest worker has finished.
+        self.manager.stop([unit for unit in alive if not self.is_web(unit)])
+        self.manager.stop([unit for unit in alive if self.is_web(unit)])
 
 
 def release_of(unit: str) -> str:

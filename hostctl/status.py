@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from . import __version__, parked
+from .deploy import health
 from .deploy.record import Record, history
 from .host import Host, release_of
+from .processes.state import ProcessState
 from .settings import ReleaseError
+
+# A process that was restarted so often, the last time less than so many seconds ago, does not keep running.
+RESTARTS, STEADY = 2, 120
 
 
 def status(host: Host) -> dict[str, Any]:
@@ -19,6 +25,7 @@ def status(host: Host) -> dict[str, Any]:
         "releases": host.built(),
         "running": running(host),
         "beat": host.manager.beat_runs(),
+        "problems": problems(host),
         "versions": host.facts(current).get("versions", {}),
         "parked": parked.number(host.settings, host.facts(current).get("key_prefix", "")),
         "deployment": Record(host.settings).unfinished() or None,
@@ -35,9 +42,52 @@ def running(host: Host) -> list[dict[str, Any]]:
             "release": release_of(process.unit),
             "state": process.state,
             "restarts": process.restarts,
+            "since": moment(process.since),
+            "memory_kills": process.memory_kills,
         }
         for process in host.manager.states()
     ]
+
+
+def moment(seconds: int) -> str:
+    return time.strftime("%FT%TZ", time.gmtime(seconds)) if seconds else ""
+
+
+def problems(host: Host) -> list[dict[str, str]]:
+    """Return what of the current release should run and does not, each as {"process", "unit", "text"}.
+
+    Asks the web process for its health page. Workers are not asked: see deploy/verify.py.
+    """
+    release = host.current_release()
+    if not release:
+        return []
+    beat = f"{host.settings.name}-beat"
+    found = []
+    for state in host.manager.states_of(host.units(release) + ([beat] if host.settings.beat else [])):
+        process = "beat" if state.unit == beat else host.process_name(state.unit)
+        text = problem_of(state) or (page_problem(host, release) if process == "web" else "")
+        found += [{"process": process, "unit": state.unit, "text": text}] if text else []
+    return found
+
+
+def problem_of(state: ProcessState) -> str:
+    """Return why a process does not run, or does not keep running; "" when it does."""
+    since = f" since {moment(state.since)}" if state.since else ""
+    if not state.runs:
+        return f"{state.state}{since}"
+    if (state.restarts or 0) >= RESTARTS and time.time() - state.since < STEADY:
+        return f"{state.state}{since}, restarted {state.restarts} times"
+    return ""
+
+
+def page_problem(host: Host, release: str) -> str:
+    """Return what is wrong with the health page on the release's own socket, or ""."""
+    for _ in range(2):
+        problem = health.problem(host.settings, host.socket(release), release)
+        # One timeout on a busy machine is no problem.
+        if not problem.startswith("no answer"):
+            break
+    return f"health check {host.settings.health_path}: {problem}" if problem else ""
 
 
 def configuration(host: Host) -> dict[str, str]:
@@ -58,10 +108,13 @@ def describe(found: dict[str, Any]) -> str:
     lines = [f"current     {found['current'] or 'none'}", f"built       {', '.join(found['releases']) or 'none'}"]
     for process in found["running"]:
         restarts = f", {process['restarts']} restarts" if process["restarts"] else ""
-        lines.append(f"running     {process['unit']} ({process['state']}{restarts})")
+        since = f" since {process['since']}" if process["since"] else ""
+        kills = f", {process['memory_kills']} killed at the memory limit" if process["memory_kills"] else ""
+        lines.append(f"running     {process['unit']} ({process['state']}{since}{restarts}{kills})")
     lines += ["running     beat"] if found["beat"] else []
     if found["parked"]:
         lines.append(f"parked      {parked.number_of(found['parked'])}, which no worker runs: see `tasks parked list`")
+    lines += [f"problem     {one['process']}: {one['text']}" for one in found["problems"]]
     if state := found["deployment"]:
         request = f"{state['action']} {state['release']} by {state['by']} since {state['since']}"
         lines.append(f"deployment  {request}, at step {state['step']}")

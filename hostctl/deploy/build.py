@@ -51,14 +51,20 @@ def remove_release(context: Context) -> None:
         context.host.remove(context.release)
 
 
-def check_disk_space(host: Host) -> None:
-    """Raise ReleaseError unless twice the current release fits, in bytes and in files."""
+def check_disk_space(host: Host, *, stored: int = 0, unpacked: int = 0) -> None:
+    """Raise ReleaseError unless another release fits, in bytes and in files.
+
+    It is assumed to need twice the current release, or its own sources (`unpacked` bytes) and the current release;
+    `stored` bytes are those of an archive that comes on top.
+    """
     facts = host.facts(host.current_release())
-    size, files = 2 * facts.get("bytes", FIRST_BYTES // 2), 2 * facts.get("files", FIRST_FILES // 2)
+    size, files = facts.get("bytes", FIRST_BYTES // 2), 2 * facts.get("files", FIRST_FILES // 2)
+    needed = stored + size + max(size, unpacked)
     place = os.statvfs(host.settings.home)
     free = place.f_bavail * place.f_frsize
-    if free < size:
-        missing = f"{free // 2**20} MiB are free, and twice the current release is {size // 2**20} MiB"
+    if free < needed:
+        what = "twice the current release is" if not stored and unpacked <= size else "its archive and its files need"
+        missing = f"{free // 2**20} MiB are free, and {what} {needed // 2**20} MiB"
     # A file system without a table of inodes (btrfs) reports 0.
     elif place.f_files and place.f_favail < files:
         missing = f"{place.f_favail} more files (inodes) fit, and twice the current release has {files}"
@@ -193,9 +199,3 @@ def is_synced(sync: subprocess.Popen[bytes]) -> bool:
         return sync.wait(SYNC_SECONDS) == 0
     except subprocess.TimeoutExpired:
         return False
-
-
-def discard_archives(host: Host) -> None:
-    """Remove shipped archives: their releases are built, or failed."""
-    for archive in (host.settings.home / "incoming").glob("*.tar.gz"):
-        archive.unlink(missing_ok=True)

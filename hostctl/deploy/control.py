@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 from argparse import Namespace
 from pathlib import Path
@@ -14,10 +13,14 @@ from typing import BinaryIO
 from ..host import Host
 from ..settings import ReleaseError, Settings, say
 from ..status import previous_release
-from . import barriers, detach
+from . import archive, barriers, detach
 from .deployment import Deployment, Request
 from .record import Record
 from .steps import FINAL
+from .verify import verify
+
+# Options that concern the archive and the following of a deployment.
+ONLY_HERE = ("--json", "--seconds", "--by", "--key", "--bytes", "--unpacked", "--offset")
 
 
 def start(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO) -> int:
@@ -25,40 +28,51 @@ def start(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO)
 
     A repeated call with the same idempotency key, such as after a lost connection, only follows.
     """
-    # Read in any case, or the sender would see a broken pipe.
-    data = read_archive(options.archive, stdin) if options.command == "deploy" else None
-    if log := detach.started_log(host.settings, options.key):
-        return detach.show(host.settings, log, 0, options.seconds, options.json)
-    if data is not None and options.bytes not in (None, len(data)):
-        raise ReleaseError(
-            f"The archive is incomplete: {len(data)} of {options.bytes} bytes. Run the same command again."
-        )
-    if options.command == "rollback" and not options.release:
-        options.release = previous_release(host)
-        arguments = [*arguments, options.release]
-    if options.release == host.current_release() and not Record(host.settings).unfinished():
-        return already_live(options)
-    if log := waiting_log(host.settings, options):
-        return detach.show(host.settings, log, 0, options.seconds, options.json)
-    archive = None
-    if data is not None:
-        archive = store_archive(host, options.release, data)
-        # The last one: a release ID may be the same word.
-        place = max(number for number, word in enumerate(arguments) if Path(word) == options.archive)
-        arguments = [*arguments[:place], str(archive), *arguments[place + 1 :]]
-    arguments = [*without(arguments, "--json", "--seconds", "--by", "--key", "--bytes"), "--by", options.by]
+    sends = options.command == "deploy" and str(options.archive) == "-"
     try:
-        log = detach.launch(host.settings, arguments, options.key)
-    except Exception:
-        if archive is not None:
-            archive.unlink(missing_ok=True)
-        raise
+        if options.command == "rollback" and not options.release and not detach.started_log(host.settings, options.key):
+            options.release = previous_release(host)
+            arguments = [*arguments, options.release]
+        if log := running_log(host, options):
+            return detach.show(host.settings, log, 0, options.seconds, options.json)
+        if options.release == host.current_release() and not Record(host.settings).unfinished():
+            return already_live(host, options)
+        log = launch(host, options, arguments, stdin)
+    finally:
+        if sends:
+            archive.skip(stdin)
     return detach.show(host.settings, log, 0, options.seconds, options.json)
 
 
-def already_live(options: Namespace) -> int:
-    text = f"Release {options.release} is already live."
-    say(json.dumps({"text": f"{text}\n", "running": False, "status": 0}) if options.json else text)
+def running_log(host: Host, options: Namespace) -> Path | None:
+    """Return the log of the deployment that this call only follows."""
+    return detach.started_log(host.settings, options.key) or waiting_log(host.settings, options)
+
+
+def launch(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO) -> Path:
+    """Store the archive and start the deployment; return its log."""
+    detach.refuse_second(host.settings)
+    stored = None
+    if options.command == "deploy":
+        stored = archive.store(host, options, stdin)
+        # The last one: a release ID may be the same word.
+        place = max(number for number, word in enumerate(arguments) if Path(word) == options.archive)
+        arguments = [*arguments[:place], str(stored), *arguments[place + 1 :]]
+    arguments = [*without(arguments, *ONLY_HERE), "--by", options.by]
+    try:
+        return detach.launch(host.settings, arguments, options.key)
+    except Exception:
+        if stored is not None:
+            stored.unlink(missing_ok=True)
+        raise
+
+
+def already_live(host: Host, options: Namespace) -> int:
+    """Check that the release runs, instead of a deployment. Raises ReleaseError when it does not."""
+    started = verify(host)
+    text = "\n".join([*started, f"Release {options.release} is already live, and runs."])
+    answer = {"text": f"{text}\n", "running": False, "status": 0, "changed": bool(started)}
+    say(json.dumps(answer) if options.json else text)
     return 0
 
 
@@ -71,25 +85,6 @@ def waiting_log(settings: Settings, options: Namespace) -> Path | None:
     state = record.unfinished()
     same = state and (state["action"], state["release"]) == (options.command, options.release)
     return Path(state["log"]) if settings.barriers and same and record.held() else None
-
-
-def read_archive(path: Path, stdin: BinaryIO) -> bytes:
-    """Return the archive, from stdin if its path is "-". Raises ReleaseError when the file cannot be read."""
-    if str(path) == "-":
-        return stdin.read()
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ReleaseError(f"Cannot read the archive {path}: {error.strerror}.") from None
-
-
-def store_archive(host: Host, release: str, data: bytes) -> Path:
-    """Store an archive where the build user can read it."""
-    path = host.settings.home / "incoming" / f"{release}.{os.getpid()}.tar.gz"
-    path.touch(0o640)
-    shutil.chown(path, "root", host.settings.name)
-    path.write_bytes(data)
-    return path
 
 
 def without(arguments: list[str], *options: str) -> list[str]:

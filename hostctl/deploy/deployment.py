@@ -13,7 +13,7 @@ from typing import Any
 
 from ..host import Host
 from ..settings import ReleaseError, say
-from . import barriers, build, recovery, summary, traffic
+from . import archive, barriers, recovery, summary, traffic
 from .context import Context
 from .record import Record
 from .steps import DEPLOY, FINAL, RESUME, ROLLBACK, STEPS, Step, undo_order
@@ -151,7 +151,7 @@ class Deployment(Context):
         traffic.require_previous(self)
         for step in undo_order(self.taken()):
             step.undo(self)
-        build.discard_archives(self.host)
+        archive.discard(self.host)
 
     def taken(self) -> tuple[Step, ...]:
         """Return the steps up to the failed one; after a kill every step, since the killed run may have got further."""

@@ -15,6 +15,9 @@ from .barriers import has_reached
 from .record import Record
 
 KEPT_LOGS = 20
+# Without free memory the kernel kills a program of the deployment first, which then fails and is reverted; the
+# application's processes have 500.
+WITHOUT_MEMORY = ("OOMScoreAdjust=1000", "OOMPolicy=continue")
 
 
 def log_folder(settings: Settings) -> Path:
@@ -31,11 +34,9 @@ def launch(settings: Settings, arguments: list[str], key: UUID) -> Path:
 
     Raises BusyError when a deployment is running, and ReleaseError when the unit cannot be started.
     """
-    record = Record(settings)
-    if record.held():
-        raise BusyError(record.holder())
+    refuse_second(settings)
     log = new_log(settings, key)
-    properties = ["Type=exec", "KillMode=mixed", "TimeoutStopSec=120"]
+    properties = ["Type=exec", "KillMode=mixed", "TimeoutStopSec=120", *WITHOUT_MEMORY]
     properties += [f"Standard{stream}=append:{log}" for stream in ("Output", "Error")]
     options = ["--quiet", "--collect", f"--unit={settings.name}-deploy", *(f"--property={one}" for one in properties)]
     command = ["systemd-run", *options, sys.argv[0], *arguments, "--here", "--log", str(log)]
@@ -43,9 +44,16 @@ def launch(settings: Settings, arguments: list[str], key: UUID) -> Path:
     if done.returncode != 0:
         log.unlink()
         if "already" in done.stderr:
-            raise BusyError(record.holder())
+            raise BusyError(Record(settings).holder())
         raise ReleaseError(f"The deployment could not be started: {done.stderr.strip()}")
     return log
+
+
+def refuse_second(settings: Settings) -> None:
+    """Raise BusyError when a deployment is running."""
+    record = Record(settings)
+    if record.held():
+        raise BusyError(record.holder())
 
 
 def new_log(settings: Settings, key: UUID) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..host import release_of
 from ..settings import say
 from ..upgrade import OLD_REQUEUED, remove_old_files, remove_unlisted_modules
-from . import build, health
+from . import archive, health
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -27,6 +27,7 @@ def restart_beat(deployment: Deployment) -> None:
 def drain(deployment: Deployment) -> None:
     """Stop the processes of other releases; each finishes what it holds, within its own time limit."""
     host, manager = deployment.host, deployment.manager
+    warn_of_memory(deployment)
     units = host.other_units(deployment.release)
     web = [unit for unit in units if host.is_web(unit)]
     workers = [unit for unit in units if unit not in web]
@@ -39,6 +40,16 @@ def drain(deployment: Deployment) -> None:
     if workers:
         answer = deployment.application.ask("requeue_unacknowledged", deployment.settings.celery_app)
         count_tasks(deployment, workers, answer["requeued"])
+
+
+def warn_of_memory(deployment: Deployment) -> None:
+    """Name the processes, old and new, that the kernel has killed at their memory limit."""
+    for process in deployment.manager.states():
+        if process.memory_kills:
+            deployment.warn(
+                f"{process.unit} has reached its memory limit: the kernel has killed {process.memory_kills} of its "
+                "processes. Raise memory_mb in app_workers or app_web, or lower concurrency."
+            )
 
 
 def empty_queues(deployment: Deployment, workers: list[str]) -> None:
@@ -104,7 +115,7 @@ def prune(deployment: Deployment) -> None:
     if deploys:
         # The order of releases is the order of these times.
         os.utime(deployment.host.path(deployment.release) / "build.json")
-    build.discard_archives(deployment.host)
+    archive.discard(deployment.host)
     deployment.manager.remove_stale()
     for release in deployment.host.prune(deployment.previous if deploys else ""):
         say(f"Removed release {release}.")

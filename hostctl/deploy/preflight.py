@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..settings import ReleaseError, say
-from . import build
+from . import archive, build
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -20,7 +20,8 @@ def preflight(deployment: Deployment) -> None:
         available = ", ".join(host.built()) or "none"
         raise ReleaseError(f"release {release} is not on this host; available: {available}.")
     if release not in host.built():
-        build.check_disk_space(host)
+        packed = deployment.request.archive
+        build.check_disk_space(host, unpacked=archive.unpacked_size(packed) if packed else 0)
     beats = beat_processes(settings.name)
     if len(beats) > 1:
         raise ReleaseError(

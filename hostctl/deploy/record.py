@@ -74,6 +74,10 @@ class Record:
                 raise BusyError(self.holder()) from None
             return
 
+    def release(self) -> None:
+        """Give the lock back before the end of this process."""
+        os.close(self.handle)
+
     def holder(self) -> str:
         state = self.read()
         if not state:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from . import broker, compat
 from .locks import lock
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# A last run that is more seconds than this in the future shows that the clock was set back.
+CLOCK_TOLERANCE = 1
+
+log = logging.getLogger("celery.beat")
 
 
 def run_beat(arguments: argparse.Namespace) -> int:
@@ -39,12 +46,53 @@ def defer_signals_once_ready(beat: Any) -> None:
     install_handler, beat.install_sync_handler = beat.install_sync_handler, lambda service: None
 
     def on_init(sender: Any, **_: Any) -> None:
+        follow_the_clock(sender.scheduler)
         compat.wrap_scheduler(sender.scheduler, defer_signals)
         install_handler(sender)
         # This waits for the broker, and a signal may end it.
         _ = sender.scheduler.producer
 
     beat_init.connect(on_init, weak=False)
+
+
+def follow_the_clock(scheduler: Any) -> None:
+    """Have beat correct its schedule before each tick if the clock was set back."""
+    if not compat.runs_celerys_tick(scheduler):
+        return
+    tick = scheduler.tick
+
+    def corrected() -> Any:
+        correct_future_runs(scheduler)
+        return tick()
+
+    scheduler.tick = corrected
+
+
+def correct_future_runs(scheduler: Any) -> None:
+    """Have a last run in the future count as now, since its task would not run until the clock has caught up."""
+    entries = compat.waiting_entries(scheduler)
+    ahead = [(entry, seconds) for entry in entries if (seconds := seconds_ahead(entry)) > CLOCK_TOLERANCE]
+    if not ahead:
+        return
+    log.warning(
+        "The clock was set back by about %d s, so the last run of these tasks is in the future. It counts as now: %s",
+        max(seconds for _, seconds in ahead),
+        ", ".join(sorted(entry.name for entry, _ in ahead)),
+    )
+    for entry, seconds in ahead:
+        compat.set_last_run(scheduler, entry, entry.last_run_at - timedelta(seconds=seconds))
+    compat.reschedule(scheduler)
+
+
+def seconds_ahead(entry: Any) -> float:
+    """Return how far the last run of an entry is in the future."""
+    from celery.utils.time import maybe_make_aware
+
+    last, now = entry.last_run_at, entry.default_now()
+    if (last.tzinfo is None) != (now.tzinfo is None):
+        # Naive times in the database are in UTC.
+        last, now = maybe_make_aware(last), maybe_make_aware(now)
+    return (last - now).total_seconds()
 
 
 def defer_signals(work: Callable[[], Any]) -> Callable[[], Any]:

@@ -6,11 +6,13 @@ With versions outside TESTED, or without a name of REQUIRED, workers and beat ru
 
 from __future__ import annotations
 
+import heapq
 import importlib
 import json
 import re
 import select
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from importlib import metadata
 from queue import Empty
 from typing import Any
@@ -36,7 +38,7 @@ REQUIRED = {
         *("ensure_connected", "on_connection_error_after_connected", "create_task_handler", "update_strategies"),
         *("on_decode_error", "on_unknown_message", "on_invalid_task", "register_with_event_loop"),
     ),
-    "celery.beat:Scheduler": ("tick", "_do_sync", "close"),
+    "celery.beat:Scheduler": ("tick", "_do_sync", "close", "_heap", "_when"),
     "celery.apps.beat:Beat": ("install_sync_handler",),
 }
 
@@ -267,3 +269,40 @@ def wrap_scheduler(scheduler: Any, wrap: Callable[[Callable[[], Any]], Callable[
     """Wrap the methods of beat's scheduler that send tasks or write the schedule."""
     for name in ("tick", "_do_sync", "close"):
         setattr(scheduler, name, wrap(getattr(scheduler, name)))
+
+
+def runs_celerys_tick(scheduler: Any) -> bool:
+    """Return whether a scheduler takes its entries from Celery's heap, as the persistent and the database one do."""
+    from celery.beat import Scheduler
+
+    return type(scheduler).tick is Scheduler.tick
+
+
+def waiting_entries(scheduler: Any) -> list[Any]:
+    """Return the entries that beat waits for; before the first tick, those of the schedule."""
+    return [event[2] for event in scheduler._heap or ()] or list(scheduler.schedule.values())
+
+
+def set_last_run(scheduler: Any, entry: Any, moment: datetime) -> None:
+    """Change when an entry has run last; a scheduler that keeps its entries in a database writes it there."""
+    entry.last_run_at = moment
+    if hasattr(entry, "model"):
+        entry.model.last_run_at = moment
+        # Celery's scheduler has no such set: it writes all entries.
+        getattr(scheduler, "_dirty", set()).add(entry.name)
+
+
+def reschedule(scheduler: Any) -> None:
+    """Compute again when each entry is due, after the clock was set back."""
+    from celery.beat import event_t
+
+    heap = []
+    for _, priority, entry in scheduler._heap or ():
+        is_due, seconds = entry.is_due()
+        heap.append(event_t(scheduler._when(entry, 0 if is_due else seconds), priority, entry))
+    heapq.heapify(heap)
+    # None has the next tick fill it.
+    scheduler._heap = heap or None
+    # The database scheduler reads its table every five minutes, by the clock: not only when that has caught up.
+    if getattr(scheduler, "_last_full_sync", None):
+        scheduler._last_full_sync = datetime.min

@@ -4,6 +4,8 @@ check WSGI CELERY BEAT            import what the processes will import, run Dja
 migrations                        compare the release's migrations with the database
 periodic CELERY                   enabled periodic tasks without code
 ping CELERY SECONDS WORKER...     workers that do not answer
+consumed CELERY SECONDS {WORKER: [QUEUE, ...]}
+                                  queues that workers should consume and do not
 consumers CELERY cancel|add QUEUE,... WORKER...
                                   have workers stop consuming queues, or consume them again
 smoke_test CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
@@ -111,6 +113,19 @@ def ping(celery: str, seconds: str, *workers: str) -> dict[str, Any]:
         answers = application.control.ping(destination=sorted(silent), timeout=0.5, limit=len(silent))
         silent -= {name for answer in answers for name in answer}
     return {"silent": sorted(silent)}
+
+
+def consumed(celery: str, seconds: float, workers: dict[str, list[str]]) -> dict[str, Any]:
+    """Ask workers which queues they consume; name those without an answer, and the queues that are missing."""
+    application = find_celery(celery)
+    deadline = time.monotonic() + float(seconds)
+    answers: dict[str, list[str]] = {}
+    while (silent := workers.keys() - answers.keys()) and time.monotonic() < deadline:
+        inspect = application.control.inspect(destination=sorted(silent), timeout=1, limit=len(silent))
+        for node, queues in (inspect.active_queues() or {}).items():
+            answers[node] = [queue["name"] for queue in queues]
+    missing = {node: sorted(set(workers[node]) - set(queues)) for node, queues in answers.items()}
+    return {"silent": sorted(silent), "missing": {node: queues for node, queues in missing.items() if queues}}
 
 
 def consumers(celery: str, action: str, queues: str, *workers: str) -> dict[str, Any]:
@@ -279,6 +294,7 @@ QUESTIONS = {
     "migrations": migrations,
     "periodic": periodic,
     "ping": ping,
+    "consumed": consumed,
     "consumers": consumers,
     "smoke_test": smoke_test_queues,
     "depths": depths,

@@ -32,8 +32,15 @@ class Processes:
 
     def states(self) -> list[ProcessState]:
         """Return the state of every such unit, sorted by unit."""
-        found = [state for manager in self.all for state in manager.process_states()]
+        found = [state for manager in self.all for state in manager.process_states(sorted(manager.alive()))]
         return sorted(found, key=lambda state: state.unit)
+
+    def states_of(self, units: list[str]) -> list[ProcessState]:
+        """Return the state of each of these units, also of those that do not run."""
+        found = {state.unit: state for state in self.chosen.process_states(units)}
+        for manager in self.others:
+            found |= {state.unit: state for state in manager.process_states(units) if state.runs}
+        return list(found.values())
 
     def start(self, units: list[str], *, wait: bool = True) -> None:
         self.chosen.start(units, wait=wait)

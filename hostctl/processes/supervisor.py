@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import shutil
 import socket
 import subprocess
@@ -29,7 +30,11 @@ STOPPED, STOPPING, FATAL, UNKNOWN = 0, 40, 200, 1000
 STARTING, RUNNING = 10, 20
 # systemd's terms; all other states are about to be restarted.
 STATES = {STARTING: "activating", RUNNING: "active", STOPPING: "deactivating"}
-BAD_NAME, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 60, 70, 90, 91
+STATES |= {STOPPED: "inactive", FATAL: "failed", UNKNOWN: "failed"}
+# How supervisord logs the end of a program, unexpected or on purpose. It does not count restarts itself.
+END_OF_PROGRAM = re.compile(r" (exited|stopped): (\S+) \(|supervisord started with pid")
+LOG_BYTES = 200_000
+BAD_NAME, NO_FILE, FAILED, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 20, 30, 60, 70, 90, 91
 
 
 class Connection(http.client.HTTPConnection):
@@ -66,13 +71,18 @@ class Supervisor:
             if process["group"].startswith(prefix) and not has_ended(process)
         }
 
-    def process_states(self) -> list[ProcessState]:
-        processes = self.processes()
+    def process_states(self, units: list[str]) -> list[ProcessState]:
+        processes = self.processes() if units else {}
+        restarts = count_restarts(self.log_of_supervisord()) if processes else {}
         return [
-            ProcessState(unit, STATES.get(processes[unit]["state"], "activating"), None)
-            for unit in sorted(self.alive())
-            if unit in processes
+            ProcessState(unit, STATES.get(process["state"], "activating"), restarts.get(unit, 0), began(process))
+            if (process := processes.get(unit))
+            else ProcessState(unit, "inactive", 0)
+            for unit in units
         ]
+
+    def log_of_supervisord(self) -> str:
+        return self.call("readLog", -LOG_BYTES, 0, but=(NO_FILE, FAILED)) or ""
 
     def failed(self, units: list[str]) -> list[str]:
         """Return the programs that have ended or were restarted automatically."""
@@ -253,6 +263,22 @@ def answers() -> bool:
 def has_ended(process: dict[str, Any]) -> bool:
     """Return whether a process has ended for good; EXITED means that it is restarted in a moment."""
     return process["state"] in (STOPPED, FATAL, UNKNOWN)
+
+
+def began(process: dict[str, Any]) -> int:
+    """Return when a program's state began, in seconds since the epoch."""
+    return process["start"] if process["state"] in (STARTING, RUNNING, STOPPING) else process["stop"]
+
+
+def count_restarts(log: str) -> dict[str, int]:
+    """Return how often supervisord has restarted each program since the program was last started on purpose."""
+    restarts: dict[str, int] = {}
+    for match in END_OF_PROGRAM.finditer(log):
+        if match[1] is None:
+            restarts.clear()
+        else:
+            restarts[match[2]] = restarts.get(match[2], 0) + 1 if match[1] == "exited" else 0
+    return restarts
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:

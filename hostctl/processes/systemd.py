@@ -11,6 +11,7 @@ from ..settings import ReleaseError, Settings
 from .state import ProcessState
 
 UNITS = Path("/etc/systemd/system")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,24 @@ class Systemd:
         ]
 
     def states(self, units: list[str]) -> dict[str, dict[str, str]]:
-        """Return ActiveState and NRestarts of units."""
+        """Return ActiveState, NRestarts, StateChangeTimestamp (@SECONDS) and ControlGroup of units."""
         if not units:
             return {}
-        output = systemctl("show", "--property=Id,ActiveState,NRestarts", *services(units))
+        properties = "--property=Id,ActiveState,NRestarts,StateChangeTimestamp,ControlGroup"
+        output = systemctl("show", "--timestamp=unix", properties, *services(units))
         states = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
         return {state["Id"].removesuffix(".service"): state for state in states}
 
-    def process_states(self) -> list[ProcessState]:
+    def process_states(self, units: list[str]) -> list[ProcessState]:
         return [
-            ProcessState(unit, state["ActiveState"], int(state["NRestarts"]))
-            for unit, state in self.states(sorted(self.alive())).items()
+            ProcessState(
+                unit,
+                state["ActiveState"],
+                int(state["NRestarts"]),
+                seconds(state["StateChangeTimestamp"]),
+                memory_kills(state.get("ControlGroup", "")),
+            )
+            for unit, state in self.states(units).items()
         ]
 
     def prepare(self, release: str) -> None:
@@ -98,6 +106,7 @@ class Systemd:
         wanted = {f"{settings.name}-worker-{worker.name}@.service" for worker in settings.workers}
         wanted |= {f"{settings.name}-web@.service"} if settings.web else set()
         wanted |= {f"{settings.name}-beat.service"} if settings.beat else set()
+        wanted |= {f"{settings.name}-stop-order.target"}
         self.remove_unwanted(wanted)
 
     def uninstall(self) -> None:
@@ -106,8 +115,8 @@ class Systemd:
 
     def remove_unwanted(self, wanted: set[str]) -> None:
         used = {f"{unit.partition('@')[0]}@.service" for unit in self.alive()}
-        patterns = ("web@", "worker-*@", "beat")
-        files = [file for pattern in patterns for file in UNITS.glob(f"{self.settings.name}-{pattern}.service")]
+        patterns = ("web@.service", "worker-*@.service", "beat.service", "stop-order.target")
+        files = [file for pattern in patterns for file in UNITS.glob(f"{self.settings.name}-{pattern}")]
         unwanted = [file for file in files if file.name not in wanted | used]
         for file in unwanted:
             file.unlink()
@@ -120,6 +129,23 @@ class Systemd:
         selected = [argument for unit in services(units) for argument in ("--unit", unit)]
         command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *selected]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.rstrip()
+
+
+def seconds(timestamp: str) -> int:
+    """Return the seconds since the epoch of a timestamp like @1764381600; 0 for an empty one."""
+    return int(timestamp.lstrip("@") or 0)
+
+
+def memory_kills(cgroup: str) -> int:
+    """Return how many processes of a control group the kernel has killed at its memory limit.
+
+    0 without version 2 of control groups, as in some containers.
+    """
+    try:
+        events = (CGROUPS / cgroup.lstrip("/") / "memory.events").read_text() if cgroup else ""
+    except OSError:
+        return 0
+    return int(dict(line.split() for line in events.splitlines()).get("oom_kill", 0))
 
 
 def services(units: Iterable[str]) -> list[str]:

@@ -27,10 +27,11 @@ description:
   - Starts C(APPctl deploy) or C(APPctl rollback) on the host, or follows such a deployment, and prints its output.
   - The work runs on the host in a systemd unit of its own. When the connection is lost, this action reconnects for two
     minutes; an idempotency key ensures that nothing is started twice.
+  - With O(action=verify), checks that the current release runs, starts what does not, and else fails.
   - With several hosts, a task ends at the barrier that O(barrier) names; the next task continues with O(action=follow).
 options:
   program: {type: str, required: true, description: Path of the program on the host.}
-  action: {type: str, required: true, choices: [deploy, rollback, follow], description: What to do.}
+  action: {type: str, required: true, choices: [deploy, rollback, follow, verify], description: What to do.}
   release: {type: str, default: "", description: "ID of the release; a rollback defaults to the previous one."}
   archive: {type: str, default: "", description: "With O(action=deploy), the archive on the control machine."}
   force: {type: bool, default: false, description: Continue although the database is ahead of the release.}
@@ -61,7 +62,22 @@ display = Display()
 # Seconds that the host collects output for one answer, and that a lost connection may take to come back.
 SLICE = 2
 RECONNECT = 120
+# Bytes of an archive that travel with one command: what this action and the connection hold in memory.
+PART = 16 * 2**20
 COMMAND_NOT_FOUND = 127  # exit status of a shell
+
+
+def read_part(archive: Path, offset: int) -> bytes:
+    with archive.open("rb") as file:
+        file.seek(offset)
+        return file.read(PART)
+
+
+def unpacked_size(archive: Path) -> int:
+    """Return the bytes of a .tar.gz without its compression, from its last four bytes: at least that many."""
+    with archive.open("rb") as file:
+        file.seek(max(0, archive.stat().st_size - 4))
+        return int.from_bytes(file.read(4), "little")
 
 
 class ActionModule(ActionBase):
@@ -80,6 +96,8 @@ class ActionModule(ActionBase):
             return {"changed": False, "log": "", "offset": 0}
         if action == "follow":
             state = {"log": self.arguments["log"], "offset": self.arguments["offset"], "running": True}
+        elif action == "verify":
+            state = self.call_again("verify")
         else:
             state = self.start()
         while state["running"] and not (barrier and state.get("reached")):
@@ -89,21 +107,44 @@ class ActionModule(ActionBase):
         if status != 0:
             return {"failed": True, "msg": self.reason(state)}
         # Without a log the release was live already.
-        return {"changed": bool(state.get("log")), "log": state.get("log", ""), "offset": state.get("offset", 0)}
+        changed = state.get("changed", bool(state.get("log")))
+        return {"changed": changed, "log": state.get("log", ""), "offset": state.get("offset", 0)}
 
     def start(self) -> dict[str, Any]:
-        """Start the deployment; the archive travels with the command.
+        """Start the deployment; the archive travels with the command, or a large one in parts before it.
 
         If the command is sent again, by ssh or by this action, the host recognizes its key and only follows.
         """
         words = [self.arguments["action"], *([self.arguments["release"]] if self.arguments["release"] else [])]
-        archive = None
+        key, data = ["--key", uuid4().hex], None
         if self.arguments["archive"]:
-            archive = Path(self.arguments["archive"]).read_bytes()
-            words += ["-", "--bytes", str(len(archive))]
-        words += ["--by", f"{getpass.getuser()}@{socket.gethostname()}", "--key", uuid4().hex]
+            archive = Path(self.arguments["archive"])
+            size = ["--bytes", str(archive.stat().st_size), "--unpacked", str(unpacked_size(archive))]
+            offset, state = self.send_parts(archive, ["receive", self.arguments["release"], *size, *key])
+            if state.get("status"):
+                return state
+            data = read_part(archive, offset)
+            words += ["-", *size, "--offset", str(offset)]
+        words += ["--by", f"{getpass.getuser()}@{socket.gethostname()}", *key]
         words += ["--force"] if self.arguments["force"] else []
-        return self.call_again(*words, data=archive)
+        return self.call_again(*words, data=data)
+
+    def send_parts(self, archive: Path, words: list[str]) -> tuple[int, dict[str, Any]]:
+        """Send every part of an archive but the last one; return the offset of that, and the last answer.
+
+        The host checks its disk before the first part; a status that is not 0 ends this.
+        """
+        size = archive.stat().st_size
+        if size <= PART:
+            return 0, {}
+        state = self.call_again(*words)
+        if not state.get("status"):
+            display.display(f"  {self.host}: Sending the archive ({size >> 20} MiB).")
+        offset = 0
+        while size - offset > PART and not state.get("status"):
+            state = self.call_again(*words, "--offset", str(offset), data=read_part(archive, offset))
+            offset += PART
+        return offset, state
 
     def call_again(self, *words: str, data: bytes | None = None) -> dict[str, Any]:
         """Call the program, again for a while if the connection is lost: the deployment continues without it."""

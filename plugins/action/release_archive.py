@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
-import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -116,10 +118,25 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def archive_folder(folder: Path, files: list[Path]) -> bytes:
-    """Return the files as a tar archive whose bytes depend only on their names, modes and content."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+class Digest:
+    """A file for tarfile that only hashes what is written to it; `size` is in bytes."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.size += len(data)
+        self.hash.update(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.size
+
+
+def write_tar(folder: Path, files: list[Path], target: Any) -> None:
+    """Write the files as a tar archive whose bytes depend only on their names, modes and content."""
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for file in files:
             member = archive.gettarinfo(folder / file, arcname=str(file))
             member.mtime, member.uid, member.gid, member.uname, member.gname = 0, 0, 0, "", ""
@@ -129,41 +146,99 @@ def archive_folder(folder: Path, files: list[Path]) -> bytes:
                     archive.addfile(member, content)
             elif member.issym():
                 archive.addfile(member)
-    return packed.getvalue()
+
+
+def write_commit(clone: Path, commit: str, target: BinaryIO) -> None:
+    """Write the files of a commit as a tar archive. Raises SourceError when git fails."""
+    with subprocess.Popen(["git", "archive", "--format=tar", commit], cwd=clone, stdout=subprocess.PIPE) as process:
+        shutil.copyfileobj(process.stdout, target)
+    if process.returncode != 0:
+        raise SourceError(f"git archive {commit} failed with exit status {process.returncode}")
+
+
+def commit_size(clone: Path, commit: str) -> int:
+    """Return the bytes of all files of a commit."""
+    lines = git("ls-tree", "-r", "--long", commit, folder=clone).splitlines()
+    sizes = [line.partition("\t")[0].split()[-1] for line in lines]
+    return sum(int(size) for size in sizes if size.isdigit())
+
+
+def compress(path: Path, size: int, write: Callable[[BinaryIO], None]) -> None:
+    """Create a .tar.gz, never in memory as a whole; `size` is that of the tar archive.
+
+    Raises SourceError when the disk has no room for it.
+    """
+    free = shutil.disk_usage(path.parent).free
+    full = f"the folder {path.parent} has no room for the archive: {free >> 20} MiB are free, up to {size >> 20} MiB"
+    if free < size:
+        raise SourceError(f"{full} are needed. Delete old archives there")
+    # Another run may pack the same content at the same time.
+    partial = path.with_suffix(f".{os.getpid()}")
+    try:
+        with (
+            partial.open("wb") as file,
+            gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6, mtime=0) as packed,
+        ):
+            write(packed)
+        partial.rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SourceError(f"{full} are needed. Delete old archives there") from None
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def pack(source: str, git_ref: str, base: Path, cache: Path, configuration: str) -> tuple[str, Path]:
     """Pack the release. Returns its ID and the archive.
 
-    Raises SourceError when there is nothing to pack.
+    Raises SourceError when there is nothing to pack, or no room for the archive.
     """
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     if is_git_url(source):
         clone, commit = fetch(source, git_ref, cache)
-        content, name = None, commit[:12]
+        path = cache / f"{commit[:12]}.tar.gz"
+        if not path.exists():
+            compress(path, commit_size(clone, commit), lambda target: write_commit(clone, commit, target))
     else:
-        folder = base / source
-        if not folder.is_dir():
-            raise SourceError(f"there is no folder {folder}: set app_source in {FILE}")
-        if git_ref:
-            raise SourceError(
-                f'app_source is a folder, which has no refs: set app_git_ref to "" ({git_ref!r}) in {FILE}'
-            )
-        files = project_files(folder)
-        if not files:
-            raise SourceError(f"{folder} has no files, or git ignores all of them: set app_source in {FILE}")
-        content = archive_folder(folder, files)
-        name = hashlib.sha256(content).hexdigest()[:12]
-    path = cache / f"{name}.tar.gz"
+        path = pack_folder(base / source, git_ref, cache)
+    return f"{path.name.removesuffix('.tar.gz')}-{configuration[:6]}", path
+
+
+def pack_folder(folder: Path, git_ref: str, cache: Path) -> Path:
+    """Pack a folder, unless the cache has an archive of the same content."""
+    if not folder.is_dir():
+        raise SourceError(f"there is no folder {folder}: set app_source in {FILE}")
+    if git_ref:
+        raise SourceError(f'app_source is a folder, which has no refs: set app_git_ref to "" ({git_ref!r}) in {FILE}')
+    files = project_files(folder)
+    if not files:
+        raise SourceError(f"{folder} has no files, or git ignores all of them: set app_source in {FILE}")
+    digest = Digest()
+    write_tar(folder, files, digest)
+    path = cache / f"{digest.hash.hexdigest()[:12]}.tar.gz"
     if not path.exists():
-        if content is None:
-            archive = ["git", "archive", "--format=tar", commit]
-            content = subprocess.run(archive, cwd=clone, capture_output=True, check=True).stdout
-        # Another run may pack the same content at the same time.
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
-        partial.rename(path)
-    return f"{name}-{configuration[:6]}", path
+
+        def write(target: BinaryIO) -> None:
+            again = Digest()
+            write_tar(folder, files, Both(target, again))
+            if again.hash.digest() != digest.hash.digest():
+                raise SourceError(f"a file in {folder} was changed meanwhile: run the same command again")
+
+        compress(path, digest.size, write)
+    return path
+
+
+class Both:
+    """A file for tarfile that writes to a file and to a digest."""
+
+    def __init__(self, target: BinaryIO, digest: Digest) -> None:
+        self.target, self.digest = target, digest
+        self.tell = digest.tell
+
+    def write(self, data: bytes) -> int:
+        self.target.write(data)
+        return self.digest.write(data)
 
 
 class ActionModule(ActionBase):

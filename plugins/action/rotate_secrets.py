@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import string
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from ansible.plugins.action import ActionBase
 sys.path.append(str(Path(__file__).parents[1]))
 
 from plugin_utils.documented import documented_arguments
+from plugin_utils.generated import generate, read
 
 DOCUMENTATION = r"""
 module: rotate_secrets
@@ -64,7 +63,6 @@ names: {description: Secrets that rotate., type: list, elements: str}
 user_defined: {description: Secrets that the user set., type: list, elements: str}
 """
 
-ALPHABET = string.ascii_letters + string.digits
 # Marker file: a rotation is in progress while it exists. It names the secrets that rotate.
 MARK = "rotation"
 LOGIN = "database_login"
@@ -80,15 +78,6 @@ def write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-
-
-def read(path: Path) -> str:
-    """Return the text of a file, or "" if it does not exist."""
-    return path.read_text(encoding="utf-8").rstrip("\n") if path.exists() else ""
-
-
-def generate(length: int) -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
 
 
 def prepare(folder: Path, wanted: Mapping[str, str], logins: Iterable[str]) -> None:

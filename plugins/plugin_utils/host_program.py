@@ -39,7 +39,13 @@ class HostProgramAction(ActionBase):
 
     def execute(self, request: dict[str, Any]) -> dict[str, Any]:
         """Run the program. Raises AnsibleActionFail with its output if that is not JSON."""
-        command = shlex.join([*PYTHON, (PROGRAMS / self.program).read_text()])
+        return self.answer(self.command(), request)
+
+    def command(self) -> str:
+        return shlex.join([*PYTHON, (PROGRAMS / self.program).read_text()])
+
+    def answer(self, command: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the JSON that a command prints when it gets the request on stdin. Raises AnsibleActionFail."""
         done = self._low_level_execute_command(command, in_data=json.dumps(request).encode())
         try:
             return json.loads(done["stdout"])

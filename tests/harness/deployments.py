@@ -37,6 +37,11 @@ STEPS = tuple(step.name for step in DEPLOY)
 # Seconds after which a playbook or a deployment hangs.
 TIMEOUT = 400
 SETTLE_SECONDS = 90
+# Requests and tasks a second: enough to see a gap of a fifth of a second. (A slow request is always in flight, too.)
+# Every request costs CPU time that the deployments of all hosts need.
+LOAD = {"rate": 5.0, "tasks": 2.0}
+# Enough to see a gap of a tenth of a second.
+HIGH_LOAD = {"rate": 10.0, "tasks": 3.0}
 WATCH_SECONDS = 240
 # Seconds without a tick that a restart of beat may cause on a busy host: it stops, starts, and sends the tick.
 BEAT_RESTART = 30
@@ -279,7 +284,8 @@ class Deployments:
     # -- what can be observed
 
     def status(self) -> dict[str, Any]:
-        return json.loads(self.host.check_output(f"{self.app.name}ctl status --json"))
+        # Its exit status tells whether everything runs that should.
+        return json.loads(self.host.run(f"{self.app.name}ctl status --json").stdout)
 
     @property
     def current(self) -> str:
@@ -415,8 +421,7 @@ class Deployments:
     @contextmanager
     def under_load(self, **options: Any) -> Iterator[Traffic]:
         """Send requests and tasks as long as this lasts. `samples` and `sent` keep the results."""
-        # Enough to see a gap of a tenth of a second; what more load would cost is measured elsewhere.
-        options = {"rate": 10.0, "tasks": 3.0} | options
+        options = LOAD | options
         with Traffic(self.app.url, log=self.folder / f"traffic-{uuid.uuid4().hex[:6]}.jsonl", **options) as traffic:
             traffic.wait(lambda now: len(now.samples) > 20, 20, "the site answers at all")
             try:

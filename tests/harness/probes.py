@@ -19,7 +19,7 @@ from http.cookiejar import CookieJar
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-PORTS_AT_ONCE = 8000
+PORTS_AT_ONCE = 16_000
 CSRF_FIELD = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 
 

@@ -63,7 +63,7 @@ def live(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Host:
     manager.start(host.units(OLD))
     monkeypatch.setattr(build, "unpack", lambda host, release, archive: host.path(release).mkdir(exist_ok=True))
     monkeypatch.setattr(build, "make_environment", lambda host, release: None)
-    monkeypatch.setattr(build, "check_disk_space", lambda host: None)
+    monkeypatch.setattr(build, "check_disk_space", lambda host, **sizes: None)
     monkeypatch.setattr(build, "SYNC", "true")
     monkeypatch.setattr(health, "problem", lambda *arguments: "")
     monkeypatch.setattr(

@@ -10,6 +10,7 @@ from typing import Any
 
 from hostctl.deploy import deployment, record
 from hostctl.host import Host
+from hostctl.processes.state import ProcessState
 from hostctl.settings import ReleaseError
 
 OLD, NEW = "old-1", "new-2"
@@ -22,12 +23,21 @@ class Manager:
         self.running: set[str] = set()
         self.ended: list[str] = []
         self.beat: list[str] = []
+        # Other states than active and inactive.
+        self.state: dict[str, ProcessState] = {}
 
     def alive(self) -> dict[str, str]:
         return {unit: unit.partition("@")[2] for unit in self.running}
 
     def states(self) -> list[Any]:
         return []
+
+    def states_of(self, units: list[str]) -> list[ProcessState]:
+        return [self.state.get(unit) or ProcessState(unit, self.active(unit), 0) for unit in units]
+
+    def active(self, unit: str) -> str:
+        runs = self.beat_runs() if unit.endswith("-beat") else unit in self.running
+        return "active" if runs else "inactive"
 
     def failed(self, units: list[str]) -> list[str]:
         return [unit for unit in units if unit in self.ended]
@@ -76,6 +86,7 @@ class Answers:
             "check": {"versions": {}},
             "migrations": {"pending": [], "known": [], "unknown": [], "warnings": [], "idle": []},
             "ping": {"silent": []},
+            "consumed": {"silent": [], "missing": {}},
             "consumers": {"silent": []},
             "smoke_test": {"silent": [], "other": {}, "busy": []},
             "requeue_unacknowledged": {"requeued": 0},

@@ -46,19 +46,24 @@ def test_status_answers_everything_at_once(
     folder = live.settings.etc / "configuration"
     folder.mkdir(parents=True)
     (folder / "environment").write_text("abc\n")
-    states = [ProcessState(f"shop-web@{OLD}", "active", 0), ProcessState(f"shop-worker-default@{OLD}", "activating", 2)]
+    web, worker = f"shop-web@{OLD}", f"shop-worker-default@{OLD}"
+    states = [ProcessState(web, "active", 0), ProcessState(worker, "activating", 2, 9, 1)]
     monkeypatch.setattr(manager, "states", lambda: states)
     assert answer(capsys, "status") == {
         "current": OLD,
         "releases": [OLD],
         "running": [
-            {"unit": f"shop-web@{OLD}", "process": "web", "release": OLD, "state": "active", "restarts": 0},
             {
-                "unit": f"shop-worker-default@{OLD}", "process": "worker-default", "release": OLD,
-                "state": "activating", "restarts": 2,
+                "unit": web, "process": "web", "release": OLD,
+                "state": "active", "restarts": 0, "since": "", "memory_kills": 0,
+            },
+            {
+                "unit": worker, "process": "worker-default", "release": OLD,
+                "state": "activating", "restarts": 2, "since": "1970-01-01T00:00:09Z", "memory_kills": 1,
             },
         ],
         "beat": True,
+        "problems": [],
         "versions": {},
         "parked": None,
         "deployment": None,
@@ -66,7 +71,8 @@ def test_status_answers_everything_at_once(
         "version": __version__,
     }  # fmt: skip
     assert cli.main(["status"]) == 0
-    assert f"running     shop-worker-default@{OLD} (activating, 2 restarts)" in capsys.readouterr().out
+    since = "activating since 1970-01-01T00:00:09Z, 2 restarts, 1 killed at the memory limit"
+    assert f"running     {worker} ({since})" in capsys.readouterr().out
 
 
 def test_status_before_the_first_release(host: Host, capsys: Any) -> None:

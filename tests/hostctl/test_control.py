@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hostctl import cli
-from hostctl.deploy import control, detach, record
+from hostctl.deploy import archive, control, detach, record
 from hostctl.host import Host
 from hostctl.settings import BusyError, ReleaseError, Settings
 from hostctl.status import previous_release
@@ -31,7 +31,7 @@ def launched(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return SimpleNamespace(returncode=0 if command[0] == "systemd-run" else 3, stderr="")
 
     monkeypatch.setattr(detach.subprocess, "run", run)
-    monkeypatch.setattr(control.shutil, "chown", lambda *arguments: None)
+    monkeypatch.setattr(archive.shutil, "chown", lambda *arguments: None)
     return commands
 
 
@@ -140,11 +140,12 @@ def test_an_incomplete_archive_starts_nothing(host: Host, launched: list[list[st
     assert len(launched) == 1
 
 
-def test_the_live_release_starts_nothing(host: Host, launched: list[list[str]], capsys: Any) -> None:
-    three_releases(host)
-    assert call(host, "deploy", "third-3", "-") == 0
+def test_the_live_release_starts_no_deployment(
+    live: Host, answers: Answers, launched: list[list[str]], capsys: Any
+) -> None:
+    assert call(live, "deploy", OLD, "-") == 0
     assert json.loads(capsys.readouterr().out) == {
-        "text": "Release third-3 is already live.\n", "running": False, "status": 0
+        "text": f"Release {OLD} is already live, and runs.\n", "running": False, "status": 0, "changed": False
     }  # fmt: skip
     assert not launched
 

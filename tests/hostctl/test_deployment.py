@@ -14,6 +14,7 @@ import pytest
 
 from hostctl.deploy import build, health, preflight, record
 from hostctl.host import Host
+from hostctl.processes.state import ProcessState
 from hostctl.settings import ReleaseError
 from hostctl.status import status
 from hostctl.upgrade import OLD_REQUEUED
@@ -84,6 +85,17 @@ def test_warnings_of_the_check_are_printed(live: Host, answers: Answers, capsys:
     answers.override["check"] = {"warnings": ["celery 5.3 is not in the tested range"]}
     assert deploy(live) == 0
     assert "Warning: celery 5.3 is not in the tested range\n" in capsys.readouterr().out
+
+
+def test_a_process_that_has_reached_its_memory_limit_is_named(
+    live: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Also one of the old release, before it ends."""
+    unit = live.worker_units(OLD)[0]
+    states = [ProcessState(f"shop-web@{NEW}", "active", 0), ProcessState(unit, "active", 0, memory_kills=2)]
+    monkeypatch.setattr(manager, "states", lambda: [state for state in states if state.unit in manager.running])
+    assert deploy(live) == 0
+    assert f"Warning: {unit} has reached its memory limit: the kernel has killed 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("was_built", [False, True])

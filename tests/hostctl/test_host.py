@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from hostctl.host import Host
 from hostctl.settings import Settings, read_environment
 from tests.hostctl.fakes import Manager, make_release
@@ -46,3 +48,13 @@ def test_settings_of_another_version_are_ignored(tmp_path: Path) -> None:
     file = tmp_path / "hostctl.json"
     file.write_text('{"name": "shop", "domain": "shop.example.org", "from_a_later_version": true}')
     assert Settings.load(file) == Settings(name="shop", domain="shop.example.org")
+
+
+def test_all_processes_stop_workers_first(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages stay until the slowest worker has finished."""
+    stopped: list[list[str]] = []
+    monkeypatch.setattr(manager, "stop", lambda units: stopped.append(sorted(units)))
+    manager.start(["shop-web@abcd-1", "shop-worker-default@abcd-1", "shop-worker-io@abcd-1"])
+    host.halt()
+    assert manager.beat == ["stop"]
+    assert stopped == [["shop-worker-default@abcd-1", "shop-worker-io@abcd-1"], ["shop-web@abcd-1"]]

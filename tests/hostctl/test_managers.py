@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hostctl import processes
+from hostctl.processes.state import ProcessState
 from hostctl.settings import Settings
 
 OLD, NEW = "old-1", "new-2"
@@ -22,6 +23,9 @@ class Remembers:
 
     def alive(self) -> dict[str, str]:
         return {unit: unit.partition("@")[2] for unit in self.running if "@" in unit}
+
+    def process_states(self, units: list[str]) -> list[ProcessState]:
+        return [ProcessState(unit, "active" if unit in self.running else "inactive", 0) for unit in units]
 
     def beat_runs(self) -> bool:
         return "shop-beat" in self.running
@@ -59,6 +63,15 @@ def both(settings: Settings) -> processes.Processes:
 def test_processes_of_the_other_manager_are_found(both: processes.Processes) -> None:
     assert both.alive() == {WEB: NEW, f"shop-web@{OLD}": OLD}
     assert both.beat_runs()
+
+
+def test_a_process_under_the_other_manager_runs(both: processes.Processes) -> None:
+    """The current release, while a new one starts under the chosen manager, or after that has failed."""
+    units = [WEB, f"shop-web@{OLD}", "shop-beat", f"shop-worker-default@{NEW}"]
+    assert [(one.unit, one.runs) for one in both.states_of(units)] == [
+        *((unit, True) for unit in units[:3]),
+        (units[3], False),
+    ]
 
 
 def test_each_manager_stops_its_own(both: processes.Processes) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from hostctl.processes import supervisor
+from hostctl.processes.state import ProcessState
 from hostctl.settings import ReleaseError, Settings, Worker
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,7 @@ class Daemon:
         self.groups: dict[str, dict[str, dict[str, Any]]] = {}
         self.pids = count(100)
         self.state = 1
+        self.log = ""
         # Programs that take a while to stop.
         self.slow: set[str] = set()
 
@@ -61,6 +63,11 @@ class Daemon:
     def getState(self) -> dict[str, int]:  # noqa: N802
         return {"statecode": self.state}
 
+    def readLog(self, offset: int, length: int) -> str:  # noqa: N802
+        if not self.log:
+            raise xmlrpc.client.Fault(20, "NO_FILE")
+        return self.log
+
     def getAllProcessInfo(self) -> list[dict[str, Any]]:  # noqa: N802
         found = [dict(process) for group in self.groups.values() for process in group.values()]
         for name in [process["name"] for process in found if process["state"] == 40 and process["name"] in self.slow]:
@@ -81,7 +88,8 @@ class Daemon:
         if name in self.groups:
             raise xmlrpc.client.Fault(90, f"ALREADY_ADDED: {name}")
         self.groups[name] = {
-            program: {"name": program, "group": name, "state": 0, "pid": 0} for program in self.known[name]
+            program: {"name": program, "group": name, "state": 0, "pid": 0, "start": 0, "stop": 0}
+            for program in self.known[name]
         }
         return True
 
@@ -234,6 +242,23 @@ def test_a_program_that_ended_has_failed(
     manager.start([WEB, WORKER])
     daemon.set(WEB, **became)
     assert manager.failed([WEB, WORKER]) == [WEB]
+
+
+def test_restarts_are_counted_in_the_log_of_supervisord(manager: supervisor.Supervisor, daemon: Daemon) -> None:
+    manager.prepare(NEW)
+    manager.start([WEB])
+    daemon.set(WEB, 20, start=1764381600)
+    daemon.set(WORKER, 200, stop=1764381601)
+    states = [(WEB, "active", 0, 1764381600), (WORKER, "failed", 0, 1764381601), ("shop-beat", "inactive", 0, 0)]
+    units = [WEB, WORKER, "shop-beat"]
+    assert manager.process_states(units) == [ProcessState(*state) for state in states]
+    ended = f"2026-11-29 02:00:00,123 WARN exited: {WEB} (exit status 3; not expected)\n"
+    stopped = f"2026-11-29 02:00:00,123 WARN stopped: {WEB} (terminated by SIGKILL)\n"
+    other = f"2026-11-29 02:00:00,123 INFO exited: {WORKER} (exit status 0; expected)\n"
+    again = "2026-11-29 02:00:00,123 INFO supervisord started with pid 7\n"
+    for log, restarts in {ended * 2 + other: 2, ended + stopped + ended: 1, ended + again: 0}.items():
+        daemon.log = log
+        assert manager.process_states([WEB])[0].restarts == restarts
 
 
 def test_beat_is_restarted(manager: supervisor.Supervisor, daemon: Daemon) -> None:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import configparser
+import json
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 NEW = "new-2"
 WEB = f"shop-web@{NEW}"
+WORKER = {"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}
+SERVERS = ["postgresql@17-main.service", "redis-server@broker.service"]
 
 
 def render(name: str, **more: Any) -> str:
@@ -21,14 +27,17 @@ def render(name: str, **more: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), trim_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["to_json"] = json.dumps
     variables = {
         "ansible_managed": "", "services_name": "shop", "services_project_dir": "backend",
         "services_celery_app": "core", "services_wsgi_app": "core.wsgi:application",
         "services_web": {"processes": 2, "threads": 4},
-        "services_workers": [{"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}],
+        "services_workers": [WORKER],
         "__services_programs": ["web", "worker-io"],
         "services_memory_mb": 400, "services_read_write_paths": ["/srv/exports"], "services_allow_jit": False,
-        "services_egress_allow": ["10.0.0.0/8"],
+        "services_egress_allow": ["10.0.0.0/8"], "services_after": SERVERS, "services_manager": "systemd",
+        "services_start_timeout": 150, "services_request_timeout": 60, "services_long_requests": {"/report/": 90},
+        "__services_longest_request": 90, "__services_web_stop": 100,
     }  # fmt: skip
     return environment.get_template(name).render(**variables | more)
 
@@ -38,14 +47,13 @@ def unit(name: str, **more: Any) -> dict[str, str]:
     return dict(re.findall(r"^(ExecStart|WorkingDirectory|TimeoutStopSec)=(.*)$", text, re.M))
 
 
-def test_a_request_may_take_as_long_as_nginx_waits_for_it() -> None:
+def test_a_request_may_take_as_long_as_the_settings_say() -> None:
     """gunicorn lets it end; systemd and Supervisor wait longer before they kill gunicorn."""
-    [patience] = re.findall(r"^  proxy_read_timeout: (\d+)s$", (ROOT / "roles/nginx/vars/main.yml").read_text(), re.M)
-    [graceful] = re.findall(r"^graceful_timeout = (\d+)$", render("gunicorn.conf.py.j2"), re.M)
-    stop = unit("web")["TimeoutStopSec"]
-    [longest] = re.findall(r"__services_longest_stop: .*\[(\d+)\]", (ROOT / "roles/services/vars/main.yml").read_text())
-    assert int(patience) <= int(graceful) < int(stop)
-    assert longest == stop
+    assert "graceful_timeout = 90\n" in render("gunicorn.conf.py.j2")
+    assert unit("web")["TimeoutStopSec"] == "100"
+    variables = (ROOT / "roles/services/vars/main.yml").read_text()
+    assert '__services_web_stop: "{{ __services_longest_request | int + 10 }}"' in variables
+    assert '__services_longest_stop: "{{ ([__services_web_stop | int]' in variables
 
 
 @pytest.mark.parametrize("kind", ["web", "worker", "beat"])
@@ -55,8 +63,7 @@ def test_both_managers_start_the_same_commands(kind: str) -> None:
         parser.read_string(render(f"supervisor/{name}.conf.j2").replace("@RELEASE@", NEW))
     sections = {"web": f"program:{WEB}", "worker": f"program:shop-worker-io@{NEW}", "beat": "program:shop-beat"}
     program = parser[sections[kind]]
-    worker = {"name": "io", "queues": ["io", "mail"], "pool": "gevent", "stop_timeout": 90}
-    wanted = unit(kind, __services_worker=worker)
+    wanted = unit(kind, __services_worker=WORKER)
     wrapper, release, *command = shlex.split(program["command"])
     assert command == shlex.split(wanted["ExecStart"])
     assert wrapper == "/usr/local/lib/shop/run_with_environment"
@@ -64,3 +71,99 @@ def test_both_managers_start_the_same_commands(kind: str) -> None:
     assert program["directory"] == wanted["WorkingDirectory"]
     assert program["stopwaitsecs"] == wanted["TimeoutStopSec"]
     assert set(parser[f"group:shop@{NEW}"]["programs"].split(",")) == {WEB, f"shop-worker-io@{NEW}"}
+
+
+# --- Order at shutdown: the reverse of After ------------------------------------------------------
+
+
+def order(name: str) -> tuple[set[str], set[str]]:
+    """Return the units after which, and before which, a unit starts."""
+    text = render(f"systemd/{name}.j2", __services_worker=WORKER)
+    found = {key: set(value.split()) for key, value in re.findall(r"^(After|Before)=(.*)$", text, re.M)}
+    return found.get("After", set()), found.get("Before", set())
+
+
+@pytest.mark.parametrize("name", ["app", "web", "worker", "beat"])
+def test_processes_stop_before_the_servers(name: str) -> None:
+    """Before the cluster itself: postgresql.service, which is inactive until a reboot, would order nothing."""
+    after, _ = order(f"{name}.service")
+    assert set(SERVERS) < after
+    assert "postgresql.service" not in after
+
+
+def test_workers_stop_before_the_pages() -> None:
+    """And neither a worker nor beat waits for the pages at its start."""
+    target = "shop-stop-order.target"
+    assert order("web.service")[1] == {target}
+    assert "nginx.service" in order("stop-order.target")[0]
+    assert target in order("worker.service")[0]
+    assert f"Wants={target}" in render("systemd/app.service.j2")
+    for name in ("worker", "beat", "app"):
+        assert not {unit for unit in order(f"{name}.service")[0] if "web" in unit or "nginx" in unit}
+
+
+def test_the_order_names_every_supported_cluster() -> None:
+    wiring = yaml.safe_load((ROOT / "group_vars/all/wiring.yml").read_text())
+    versions = yaml.safe_load((ROOT / "roles/postgresql/vars/main.yml").read_text())["__postgresql_versions"]
+    assert set(versions) == set(wiring["bootstrap_systems"])
+    clusters = {f"postgresql@{version}-main.service" for version in versions.values()}
+    assert clusters == {unit for unit in wiring["services_after"] if unit.startswith("postgresql")}
+
+
+def test_under_supervisor_app_service_has_time_for_workers_and_then_the_pages() -> None:
+    text = render("supervisor/app.service.conf.j2", __services_longest_stop=400, __services_web_stop=100)
+    assert "After=supervisor.service nginx.service\n" in text
+    [seconds] = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.M)
+    assert int(seconds) > 400 + int(unit("web")["TimeoutStopSec"])
+
+
+# --- Start, restart and memory --------------------------------------------------------------------
+
+
+def test_pages_have_as_long_to_start_as_the_settings_say() -> None:
+    wiring = yaml.safe_load((ROOT / "group_vars/all/wiring.yml").read_text())
+    expression = jinja2.Environment().from_string(wiring["services_start_timeout"])
+    assert int(expression.render(app_health_check_timeout="300")) > 300
+    assert "TimeoutStartSec=150\n" in render("systemd/web.service.j2")
+
+
+@pytest.mark.parametrize("name", ["web", "worker", "beat"])
+def test_a_process_is_restarted_without_a_limit(name: str) -> None:
+    text = render(f"systemd/{name}.service.j2", __services_worker=WORKER)
+    assert {"Restart=always", "RestartSec=2", "StartLimitIntervalSec=0"} < set(text.splitlines())
+    program = render("supervisor/_process.j2").splitlines()
+    assert {"autorestart=true", "startsecs=0"} < set(program)
+
+
+@pytest.mark.parametrize("name", ["web", "worker", "beat"])
+def test_the_memory_limit_ends_a_task_instead_of_freezing_its_worker(name: str) -> None:
+    text = render(f"systemd/{name}.service.j2", __services_worker=WORKER)
+    limits = dict(re.findall(r"^(Memory\w+)=(\d+)M$", text, re.M))
+    assert limits == {"MemoryMax": "400", "MemorySwapMax": "50"}
+    assert "OOMPolicy=continue\n" in text
+
+
+def test_under_supervisor_a_program_that_fails_again_and_again_pauses(tmp_path: Path) -> None:
+    """Supervisor itself restarts it at once, or later and later."""
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "release/run").mkdir(parents=True)
+    (tmp_path / "etc/app.env").write_text('SECRET="key"\n')
+    (tmp_path / "release/release.env").write_text('RELEASE="new-2"\n')
+    (tmp_path / "sleep").write_text(f"#!/bin/sh\necho $1 >>{tmp_path}/slept\n")
+    (tmp_path / "sleep").chmod(0o755)
+    script = render("supervisor/run_with_environment.j2").replace("/etc/shop", str(tmp_path / "etc"))
+    (tmp_path / "run").write_text(script)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUPERVISOR_PROCESS_NAME": WEB}
+
+    def start() -> str:
+        command = ["sh", str(tmp_path / "run"), str(tmp_path / "release"), "sh", "-c", "echo $SECRET $RELEASE"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert start() == "key new-2\n"
+    assert not (tmp_path / "slept").exists()
+    assert start() == "key new-2\n"
+    assert (tmp_path / "slept").read_text() == "2\n"
+    started = tmp_path / f"release/run/{WEB}.started"
+    os.utime(started, (started.stat().st_atime, started.stat().st_mtime - 6))
+    start()
+    assert (tmp_path / "slept").read_text() == "2\n"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from conftest import Broker, Site, wait_until
 from databases import new_database
 
+DATABASE_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 MIGRATE = ("-m", "django", "migrate", "--verbosity", "0")
 
 
@@ -19,7 +22,7 @@ MIGRATE = ("-m", "django", "migrate", "--verbosity", "0")
 def database(site: Site) -> Iterator[dict[str, str]]:
     """Yield the environment of a project with its schedule in PostgreSQL, whose tables exist."""
     with new_database() as url:
-        variables = {"DATABASE_URL": url, "SCHEDULER": "django_celery_beat.schedulers:DatabaseScheduler"}
+        variables = {"DATABASE_URL": url, "SCHEDULER": DATABASE_SCHEDULER}
         site.django(*MIGRATE, **variables)
         yield variables
 
@@ -86,6 +89,53 @@ def test_signal_ends_beat_while_it_waits_for_redis(site: Site, stopped_broker: B
     wait_until(lambda: "Trying again in" in site.output(beat))
     beat.terminate()
     assert beat.wait(60) == 0
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("scheduler", ["celery.beat:PersistentScheduler", DATABASE_SCHEDULER])
+def test_beat_follows_a_clock_that_goes_a_day_forward_and_back(
+    site: Site, broker: Broker, database: dict[str, str], scheduler: str
+) -> None:
+    clock = site.folder / "clock"
+    # The clock of beat alone; what measures intervals is not affected.
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    variables = database | {
+        "SCHEDULER": scheduler, "LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }  # fmt: skip
+
+    def set_clock(offset: str) -> None:
+        clock.write_text(offset)
+
+    def wait_for_ticks() -> None:
+        number = site.depth("ticks")
+        wait_until(lambda: site.depth("ticks") >= number + 3, 30)
+
+    def corrections(process: subprocess.Popen) -> int:
+        return site.output(process).count("The clock was set back by about 86")
+
+    set_clock("+0")
+    beat = site.beat(**variables)
+    wait_for_ticks()
+    set_clock("+86400")
+    wait_for_ticks()
+    assert not corrections(beat)
+    set_clock("+0")
+    wait_for_ticks()
+    assert corrections(beat) == 1
+    set_clock("+86400")
+    wait_for_ticks()
+    assert site.stop(beat) == 0
+    # Set back while beat does not run.
+    set_clock("+0")
+    beat = site.beat(**variables)
+    wait_for_ticks()
+    assert corrections(beat) == 1
+    assert site.stop(beat) == 0
+    # What it wrote is in the past, so the next one has nothing to correct.
+    beat = site.beat(**variables)
+    wait_for_ticks()
+    assert not corrections(beat)
 
 
 def test_periodic_tasks_without_code_are_reported(site: Site, broker: Broker) -> None:

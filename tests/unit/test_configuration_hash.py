@@ -41,6 +41,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "memory": {"app_memory_mb": 2048},
     "services_memory": {"services_memory_mb": 300},
     "web": {"app_web": {"processes": 3, "threads": 4}},
+    "request_timeout": {"app_request_timeout": 90},
+    "long_requests": {"app_long_requests": {"/export/": 600}},
     "web_memory": {"app_web": {"processes": 2, "threads": 4, "memory_mb": 300}},
     "queues": {"app_workers": [WORKERS[0], WORKERS[1] | {"queues": ["io", "mail"]}]},
     "workers": {"app_workers": WORKERS[:1]},

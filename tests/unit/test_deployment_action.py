@@ -48,6 +48,35 @@ def test_a_lost_call_is_repeated_unchanged(module: Any, tmp_path: Path, action: 
     assert sent[2] != sent[1]
 
 
+def test_a_large_archive_travels_in_parts(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "PART", 4)
+    content = b"0123456789" + (77).to_bytes(4, "little")
+    (tmp_path / "archive").write_bytes(content)
+    module.arguments = DEFAULTS | {"action": "deploy", "release": "abcd-1", "archive": str(tmp_path / "archive")}
+    sent: list[tuple[list[str], bytes | None]] = []
+    answers = {"status": 0}
+
+    def execute(command: str, sudoable: bool, in_data: bytes | None) -> dict[str, Any]:
+        sent.append((command.split(), in_data))
+        status = answers["status"]
+        return {"stdout": f'{{"running": false, "status": {status}, "text": "an answer"}}', "stderr": "", "rc": status}
+
+    module._low_level_execute_command = execute
+    assert module.start()["status"] == 0
+    offsets = [words[words.index("--offset") + 1] if "--offset" in words else "" for words, _ in sent]
+    assert [words[1] for words, _ in sent] == ["receive"] * 4 + ["deploy"]
+    assert offsets == ["", "0", "4", "8", "12"]
+    assert [data for _, data in sent] == [None, b"0123", b"4567", content[8:12], content[12:]]
+    for words, _ in sent:
+        assert words[words.index("--bytes") + 1 :][:3] == ["14", "--unpacked", "77"]
+    assert len({words[words.index("--key") + 1] for words, _ in sent}) == 1
+    # A host without room, or with a running deployment, gets nothing.
+    sent.clear()
+    answers["status"] = 1
+    assert module.start()["status"] == 1
+    assert len(sent) == 1
+
+
 @pytest.mark.parametrize(
     ("stdout", "stderr", "text", "status"),
     [

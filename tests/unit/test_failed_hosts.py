@@ -14,6 +14,12 @@ from project import GROUPS, ROOT, copy_project, run_playbook
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
 # What must not run on any host after a failure of the key: a role, or ROLE/FILE for one of its other task files.
 CASES = {
+    # A run whose secrets differ from those in use changes nothing, and generates none.
+    ("site.yml", "secrets/check"): {"bootstrap", "secrets/record", "base", "runtime"},
+    ("playbooks/deploy.yml", "secrets/check"): {"hostctl", "release/prepare", "release/deploy"},
+    ("playbooks/rotate-secrets.yml", "secrets/check_rotation"): {"secrets", "secrets/record", "postgresql"},
+    # A host in use by something else.
+    ("site.yml", "bootstrap"): {"secrets/record", "base", "runtime"},
     ("site.yml", "base"): {"runtime", "services", "hostctl", "release/deploy"},
     ("site.yml", "runtime"): {"services", "release/deploy", "nginx"},
     ("site.yml", "postgresql"): {"release/deploy", "nginx"},

@@ -6,6 +6,8 @@ import ast
 import contextlib
 import re
 import socket
+import sys
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +30,9 @@ def pin(text: str, package: str) -> str:
 @pytest.mark.parametrize("module", [path for path in MODULES if path.name != "compat.py"], ids=lambda path: path.stem)
 def test_private_names_are_in_compat_only(module: Path) -> None:
     names = {node.attr for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Attribute)}
-    # _meta is documented by Django.
-    assert {name for name in names if name.startswith("_") and not name.startswith("__")} <= {"_meta"}
+    private = {name for name in names if name.startswith("_") and not name.startswith("__")}
+    # Documented by Django and Python.
+    assert private <= {"_meta", "_exit", "_current_frames"}
 
 
 def test_nothing_is_imported_before_gevent_can_patch() -> None:
@@ -182,3 +185,40 @@ def test_a_broker_that_does_not_answer_is_lost_after_two_checks() -> None:
 def test_every_test_environment_is_run() -> None:
     [versions] = re.findall(r"^celery_versions=\((.*)\)$", (ROOT / "tools/app-tests.sh").read_text(), re.MULTILINE)
     assert {f"requirements-celery{version}.txt" for version in versions.split()} == {path.name for path in PINS}
+
+
+# --- Beat: the clock -----------------------------------------------------------------------------------------------
+
+
+class Scheduler:
+    """As much of a scheduler as compat reads: two entries with an hour between them, in the heap's order of before."""
+
+    def __init__(self) -> None:
+        self.schedule = {}
+        self.entries = [
+            SimpleNamespace(name=name, is_due=lambda wait=wait: (False, wait))
+            for name, wait in (("a", 7200), ("b", 3600))
+        ]
+        self._heap = [(90000, 5, self.entries[0]), (93600, 5, self.entries[1])]
+        self._dirty: set[str] = set()
+        self._last_full_sync = datetime(2100, 1, 1)
+
+    def _when(self, entry: Any, seconds: float) -> float:
+        return 1000 + seconds
+
+
+def test_entries_are_in_order_of_time_after_the_clock_was_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "celery", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "celery.beat", SimpleNamespace(event_t=lambda *event: event))
+    scheduler = Scheduler()
+    compat.reschedule(scheduler)
+    assert [(event[0], event[2].name) for event in scheduler._heap] == [(4600, "b"), (8200, "a")]
+    assert scheduler._last_full_sync < datetime.now(), "the database is read again at once"
+
+
+def test_corrected_run_is_written_to_the_database() -> None:
+    scheduler = Scheduler()
+    entry = SimpleNamespace(name="a", last_run_at=None, model=SimpleNamespace())
+    compat.set_last_run(scheduler, entry, datetime(2026, 1, 1))
+    assert entry.last_run_at == entry.model.last_run_at == datetime(2026, 1, 1)
+    assert scheduler._dirty == {"a"}

@@ -16,6 +16,7 @@ from plugin_utils.documented import argument_spec
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 FILES = [*PLUGINS.glob("action/*.py"), *PLUGINS.glob("modules/*.py"), *PLUGINS.glob("filter/*.py")]
+FILES += PLUGINS.glob("lookup/*.py")
 
 
 def constants(file: Path) -> dict[str, str]:

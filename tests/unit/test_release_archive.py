@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import subprocess
 import tarfile
+import tracemalloc
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -143,3 +145,53 @@ def test_nothing_is_packed_when_git_fails(archive: ModuleType, project: Path, tm
     (project / ".git").write_text("gitdir: /nowhere\n")
     with pytest.raises(archive.SourceError, match="git ls-files"):
         archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
+
+
+@pytest.mark.parametrize("from_git", [False, True], ids=["folder", "git"])
+def test_a_large_source_needs_little_memory(archive: ModuleType, project: Path, tmp_path: Path, from_git: bool) -> None:
+    size = 60 * 2**20
+    with (project / "large").open("wb") as file:
+        file.truncate(size)
+    if from_git:
+        commit(project)
+    tracemalloc.start()
+    try:
+        source = f"file://{project}" if from_git else "project"
+        _, path = archive.pack(source, "", tmp_path, tmp_path / "cache", "0123456789")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 2**20
+    with tarfile.open(path) as packed:
+        assert packed.getmember("large").size == size
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    archive: ModuleType, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if when == "before":
+        monkeypatch.setattr(archive.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    else:
+        monkeypatch.setattr(archive.gzip, "GzipFile", full)
+    with pytest.raises(archive.SourceError, match=r"^the folder \S+ has no room for the archive: \d+ MiB are free"):
+        archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_file_that_changes_meanwhile_is_noticed(
+    archive: ModuleType, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compress = archive.compress
+
+    def change_before(*arguments: object) -> None:
+        (project / "manage.py").write_text("changed")
+        compress(*arguments)
+
+    monkeypatch.setattr(archive, "compress", change_before)
+    with pytest.raises(archive.SourceError, match="was changed meanwhile: run the same command again"):
+        archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -69,6 +69,16 @@ def test_processes_are_listed_once_by_name() -> None:
     assert line == "Processes    web, worker-heavy, beat on shop"
 
 
+def test_what_does_not_run_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [line for line in summary() if line.startswith("Problem")]
+    problem = {"process": "worker-io", "unit": "app-worker-io@3fa4c0", "text": "failed since 2026-11-28T10:00:00Z"}
+    monkeypatch.setitem(STATUS, "problems", [problem, problem | {"process": "web"}])
+    assert [line for line in summary() if line.startswith("Problem")] == [
+        "Problem      worker-io: failed since 2026-11-28T10:00:00Z",
+        "Problem      web: failed since 2026-11-28T10:00:00Z",
+    ]
+
+
 def test_conditional_lines_are_printed_only_if_they_apply() -> None:
     quiet = summary(certificate=[])
     assert not [line for line in quiet if line.startswith("Certificate")]

@@ -37,6 +37,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
         *("app_https_port", "app_keep_releases", "app_health_check_timeout", "app_bake_seconds", "app_hsts_seconds"),
     ),
     processes.check_web: ("app_web",),
+    processes.check_requests: ("app_request_timeout", "app_long_requests"),
     processes.check_memory: (processes.NEEDS_FACTS,),
     processes.check_workers: ("app_workers",),
     processes.check_sandbox: ("app_sandbox", "app_process_manager"),

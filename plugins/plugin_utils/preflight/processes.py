@@ -12,6 +12,11 @@ from .problems import Installation, Problem, quoted
 # Its default is computed from the host's facts, which are not gathered yet.
 NEEDS_FACTS = "app_memory_mb"
 
+# The beginning of a path as nginx takes it, longer than "/", and those that nginx serves itself.
+PATH_PREFIX = r"/[\w./~@+-]+"
+OTHER_PATHS = ("/static/", "/media/", "/flower/", "/.well-known/acme-challenge/")
+LONGEST_REQUEST = 86400
+
 WORKER = "[a-z][a-z0-9_]*"
 QUEUE = r"[\w.-]+"
 
@@ -21,6 +26,28 @@ def check_web(here: Installation) -> Iterator[Problem]:
         least = 64 if name == "memory_mb" else 1
         if int(value) < least:
             yield Problem("app_web", f"must be at least {least}; it is {value}.", part=f".{name}")
+
+
+def check_requests(here: Installation) -> Iterator[Problem]:
+    limit = int(here.values["app_request_timeout"])
+    if not 1 <= limit <= LONGEST_REQUEST:
+        yield Problem("app_request_timeout", f"must be seconds from 1 to {LONGEST_REQUEST}; it is {limit}.")
+    for path, seconds in here.values["app_long_requests"].items():
+        if not re.fullmatch(PATH_PREFIX, str(path)) or str(path).startswith(OTHER_PATHS):
+            yield Problem(
+                "app_long_requests",
+                f"contains {quoted(str(path))}; write the beginning of a path of the application, such as /export/.",
+            )
+        elif (
+            isinstance(seconds, bool)
+            or not re.fullmatch(r"\d{1,5}", str(seconds))
+            or not limit <= int(seconds) <= LONGEST_REQUEST
+        ):
+            yield Problem(
+                "app_long_requests",
+                f"must be seconds from app_request_timeout, {limit}, to {LONGEST_REQUEST}; it is {seconds}.",
+                part=f".{path}",
+            )
 
 
 def check_memory(here: Installation) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""After the side effect reboot.yml: the same release is current, and the work left in the queues is done.
+"""After the side effect reboot.yml: the same release is current, and the work that was left is done.
 
 Skipped before the reboot. The other files of this folder are tested before and after it.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import Installation
+from installation import Installation, query
 from probes import Visitor, wait_for
 from testinfra.host import Host
 
@@ -29,8 +29,13 @@ def before(host: Host) -> dict[str, Any]:
     return json.loads(note.read_text())
 
 
-def test_host_has_booted_again(host: Host, before: dict[str, Any]) -> None:
-    assert float(host.check_output('date +%s --date="$(ps -o lstart= -p 1)"')) > before["at"]
+@pytest.fixture(scope="module")
+def booted(host: Host) -> float:
+    return float(host.check_output('date +%s --date="$(ps -o lstart= -p 1)"'))
+
+
+def test_host_has_booted_again(booted: float, before: dict[str, Any]) -> None:
+    assert booted > before["at"]
 
 
 def test_same_release_is_current(visitor: Visitor, release: str, before: dict[str, Any]) -> None:
@@ -43,6 +48,17 @@ def test_order_is_processed(visitor: Visitor, before: dict[str, Any]) -> None:
     assert [step["state"] for step in steps] == ["done"] * 4
 
 
-def test_report_is_made(app: Installation, visitor: Visitor, before: dict[str, Any]) -> None:
-    done = visitor.finished_task(before["report"], SECONDS)
-    assert (done["release"], done["worker"].split(".")[0]) == (before["release"], app.queues["heavy"])
+def test_reports_are_made(app: Installation, visitor: Visitor, before: dict[str, Any]) -> None:
+    for report in before["reports"]:
+        done = visitor.finished_task(report, SECONDS)
+        assert (done["release"], done["worker"].split(".")[0]) == (before["release"], app.queues["heavy"])
+
+
+def test_running_report_was_finished_and_recorded_before_the_shutdown(
+    host: Host, app: Installation, before: dict[str, Any], booted: float
+) -> None:
+    """Its worker stopped before PostgreSQL, which has the result; the last report was still in the queue."""
+    names = "', '".join(report.strip("/").split("/")[-1] for report in before["reports"])
+    sql = f"SELECT extract(epoch FROM date_done) FROM django_celery_results_taskresult WHERE task_id IN ('{names}')"
+    done = sorted(float(line) for line in query(host, app, sql).split())
+    assert before["at"] < done[0] < booted < done[-1]

@@ -6,14 +6,14 @@ import signal
 
 import pytest
 from cluster import Cluster
-from deployments import between, column
+from deployments import HIGH_LOAD, between, column
 from traffic import verdict
 
 
 def test_deployments_and_a_rollback(cluster: Cluster, old: str) -> None:
     """One with a migration, one without, and a rollback of the second."""
     with_column = cluster.version("column", column("note"))
-    with cluster.under_load() as traffic:
+    with cluster.under_load(**HIGH_LOAD) as traffic:
         runs, releases = [], [old]
         # The second version is made when the database has the first one's column.
         for run in (

@@ -9,6 +9,12 @@ from deployments import Deployments
 from traffic import Traffic
 
 
+@pytest.fixture(autouse=True)
+def _only_under_systemd(request: pytest.FixtureRequest, deployments: Deployments) -> None:
+    if request.node.get_closest_marker("any_manager") and deployments.manager != "systemd":
+        pytest.skip("the same under every process manager: tested under systemd")
+
+
 @pytest.fixture
 def old(deployments: Deployments) -> str:
     """The release before the test; a deployment that an earlier test has left running ends first."""

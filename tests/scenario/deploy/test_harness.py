@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
-from deployments import Deployments
+from deployments import HIGH_LOAD, Deployments
 from probes import wait_for
 from traffic import Traffic, verdict
 
-pytestmark = pytest.mark.os("debian13")
+pytestmark = [pytest.mark.os("debian13"), pytest.mark.any_manager]
 SECONDS = 60
 
 
-@pytest.fixture(autouse=True)
-def _under_systemd_only(deployments: Deployments) -> None:
-    if deployments.manager != "systemd":
-        pytest.skip("the harness is the same under every process manager")
+@pytest.fixture
+def traffic(deployments: Deployments, old: str) -> Iterator[Traffic]:
+    with deployments.under_load(**HIGH_LOAD) as traffic:
+        yield traffic
 
 
 def process(deployments: Deployments, kind: str) -> int:
@@ -94,7 +94,7 @@ def test_emptied_queue_loses_tasks(deployments: Deployments, traffic: Traffic) -
     url = f'"$(. /etc/{deployments.app.name}/app.env && echo "$CELERY_BROKER_URL")"'
     assert deployments.host.check_output(f"redis-cli --no-auth-warning -u {url} DEL heavy") == "1"
     traffic.pause(1)
-    ledger = verdict.settle(deployments.ledger, [one for one in traffic.sent if one.id != lost.id], 20)
+    ledger = verdict.settle(deployments.ledger, [one for one in traffic.sent if one.id != lost.id], 12)
     fails(verdict.none_lost, traffic.sent, ledger, match=f"{lost.id}, never started")
 
 

@@ -26,8 +26,6 @@ STATES_OF_PROCESSES = ("start", "stop_consuming", "smoke_test", "drain")
 SAME_VERSION = ("stop_consuming", "restart_beat")
 # Tries of a kill at exactly this step: the step may end before the signal arrives.
 TRIES = 3
-# A lower load than elsewhere, since these tests take long: a request every fifth of a second, and always a slow one.
-LOAD = {"rate": 5.0, "tasks": 2.0}
 
 
 def kill_at(deployments: Deployments, step: str, version: Path | None = None) -> Path:
@@ -54,7 +52,7 @@ def test_next_deployment_completes_a_killed_one(deployments: Deployments, old: s
     """
     states = [step for step in STATES if deployments.manager == "systemd" or step in STATES_OF_PROCESSES]
     releases = {old}
-    with deployments.under_load(**LOAD) as traffic:
+    with deployments.under_load() as traffic:
         version = None
         for step in states:
             version = kill_at(deployments, step, version if step in SAME_VERSION else None)
@@ -69,9 +67,10 @@ def test_next_deployment_completes_a_killed_one(deployments: Deployments, old: s
 
 
 @pytest.mark.os("debian13")
+@pytest.mark.any_manager
 def test_deploy_playbook_completes_a_killed_deployment(deployments: Deployments, old: str) -> None:
     version = deployments.version("killed", column("killed"))
-    with deployments.under_load(**LOAD) as traffic:
+    with deployments.under_load() as traffic:
         watch = deployments.watch("bake", kill=True)
         run = deployments.begin_with_ansible(version)
         assert watch.result()["step"] == "bake"
@@ -85,12 +84,13 @@ def test_deploy_playbook_completes_a_killed_deployment(deployments: Deployments,
 
 # The connection is cut by Ctrl-C, or the control machine is killed.
 @pytest.mark.os("debian12")
+@pytest.mark.any_manager
 @pytest.mark.parametrize(("number", "step"), [(signal.SIGINT, "migrate"), (signal.SIGKILL, "smoke_test")])
 def test_deployment_survives_its_control_machine(
     deployments: Deployments, old: str, number: signal.Signals, step: str
 ) -> None:
     version = deployments.version(f"left-at-{step}", column("left"))
-    with deployments.under_load(**LOAD) as traffic:
+    with deployments.under_load() as traffic:
         watch = deployments.watch(step)
         run = deployments.begin_with_ansible(version)
         seen = watch.result()["step"]
@@ -107,10 +107,11 @@ def test_deployment_survives_its_control_machine(
 
 
 @pytest.mark.os("debian12")
+@pytest.mark.any_manager
 def test_deployment_survives_its_connection(deployments: Deployments, old: str) -> None:
     """Started with the program on the host, whose connection is lost at each stage."""
     releases = [old]
-    with deployments.under_load(**LOAD) as traffic:
+    with deployments.under_load() as traffic:
         for step in ("build", "start", "drain"):
             watch = deployments.watch(step)
             run = deployments.begin(deployments.version(f"lost-at-{step}"))
@@ -126,6 +127,7 @@ def test_deployment_survives_its_connection(deployments: Deployments, old: str) 
 
 
 @pytest.mark.os("debian13")
+@pytest.mark.any_manager
 def test_second_deployment_at_once_is_refused(deployments: Deployments, old: str) -> None:
     one, two = deployments.version("one"), deployments.version("two")
     with deployments.under_load() as traffic:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from deployments import Deployments, between, column
+from deployments import HIGH_LOAD, Deployments, between, column
 from probes import Visitor
 from traffic import verdict
 
@@ -17,11 +18,13 @@ def stylesheet(visitor: Visitor) -> str:
     return found[1]
 
 
-def test_two_deployments_and_a_rollback(deployments: Deployments, old: str) -> None:
+def test_two_deployments_and_a_rollback(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
+    """What follows the first deployment goes through Ansible on Debian 13, and the program on the host on Debian 12."""
+    with_ansible = variables["testhost_os"] == "debian13"
     visitor = Visitor(deployments.app.url, deployments.app.certificate)
     stylesheets = [stylesheet(visitor)]
     with_column = deployments.version("column", column("note"))
-    with deployments.under_load() as traffic:
+    with deployments.under_load(**HIGH_LOAD) as traffic:
         before = traffic.pause(3)
         runs, releases = [deployments.deploy_with_ansible(with_column).succeeded()], [old, deployments.current]
         traffic.pause(2)
@@ -29,7 +32,8 @@ def test_two_deployments_and_a_rollback(deployments: Deployments, old: str) -> N
         releases.append(deployments.current)
         stylesheets.append(stylesheet(visitor))
         traffic.pause(2)
-        runs.append(deployments.rollback_with_ansible().succeeded())
+        rollback = deployments.rollback_with_ansible if with_ansible else deployments.rollback
+        runs.append(rollback().succeeded())
         releases.append(deployments.current)
         traffic.pause(4)
 
@@ -53,14 +57,15 @@ def test_two_deployments_and_a_rollback(deployments: Deployments, old: str) -> N
     dumps = deployments.host.check_output(f"ls /var/backups/{deployments.app.name}").split()
     assert f"before-{second}.dump" in dumps
     assert f"before-{third}.dump" not in dumps
-    history = deployments.playbook("playbooks/releases.yml").wait().succeeded().output
+    listing = deployments.playbook("playbooks/releases.yml") if with_ansible else deployments.control("releases")
+    history = listing.wait().succeeded().output
     entries = re.findall(r"(deploy|rollback) +(\S+) +\S+(?:@\S+)? +[\d.]+ +succeeded", history)
     assert entries[:3] == [("rollback", second), ("deploy", third), ("deploy", second)], history
 
     # Deploying the current version again changes nothing.
     assert runs[0].changed > 0
     processes, status = deployments.processes(), deployments.status()
-    again = deployments.deploy_with_ansible(with_column).succeeded()
+    again = (deployments.deploy_with_ansible if with_ansible else deployments.deploy)(with_column).succeeded()
     assert again.changed == 0, again.output
     assert (deployments.processes(), deployments.status()) == (processes, status)
     assert deployments.running_releases() == {second}

@@ -140,6 +140,7 @@ def verbose_run(
     try:
         with arguments_watched(deployments.host, canaries):
             options = {"app_health_check_timeout": timeout, "app_environment": environment, "app_email_url": mail}
+            options["secrets_replace"] = True  # the administrator's password is not part of a rotation
             run = deployments.playbook("site.yml", "-vvv", "--diff", **options).wait()
     finally:
         (secrets / "admin_password").write_text(former)
@@ -148,6 +149,17 @@ def verbose_run(
     for name in set(ROTATED) - {"django_key"}:
         (secrets / f"{name}.previous").unlink()
     return f"timeout {timeout}\n{run.succeeded().output}"
+
+
+@pytest.mark.os("debian13")
+def test_a_clone_without_the_secrets_changes_nothing(deployments: Deployments, folder: Path, secrets: Path) -> None:
+    clone = folder / "clone/secrets"
+    before = values(secrets)
+    run = deployments.playbook("site.yml", app_secrets=str(clone)).wait().failed()
+    run.says("would replace secrets that").says(f"{clone} has no file for these.")
+    assert run.changed == 0, run.output
+    assert not clone.parent.exists()
+    assert values(secrets) == before
 
 
 def test_no_output_of_a_run_shows_a_secret(verbose_run: str, canaries: dict[str, str]) -> None:
@@ -294,7 +306,7 @@ def test_rotation_under_load(
     """The first run is killed when the new processes start; an administrator's run with sudo completes it."""
     source = deployments.version("rotated")
     # Also takes back the settings of the verbose run, which deploy.yml would refuse.
-    deployments.playbook("site.yml", app_source=str(source)).wait().succeeded()
+    deployments.playbook("site.yml", app_source=str(source), secrets_replace=True).wait().succeeded()
     before, old_login, redis = values(secrets), login(host, app), deployments.redis_processes()
     # Few enough for the rate limit, even when they pile up for seconds.
     with deployments.under_load(rate=6, tasks=2) as traffic:

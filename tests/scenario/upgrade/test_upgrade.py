@@ -28,6 +28,7 @@ def earlier(deployments: Deployments) -> str:
     """The release that the earlier Seedbed deployed; the host is moved, under load, before any test looks at it."""
     earlier = deployments.current
     assert deployments.host.file(f"/usr/local/sbin/{deployments.app.name}-release").exists, "the host is not of 7e689fa"
+    refuse_other_secrets(deployments)
     servers = main_processes(deployments)
     with deployments.under_load() as traffic:
         traffic.pause(3)
@@ -39,6 +40,15 @@ def earlier(deployments: Deployments) -> str:
     assert main_processes(deployments) == servers, "nginx, PostgreSQL or Redis was restarted"
     deployments.assert_zero_downtime(traffic, [earlier, deployments.current])
     return earlier
+
+
+def refuse_other_secrets(deployments: Deployments) -> None:
+    """A clone without the secrets changes nothing, although this host has no fingerprints of them yet."""
+    other = deployments.folder / "other/secrets"
+    run = deployments.playbook("site.yml", app_secrets=str(other)).wait().failed()
+    run.says("would replace secrets that").says("has in use: django_key, database_password, database_owner_password, ")
+    assert run.changed == 0, run.output
+    assert not other.parent.exists()
 
 
 def main_processes(deployments: Deployments) -> str:

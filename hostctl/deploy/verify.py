@@ -1,0 +1,92 @@
+"""The current release again: instead of a deployment, check that it serves, and start what does not run."""
+
+from __future__ import annotations
+
+import time
+
+from ..application import Application
+from ..host import Host
+from ..settings import ReleaseError
+from ..status import previous_release, problems
+from .record import Record
+
+# Seconds that workers, and pages on a busy host, may take to answer.
+ANSWER_SECONDS = 20
+
+
+def verify(host: Host) -> list[str]:
+    """Check pages, workers and beat of the current release; return lines about what had to be started.
+
+    Raises ReleaseError, which says where to look and how to roll back, when the release does not run.
+    """
+    if not host.current_release():
+        raise ReleaseError("No release is live: deploy one first.")
+    started = start_missing(host)
+    deadline = time.monotonic() + (host.settings.health_check_timeout if started else ANSWER_SECONDS)
+    while (found := problems(host)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    lines = {one["process"]: one["text"] for one in found}
+    lines |= {process: text for process, text in silent_workers(host).items() if process not in lines}
+    if lines:
+        raise ReleaseError("\n".join([*started, explain(host, lines)]))
+    return started
+
+
+def start_missing(host: Host) -> list[str]:
+    """Start the processes of the current release that do not run; return lines that say so."""
+    record, manager = Record(host.settings), host.manager
+    units = host.units(host.current_release())
+    missing = [state.unit for state in manager.states_of(units) if not state.runs]
+    lacks_beat = host.settings.beat and not manager.beat_runs()
+    if not missing and not lacks_beat:
+        return []
+    names = [host.process_name(unit) for unit in missing] + (["beat"] if lacks_beat else [])
+    lines = [f"Started, since they did not run: {', '.join(names)}."]
+    # A deployment that begins now would start and stop the same processes.
+    record.hold()
+    try:
+        manager.start(missing)
+        if lacks_beat:
+            manager.restart_beat()
+    except ReleaseError as error:
+        lines.append(str(error))
+    finally:
+        record.release()
+    return lines
+
+
+def silent_workers(host: Host) -> dict[str, str]:
+    """Ask the workers which queues they consume; return what is wrong, by process."""
+    settings, release = host.settings, host.current_release()
+    nodes = {host.node(unit): worker for unit, worker in zip(host.worker_units(release), settings.workers, strict=True)}
+    if not nodes:
+        return {}
+    application = Application(host, release)
+    try:
+        queues = {node: worker.queues for node, worker in nodes.items()}
+        answer = application.ask("consumed", settings.celery_app, ANSWER_SECONDS, queues)
+    except ReleaseError as error:
+        return {"worker": str(error)}
+    finally:
+        application.close()
+    found = dict.fromkeys(answer["silent"], f"no answer within {ANSWER_SECONDS} s")
+    found |= {node: f"does not consume {', '.join(queues)}" for node, queues in answer["missing"].items()}
+    return {f"worker-{nodes[node].name}": text for node, text in sorted(found.items())}
+
+
+def explain(host: Host, found: dict[str, str]) -> str:
+    """Return what does not run, where to look, and how to roll back."""
+    program, release = f"{host.settings.name}ctl", host.current_release()
+    try:
+        back = (
+            f"To roll back to {previous_release(host)}: playbooks/rollback.yml, or `{program} rollback` on the server."
+        )
+    except ReleaseError:
+        back = "There is no earlier release to roll back to: fix the project and deploy it."
+    return "\n".join(
+        [
+            *(f"{process}: {text}" for process, text in found.items()),
+            f"Release {release} is live, but does not run: {', '.join(found)}. On the server, "
+            f"`{program} logs {next(iter(found))}` shows why. {back}",
+        ]
+    )
