@@ -10,6 +10,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,14 +43,16 @@ class Application:
             variables |= read_environment(file)
         return variables
 
-    def manage(self, *arguments: str, environment: dict[str, str] | None = None) -> str:
-        """Run manage.py as the owner of the tables, and return its output.
+    def manage(
+        self, *arguments: str, environment: dict[str, str] | None = None, stop: threading.Event | None = None
+    ) -> str:
+        """Run manage.py as the owner of the tables, until its end or until `stop` is set, and return its output.
 
         Raises ReleaseError with the end of that output when it fails.
         """
         command = [self.python, "manage.py", *arguments]
         variables = self.environment(owner=True) | (environment or {})
-        return as_user(self.settings, command, variables, self.folder, f"manage.py {' '.join(arguments)}")
+        return as_user(self.settings, command, variables, self.folder, f"manage.py {' '.join(arguments)}", stop=stop)
 
     def replace_process(self, *arguments: str, owner: bool = False) -> NoReturn:
         """Become `python ARGUMENTS` of this release: as the application's user, in its folder, with its environment.
@@ -149,19 +152,34 @@ def become(account: str) -> None:
 
 
 def as_user(
-    settings: Settings, command: list[str], environment: dict[str, str], folder: Path, what: str, user: str = ""
-) -> str:
+    settings: Settings, command: list[str], environment: dict[str, str], folder: Path, what: str, user: str = "",
+    stop: threading.Event | None = None,
+) -> str:  # fmt: skip
     """Run a command as one of the application's users, in the application's group, and return its output.
 
-    Raises ReleaseError with the end of that output when the command fails.
+    It is killed when `stop` is set. Raises ReleaseError with the end of that output when the command fails.
     """
-    done = subprocess.run(
+    with subprocess.Popen(
         command, env=environment, cwd=folder, user=user or settings.name, group=settings.name, extra_groups=[],
         umask=0o027, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", check=False,
-    )  # fmt: skip
-    if done.returncode == -signal.SIGKILL:
-        raise ReleaseError(f"{what} was killed, most likely because the host has no free memory:\n{tail(done.stdout)}")
-    if done.returncode != 0:
-        raise ReleaseError(f"{what} failed with exit status {done.returncode}:\n{tail(done.stdout)}")
-    return done.stdout
+        errors="replace",
+    ) as process:  # fmt: skip
+        output = read_output(process, stop)
+    if process.returncode == -signal.SIGKILL and not (stop and stop.is_set()):
+        raise ReleaseError(f"{what} was killed, most likely because the host has no free memory:\n{tail(output)}")
+    if process.returncode != 0:
+        raise ReleaseError(f"{what} failed with exit status {process.returncode}:\n{tail(output)}")
+    return output
+
+
+def read_output(process: subprocess.Popen[str], stop: threading.Event | None) -> str:
+    """Return a process's output at its end; kill it when `stop` is set."""
+    while True:
+        try:
+            return process.communicate(timeout=0.1 if stop else None)[0]
+        except subprocess.TimeoutExpired:
+            if stop.is_set():
+                process.kill()
+        except BaseException:
+            process.kill()
+            raise

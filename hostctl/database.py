@@ -188,11 +188,12 @@ class Database:
     ) -> None:
         """Apply pending migrations, while no other migration of this application runs.
 
-        `manage` is called like manage("migrate", "--noinput", environment={...}) and raises ReleaseError with the
-        output; the names are those of in_app/migrations.py. Raises ReleaseError, saying what was applied nevertheless.
+        `manage` is called like manage("migrate", "--noinput", environment={...}, stop=EVENT), ends when the event is
+        set, and raises ReleaseError with the output; the names are those of in_app/migrations.py. Raises ReleaseError,
+        saying what was applied nevertheless.
         """
         if not self.connection:
-            manage("migrate", "--noinput", environment={})
+            manage("migrate", "--noinput", environment={}, stop=None)
             return
         plan = Plan(pending, not_atomic, concurrent)
         session = Session(self)
@@ -257,13 +258,15 @@ class Database:
             names = ", ".join(left) if len(left) <= 10 else f"{len(left)} migrations"
             self.say(f"Migrating: {names or 'signal handlers'}.")
             began = time.monotonic()
-            watch = Watch(session, self.application)
+            watch = Watch(self, session, lambda: plan.is_reverted(self.first_left(portion)))
             try:
                 with watch:
-                    manage("migrate", *target, "--noinput", environment=environment)
+                    manage("migrate", *target, "--noinput", environment=environment, stop=watch.abort)
             except ReleaseError as error:
                 done = self.applied()
                 left = [name for name in portion if name not in done]
+                if watch.aborted:
+                    raise ReleaseError(plan.failure(left, done, watch.aborted, "")) from None
                 held = lock_problem(str(error), watch.blockers, timeout)
                 if not held or delay is None or (left and left[0] in plan.not_atomic):
                     raise ReleaseError(plan.failure(left, done, held, tail(str(error)))) from None
@@ -272,6 +275,11 @@ class Database:
             else:
                 self.say(f"Applied in {time.monotonic() - began:.1f} s.")
                 return
+
+    def first_left(self, portion: list[str]) -> str:
+        """Return the first migration that is not applied, which is the one that runs; "" after the last one."""
+        done = self.applied()
+        return next((name for name in portion if name not in done), "")
 
     def applied(self) -> set[str]:
         """Return the migrations that the database records as applied."""
@@ -295,6 +303,10 @@ class Plan:
         if set(self.pending) & set(self.concurrent):
             return [[name] for name in self.pending]
         return [self.pending] if self.pending else []
+
+    def is_reverted(self, name: str) -> bool:
+        """Return whether a migration that is aborted leaves nothing behind."""
+        return bool(name) and name not in self.not_atomic
 
     def failure(self, left: list[str], done: Collection[str], held: str, output: str) -> str:
         """Explain why the first of `left` failed (on the lock in `held`, or with `output`) and what state it left."""
@@ -367,15 +379,29 @@ class Session:
 
 
 class Watch:
-    """Watch a migration for blocking sessions: once it has given up, they can no longer be found."""
+    """Watch a migration: which sessions block it, and which wait behind it.
+
+    Once it has given up, its blockers can no longer be found. When requests and tasks wait for it for longer than
+    migration_block_seconds, its session is ended and `abort` is set; `aborted` then says why.
+    """
 
     interval = 0.2  # seconds
+    patience = 1.0  # seconds that sessions may wait before that is said
 
-    def __init__(self, session: Session, application: str) -> None:
+    def __init__(self, database: Database, session: Session, is_reverted: Callable[[], bool]) -> None:
         self.session = session
+        self.say = database.say
+        self.limit = database.settings.migration_block_seconds
+        self.is_reverted = is_reverted
         self.blockers: list[dict[str, Any]] = []
+        self.abort = threading.Event()
+        self.aborted = ""
+        # When the sessions that wait now were first and last seen, for each transaction of the migration.
+        self.waiting: dict[tuple[int, str], tuple[float, float]] = {}
+        self.said: set[tuple[int, str]] = set()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.look, daemon=True)
+        mine = f"datname = current_database() AND application_name = '{database.application}'"
         self.question = f"""
             SELECT DISTINCT held.pid, held.usename AS user, held.application_name AS application,
                    held.backend_type AS kind, held.state,
@@ -383,19 +409,69 @@ class Watch:
                    left(regexp_replace(held.query, '[[:space:]]+', ' ', 'g'), 80) AS query,
                    (SELECT min(relation::regclass::text) FROM pg_locks
                      WHERE pg_locks.pid = waiting.pid AND NOT granted) AS relation
-              FROM pg_stat_activity AS waiting, unnest(pg_blocking_pids(waiting.pid)) AS blocking (pid)
-              JOIN pg_stat_activity AS held USING (pid)
-             WHERE waiting.datname = current_database() AND waiting.application_name = '{application}'"""
+              FROM (SELECT pid FROM pg_stat_activity WHERE {mine}) AS waiting,
+                   unnest(pg_blocking_pids(waiting.pid)) AS blocking (pid)
+              JOIN pg_stat_activity AS held USING (pid)"""
+        # Only clients have a user name. A migration that waits itself is ended by its lock_timeout, and CREATE INDEX
+        # CONCURRENTLY, which may wait for long, blocks no request.
+        self.behind = f"""
+            SELECT holder.pid, holder.xact_start::text AS transaction, count(DISTINCT waiting.pid) AS waiting,
+                   min(wanted.relation::regclass::text) AS relation,
+                   left(regexp_replace(min(holder.query), '[[:space:]]+', ' ', 'g'), 200) AS query
+              FROM pg_locks AS wanted
+              JOIN pg_stat_activity AS waiting ON waiting.pid = wanted.pid AND waiting.usename IS NOT NULL
+                   AND waiting.datname = current_database() AND waiting.application_name <> '{database.application}',
+                   unnest(pg_blocking_pids(wanted.pid)) AS blocking (pid)
+              JOIN (SELECT pid, xact_start, query FROM pg_stat_activity WHERE {mine}) AS holder USING (pid)
+             WHERE NOT wanted.granted
+               AND NOT EXISTS (SELECT FROM pg_locks AS own WHERE own.pid = holder.pid AND NOT own.granted)
+             GROUP BY 1, 2"""
 
     def look(self) -> None:
         while not self.over.wait(self.interval):
             try:
                 found = self.session.ask(self.question)
+                behind = self.session.ask(self.behind)
+                if any(self.must_end(one) for one in behind):
+                    return
             except ReleaseError:
                 return
             # As it gives up, its blockers may still be visible while the relation no longer is.
             if found and (found[0]["relation"] or pids(found) != pids(self.blockers)):
                 self.blockers = found
+
+    def must_end(self, one: dict[str, Any]) -> bool:
+        """Note that sessions wait behind a transaction of the migration; end it when they have waited for too long."""
+        key, now = (one["pid"], one["transaction"]), time.monotonic()
+        first, last = self.waiting.get(key, (now, now))
+        # No session waited in between.
+        first = first if now - last < self.patience else now
+        self.waiting[key] = (first, now)
+        if now - first >= self.patience and key not in self.said:
+            self.said.add(key)
+            self.say(self.announce(one))
+        if not self.limit or now - first < self.limit or not self.is_reverted():
+            return False
+        self.aborted = (
+            f"{sessions(one)} waited behind it{place(one)} for {now - first:.0f} s, so it was aborted "
+            f"(app_migration_block_seconds). Its last statement: {one['query']}\n"
+            "Split the migration: first the change of the schema, and what takes long in a migration or a command of "
+            "its own. Or run it in maintenance mode with -e app_migration_block_seconds=0."
+        )
+        try:
+            self.session.ask(f"SELECT pg_terminate_backend({one['pid']}) AS ended")
+        finally:
+            # Without its client the session ends, too.
+            self.abort.set()
+        return True
+
+    def announce(self, one: dict[str, Any]) -> str:
+        text = f"Warning: {sessions(one)} wait behind the migration{place(one)}."
+        if not self.limit:
+            return text
+        if not self.is_reverted():
+            return f"{text} It is not aborted, since it is not atomic."
+        return f"{text} It is aborted when that takes {self.limit} s."
 
     def __enter__(self) -> None:
         self.thread.start()
@@ -403,6 +479,15 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
+
+
+def sessions(one: dict[str, Any]) -> str:
+    """Say how many requests and tasks wait; each has a session of its own."""
+    return "1 request or task" if one["waiting"] == 1 else f"{one['waiting']} requests or tasks"
+
+
+def place(one: dict[str, Any]) -> str:
+    return f" for {one['relation']}" if one["relation"] else ""
 
 
 # --- helpers

@@ -24,7 +24,10 @@ TESTED = {"celery": ("5.4", "5.7"), "kombu": ("5.4", "5.7"), "billiard": ("4.2",
 REQUIRED = {
     "kombu.transport.virtual.base:Channel": ("_lookup", "do_restore"),
     "kombu.transport.virtual.base:QoS": ("_delivered", "_dirty"),
+    "kombu.transport.virtual.base:Message": ("_raw",),
+    "kombu.transport.redis:QoS": ("append",),
     "kombu.transport.redis:Channel": (
+        "QoS",
         *("_in_poll", "_q_for_pri", "_get_message_priority", "_brpop_read", "handlers", "sep"),
         *("conn_or_acquire", "unacked_key", "unacked_index_key", "unacked_mutex_key", "visibility_timeout"),
         "global_keyprefix",
@@ -153,6 +156,29 @@ def on_undelivered(channel: Any, take: Callable[[bytes, str, Exception], bool]) 
 
 def bytes_to_str(text: bytes | str) -> str:
     return text.decode(errors="replace") if isinstance(text, bytes) else text
+
+
+def keep_refused_messages(refused: list[list[Any]], content_errors: tuple[type[Exception], ...]) -> None:
+    """Have kombu add messages to `refused`, as in requeue.py, that it took from a queue but cannot add to the slot.
+
+    kombu would lose them. Redis refuses, for instance, while its disk or its memory is full. A message that raises one of
+    `content_errors` would never be added.
+    """
+    from kombu.transport import redis
+
+    class QoS(redis.QoS):
+        def append(self, message: Any, delivery_tag: str) -> None:
+            try:
+                super().append(message, delivery_tag)
+            except content_errors:
+                raise
+            except Exception as error:
+                delivery = message.delivery_info
+                refused.append([message._raw, delivery["exchange"], delivery["routing_key"]])
+                # One from which the worker reconnects, whatever the project's settings are.
+                raise ConnectionError(f"Redis refused to record a message that was taken: {error}") from error
+
+    redis.Channel.QoS = QoS
 
 
 def unacknowledged_tags(consumer: Any) -> set[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import broker, compat, parking, reception, requeue, returns
+from . import broker, compat, parking, reception, requeue, results, returns
 
 logger = logging.getLogger("celery.hostctl")
 
@@ -100,10 +101,26 @@ def consumer_class(app: Any, summary: Path) -> type:
             self.suspects = returns.OneByOne(on_task_request, self.note_alone)
             self.acknowledgements.suspects = self.suspects
             warn_of_limits = limits_warning(self.pool)
+            self.unrecorded = results.Unrecorded()
+            self.refused: list[list[Any]] = []
+            compat.keep_refused_messages(self.refused, reception.errors())
 
         def ensure_connected(self, conn: Any) -> Any:
             broker.limit_reconnect_pause(conn)
             return super().ensure_connected(conn)
+
+        def connect(self) -> Any:
+            """Connect, and requeue first what Redis has refused; while it refuses anything, nothing more is taken."""
+            try:
+                connection = super().connect()
+                if count := requeue.requeue_refused(connection.default_channel, self.refused):
+                    logger.warning("Requeued %d messages that Redis had refused to record.", count)
+            except (*self.connection_errors, *self.channel_errors) as error:
+                if not self.refused:
+                    raise
+                time.sleep(broker.RECONNECT_SECONDS)
+                raise ConnectionError(f"Redis refuses to take {len(self.refused)} messages back: {error}") from error
+            return connection
 
         def on_connection_error_after_connected(self, exc: Exception) -> None:
             self.acknowledgements.hold()
@@ -128,13 +145,15 @@ def consumer_class(app: Any, summary: Path) -> type:
 
         def remembered_tags(self) -> frozenset[str]:
             """Return the tags of tasks that run or will run, after a lost connection."""
-            return tags(state.active_requests) | self.in_pool
+            return tags(state.active_requests) | tags(self.unrecorded.requests) | self.in_pool
 
         # -- consuming
 
         def update_strategies(self) -> None:
             """Called with each new connection."""
+            results.extend_requests(self.app, self.unrecorded)
             returns.extend_requests(self.app, self.acknowledgements.blamed.add)
+            self.unrecorded.resume(self.timer)
             super().update_strategies()
 
         def register_with_event_loop(self, hub: Any) -> None:
@@ -183,7 +202,13 @@ def consumer_class(app: Any, summary: Path) -> type:
             if not isinstance(error, reception.errors()):
                 return False
             reason = reception.describe(error)
-            message_id = parking.park_item(self.task_consumer.channel, item, queue, reason)
+            entry = parking.entry_of(item, queue)
+            try:
+                parking.park_entry(self.task_consumer.channel, entry, reason)
+            except Exception as refusal:
+                self.refused.append(entry)
+                raise ConnectionError(f"Redis refused to park a message that was taken: {refusal}") from refusal
+            message_id = entry[0]["headers"]["id"]
             logger.error("Parked the message %s of the queue %s, which cannot be read: %s.", message_id, queue, reason)
             return True
 
@@ -211,6 +236,7 @@ def consumer_class(app: Any, summary: Path) -> type:
         def stop(self) -> None:
             accepted = tags(state.reserved_requests) | tags(state.active_requests)
             self.held = accepted | compat.unacknowledged_tags(self)
+            results.stopping[0] = 1
             was_told = isinstance(sys.exc_info()[1], WorkerShutdown | WorkerTerminate | None)
             if self.task_consumer and was_told:
                 # What it still holds when it is killed is then not at fault.
@@ -254,9 +280,20 @@ def consumer_class(app: Any, summary: Path) -> type:
             self.perform_pending_operations()
             requeued = self.held & (compat.unacknowledged_tags(self) | self.requeued)
             running = tags(state.active_requests)
+            if self.refused:
+                self.requeue_refused_at_last()
             super().shutdown()
             finished = len(self.held - requeued - running)
             self.write_summary({"held": len(self.held), "finished": finished, "requeued": len(requeued)})
+
+        def requeue_refused_at_last(self) -> None:
+            try:
+                with broker.open_channel(self.app) as (channel, _):
+                    requeue.requeue_refused(channel, self.refused)
+            except Exception as error:
+                headers = [message["headers"] for message, *_ in self.refused]
+                lost = [f"{each.get('task')}[{each.get('id')}]" for each in headers]
+                logger.critical("Lost %s, which Redis refuses to take back: %s", ", ".join(lost), error)
 
         def write_summary(self, numbers: dict[str, int]) -> None:
             try:

@@ -111,7 +111,24 @@ class Review:
                 f"{name} is not atomic: if it fails half way, {remains} remains.\n"
                 "In that case inspect the table and repair it by hand before the next attempt."
             )
+        if migration.atomic:
+            yield from self.slow_under_lock(migration, state)
         yield from self.operations(name, migration.app_label, migration.operations, state)
+
+    def slow_under_lock(self, migration: Any, state: Any) -> Iterator[str]:
+        """Report code or custom SQL that runs while the transaction holds the lock of a schema change before it."""
+        locked = ""
+        for operation in flatten(migration.operations):
+            kind, model = type(operation).__name__, getattr(operation, "model_name", "")
+            model = model or getattr(operation, "old_name", "") or getattr(operation, "name", "")
+            if is_a(operation, "RunPython") or is_a(operation, "RunSQL"):
+                if locked and not is_quick(operation):
+                    code = getattr(getattr(operation, "code", None), "__name__", "") or "custom SQL"
+                    yield f"{label(migration)}: {locked}, then {code} in the same transaction. {UNDER_LOCK}"
+                    return
+            elif not locked and not HARMLESS & {base.__name__ for base in type(operation).__mro__}:
+                table = self.table_of(state, migration.app_label, model) if isinstance(model, str) and model else None
+                locked = f"{kind} locks {table.name}" if table else ""
 
     def operations(self, name: str, app: str, operations: list[Any], state: Any) -> Iterator[str]:
         """Review the operations in order; `state` is updated by each."""
@@ -323,10 +340,7 @@ class Review:
     # -- code of the project
 
     def judge_RunSQL(self, step: Step) -> Iterator[Finding]:  # noqa: N802
-        sql = step.operation.sql
-        parts = [sql] if isinstance(sql, str) else [part if isinstance(part, str) else part[0] for part in sql]
-        statements = [re.sub(r"--.*", "", statement) for part in parts for statement in part.split(";")]
-        if not all(HARMLESS_SQL.match(statement) for statement in statements):
+        if not is_quick(step.operation):
             yield (
                 "custom SQL, which cannot be judged",
                 "Check which locks it takes, and that it removes nothing the running release uses.",
@@ -334,7 +348,7 @@ class Review:
 
     def judge_RunPython(self, step: Step) -> Iterator[Finding]:  # noqa: N802
         code = getattr(step.operation.code, "__name__", "code")
-        if code != "noop" and any(table.is_large for table in self.tables.values()):
+        if not is_quick(step.operation) and any(table.is_large for table in self.tables.values()):
             yield (
                 f"{code}() cannot be judged; rows that it changes stay locked until the migration ends",
                 "Change large tables in batches: in a command or a task, or use atomic = False and a commit per batch.",
@@ -368,6 +382,10 @@ class Review:
             return cursor.fetchone() is not None
 
 
+UNDER_LOCK = (
+    "Until it ends, requests and tasks that use the table wait.\n"
+    "Split it: the schema change in one migration, the code in the next one."
+)
 MAINTENANCE = "Do it in a maintenance window."
 REMOVE = "Remove it in two releases: first from the code (SeparateDatabaseAndState, state_operations), then here."
 RENAME = "Keep the column's name with db_column, or add a new column and migrate to it over two releases."
@@ -383,6 +401,25 @@ HARMLESS = CONCURRENT | {
     *("AlterOrderWithRespectTo", "CollationOperation", "CreateExtension", "CreateModel", "RemoveConstraint"),
     *("RemoveIndex", "RenameIndex"),
 }
+
+
+def flatten(operations: list[Any]) -> Iterator[Any]:
+    """Return the operations that change the database, in order."""
+    for operation in operations:
+        if is_a(operation, "SeparateDatabaseAndState"):
+            yield from flatten(operation.database_operations)
+        else:
+            yield operation
+
+
+def is_quick(operation: Any) -> bool:
+    """Return whether a RunPython or RunSQL does nothing, or only what holds no lock for long."""
+    if is_a(operation, "RunPython"):
+        return getattr(operation.code, "__name__", "") == "noop"
+    sql = operation.sql
+    parts = [sql] if isinstance(sql, str) else [part if isinstance(part, str) else part[0] for part in sql]
+    statements = [re.sub(r"--.*", "", statement) for part in parts for statement in part.split(";")]
+    return all(HARMLESS_SQL.match(statement) for statement in statements)
 
 
 def is_a(operation: Any, name: str) -> bool:

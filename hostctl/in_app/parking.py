@@ -56,15 +56,18 @@ def park(channel: Any, tag: str, kind: str, reason: str) -> None:
         client.transaction(move, channel.unacked_key)
 
 
-def park_item(channel: Any, item: bytes, queue: str, reason: str) -> str:
-    """Park an item of a queue that is not a message, or not one that can be delivered; return its ID."""
+def entry_of(item: bytes, queue: str) -> list[Any]:
+    """Return an entry for an item of a queue that is not a message, or not one that can be delivered."""
     tag = str(uuid.uuid4())
     properties = {"delivery_tag": tag, "delivery_info": {"exchange": "", "routing_key": queue}}
     # Earlier versions of this program read the list, too.
     message = {"headers": {"task": "", "id": tag}, "properties": properties, "raw": base64.b64encode(item).decode()}
+    return [message, "", queue]
+
+
+def park_entry(channel: Any, entry: list[Any], reason: str) -> None:
     with channel.conn_or_acquire() as client:
-        add(client, [message, "", queue], UNREADABLE, reason)
-    return tag
+        add(client, entry, UNREADABLE, reason)
 
 
 def adopt_former_list(channel: Any) -> None:

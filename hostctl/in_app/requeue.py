@@ -77,6 +77,8 @@ def requeue_counted(channel: Any, tag: str) -> None:
     keys = channel.unacked_key, channel.unacked_index_key
     with channel.conn_or_acquire() as client:
         client.transaction(return_one(channel, *keys, tag, counts=True, is_alone=True), keys[0])
+        if client.hget(keys[0], tag):
+            parking.park(channel, tag, parking.RETURNED, "it ended its process, and no queue is bound to its exchange")
     # The message is gone from the slot; this makes room for the next one.
     channel.basic_reject(tag, requeue=False)
 
@@ -145,3 +147,22 @@ def requeue_one(channel: Any, unacked: str, index: str, tag: str) -> Callable[[A
         return bool(entry)
 
     return move
+
+
+def requeue_refused(channel: Any, refused: list[list[Any]]) -> int:
+    """Requeue and forget messages that Redis refused to add to this worker's slot; raises what Redis answers."""
+    count = len(refused)
+    while refused:
+        entry = refused[-1]
+        tag = entry[0]["properties"]["delivery_tag"]
+
+        def move(pipe: Any, entry: list[Any] = entry, tag: str = tag) -> None:
+            is_in_slot = pipe.hexists(channel.unacked_key, tag)  # Only the answer was lost.
+            pipe.multi()
+            if not is_in_slot:
+                compat.restore_message(channel, *entry, pipe)
+
+        with channel.conn_or_acquire() as client:
+            client.transaction(move, channel.unacked_key)
+        refused.pop()
+    return count

@@ -5,7 +5,9 @@ DATABASE_URL belongs to a role that may create databases; each test has its own.
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import pytest
 from databases import new_database
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from hostctl import database, settings
+from hostctl import application, database, settings
 
 ReleaseError = settings.ReleaseError
 SHOP = settings.Settings(name="shop", domain="shop.example.org")
@@ -91,7 +93,7 @@ def test_another_database_is_migrated_without_a_dump(url: str, said: Said, tmp_p
     assert other.snapshot(tmp_path / "before-1.dump") is None
     assert "Database not dumped" in said[0]
     assert (url.partition(":")[0] or "not set") in said[0]
-    other.migrate(lambda *arguments, environment: calls.append(arguments), ["shop.0001_initial"])
+    other.migrate(lambda *arguments, environment, stop: calls.append(arguments), ["shop.0001_initial"])
     assert calls == [("migrate", "--noinput")]
 
 
@@ -218,25 +220,27 @@ class Project:
         text = f"DATABASES = {{'default': {options!r}}}\nINSTALLED_APPS = ['garden']\nUSE_TZ = True\n"
         (folder / "site_settings.py").write_text(text)
 
-    def write(self, name: str, sql: str, *after: str, atomic: bool = True) -> None:
+    def write(self, name: str, sql: str, *after: str, atomic: bool = True, sleep: float = 0) -> None:
+        """Write a migration of some SQL; with `sleep`, Python code that takes so many seconds follows."""
+        operations = f"[migrations.RunSQL({sql!r}), migrations.RunPython(lambda *_: time.sleep({sleep}))]"
         (self.folder / f"garden/migrations/{name}.py").write_text(
-            "from django.db import migrations\nclass Migration(migrations.Migration):\n"
+            "import time\nfrom django.db import migrations\nclass Migration(migrations.Migration):\n"
             f"    dependencies = {[('garden', other) for other in after]}\n"
-            f"    atomic = {atomic}\n    operations = [migrations.RunSQL({sql!r})]\n"
+            f"    atomic = {atomic}\n    operations = {operations if sleep else f'[migrations.RunSQL({sql!r})]'}\n"
         )
 
-    def manage(self, *arguments: str, environment: dict[str, str]) -> str:
+    def manage(self, *arguments: str, environment: dict[str, str], stop: threading.Event | None = None) -> str:
         self.calls.append(arguments)
         self.environments.append(environment)
         variables = os.environ | {"PYTHONPATH": str(self.folder), "DJANGO_SETTINGS_MODULE": "site_settings"}
         variables |= environment | {"PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "django", *arguments]
-        done = subprocess.run(
-            command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise ReleaseError(f"manage.py failed:\n{settings.tail(done.stdout)}")
-        return done.stdout
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(command, env=variables, **streams) as process:
+            output = application.read_output(process, stop)
+        if process.returncode != 0:
+            raise ReleaseError(f"manage.py failed:\n{settings.tail(output)}")
+        return output
 
 
 @pytest.fixture
@@ -344,13 +348,95 @@ def test_the_blocked_relation_stays_known(then: list[list[dict[str, Any]]]) -> N
 
     class Session:
         def ask(self, question: str) -> list[dict[str, Any]]:
+            if not question:
+                return []
             if (answer := next(answers, None)) is None:
                 raise ReleaseError("The session is over.")
             return answer
 
-    watch = database.Watch(Session(), "shop-migrate")
+    watch = database.Watch(database.Database(SHOP, {}, print), Session(), lambda: True)
+    watch.behind = ""
     watch.look()
     assert watch.blockers == (then[0] if then else held)
+
+
+# --- requests behind a migration
+
+SLOW = ["garden.0003_slow"]
+
+
+class Visitors:
+    """Sessions that read the table as soon as a migration holds its lock; `waited` is how long each took."""
+
+    def __init__(self, url: str, number: int = 3) -> None:
+        self.url = url
+        self.waited: list[float] = []
+        self.threads = [threading.Thread(target=self.read) for _ in range(number)]
+
+    def __enter__(self) -> Visitors:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def read(self) -> None:
+        locked = "SELECT count(*) FROM pg_locks WHERE relation = 'plant'::regclass AND mode = 'AccessExclusiveLock'"
+        with psycopg.connect(self.url, application_name="web", autocommit=True) as connection:
+            wait_until(lambda: connection.execute(locked).fetchone()[0])
+            began = time.monotonic()
+            connection.execute("SELECT * FROM plant")
+            self.waited.append(time.monotonic() - began)
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.fixture
+def strict(shop: Any, project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Requests may wait for two seconds."""
+    shop.migrate(project.manage, PENDING)
+    shop.settings = dataclasses.replace(shop.settings, migration_block_seconds=2)
+    return shop
+
+
+@pytest.mark.parametrize("sleeps", ["python", "database"])
+def test_a_migration_that_requests_wait_for_is_aborted(
+    strict: Any, project: Project, url: str, said: Said, sleeps: str
+) -> None:
+    sql = "ALTER TABLE plant ADD COLUMN slow text" + ("; SELECT pg_sleep(30)" if sleeps == "database" else "")
+    project.write("0003_slow", sql, "0002_bed", sleep=30 if sleeps == "python" else 0)
+    with Visitors(url) as visitors, pytest.raises(ReleaseError) as error:
+        strict.migrate(project.manage, SLOW)
+    message = str(error.value)
+    assert message.startswith("migration garden.0003_slow failed: 3 requests or tasks waited behind it for plant for ")
+    assert re.search(r"for [23] s, so it was aborted \(app_migration_block_seconds\)\.", message), message
+    assert "Its last statement: ALTER TABLE plant ADD COLUMN slow text" in message
+    assert "Split the migration" in message
+    assert "app_migration_block_seconds=0" in message
+    assert "It was rolled back." in message
+    assert max(visitors.waited) < 10
+    assert len(visitors.waited) == 3
+    assert columns(url) == ["name", "kind", "bed"]
+    assert len(project.calls) == 2
+    [warning] = [text for text in said if text.startswith("Warning")]
+    assert warning.endswith("wait behind the migration for plant. It is aborted when that takes 2 s.")
+
+
+@pytest.mark.parametrize("case", ["allowed", "not atomic", "none waits"])
+def test_a_migration_is_not_aborted_for_nothing(strict: Any, project: Project, url: str, said: Said, case: str) -> None:
+    if case == "allowed":
+        strict.settings = dataclasses.replace(strict.settings, migration_block_seconds=0)
+    atomic = case != "not atomic"
+    # In one transaction, also where the migration as a whole is not.
+    sql = "ALTER TABLE plant ADD COLUMN slow text; SELECT pg_sleep(5)"
+    project.write("0003_slow", sql if atomic else f"BEGIN; {sql}; COMMIT", "0002_bed", atomic=atomic)
+    with Visitors(url, 0 if case == "none waits" else 1) as visitors:
+        strict.migrate(project.manage, SLOW, not_atomic=[] if atomic else SLOW)
+    assert columns(url) == ["name", "kind", "bed", "slow"]
+    assert [waited > 3 for waited in visitors.waited] == ([] if case == "none waits" else [True])
+    [warning] = [text for text in said if text.startswith("Warning")] or [""]
+    ends = {"allowed": "for plant.", "not atomic": "since it is not atomic.", "none waits": ""}
+    assert warning.endswith(ends[case])
 
 
 def commit_late(holder: psycopg.Connection, url: str) -> None:
@@ -395,7 +481,7 @@ def test_only_one_migration_runs_at_a_time(shop: Any, project: Project, url: str
     second = database.Database(SHOP, {"DATABASE_URL": url}, said)
     second.lock_wait = 0.5
 
-    def meanwhile(*arguments: str, environment: dict[str, str]) -> str:
+    def meanwhile(*arguments: str, environment: dict[str, str], stop: threading.Event) -> str:
         with pytest.raises(ReleaseError, match=r"another migration .* process \d+ \(user .*, shopctl"):
             second.migrate(project.manage, PENDING)
         return ""
@@ -409,7 +495,7 @@ def test_only_one_migration_runs_at_a_time(shop: Any, project: Project, url: str
 
 
 def test_the_lock_ends_with_its_run(shop: Any, project: Project, url: str) -> None:
-    def killed(*arguments: str, environment: dict[str, str]) -> str:
+    def killed(*arguments: str, environment: dict[str, str], stop: threading.Event) -> str:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

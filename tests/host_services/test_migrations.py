@@ -391,6 +391,38 @@ def test_data_migration(many: Verdicts, few: Verdicts) -> None:
     assert few[MOVE] == []
 
 
+ADD = 'AddField("plant", "grown", IntegerField(null=True))'
+
+
+@pytest.mark.parametrize(
+    ("operations", "slow"),
+    [
+        (f"[{ADD}, RunPython(fill)]", "fill"),
+        (f"[{ADD}, RunSQL('UPDATE garden_plant SET grown = 1')]", "custom SQL"),
+        (f"[SeparateDatabaseAndState([{ADD}], []), RunPython(fill)]", "fill"),
+        (f"[RunPython(fill), {ADD}]", ""),
+        (f"[{ADD}, RunPython(RunPython.noop), RunSQL('COMMENT ON TABLE garden_plant IS NULL')]", ""),
+        ("[CreateModel('Leaf', [('id', BigAutoField(primary_key=True))]), RunPython(fill)]", ""),
+    ],
+)
+def test_code_under_the_lock_of_a_schema_change(project: Project, operations: str, slow: str) -> None:
+    """On a table of any size: the code may take any time."""
+    project.migrate()
+    define = "def fill(apps, schema_editor):\n    pass\n\n\nclass Migration"
+    for atomic in (True, False):
+        project.write("0002_next", operations, "0001_first", atomic=atomic)
+        file = project.folder / "garden/migrations/0002_next.py"
+        file.write_text(file.read_text().replace("class Migration", define, 1))
+        found = [text for text in project.ask()["warnings"] if "in the same transaction" in text]
+        if slow and atomic:
+            [warning] = found
+            expected = f"garden.0002_next: AddField locks garden_plant, then {slow} in the same transaction."
+            assert warning.startswith(expected)
+            assert "Split it" in warning
+        else:
+            assert found == []
+
+
 def test_a_custom_operation(few: Verdicts) -> None:
     assert "cannot be judged" in few[OWN][0]
 

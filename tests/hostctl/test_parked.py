@@ -189,7 +189,9 @@ def test_a_worker_that_a_message_ends_does_not_fail_the_deployment(
 
 
 @pytest.mark.parametrize("question", ["ping", "bake"])
-def test_a_worker_that_ends_without_messages_fails_it(live: Host, manager: Manager, answers: Answers, question: str) -> None:
+def test_a_worker_that_ends_without_messages_fails_it(
+    live: Host, manager: Manager, answers: Answers, question: str
+) -> None:
     manager.ended = [f"shop-worker-default@{NEW}"]
     if question == "ping":
         answers.override["ping"] = {"silent": [node(NEW)]}

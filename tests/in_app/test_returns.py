@@ -61,8 +61,7 @@ def test_what_cannot_be_read_is_parked_and_others_run(site: Site, broker: Broker
     assert worker.poll() is None
     assert broker.admin.llen("celery-parked") == len(poisons.UNREADABLE), reasons(broker)
     # All but the task that waits for the year 9999.
-    if pool == "prefork":
-        wait_until(lambda: broker.admin.hlen(SLOT) == 1)
+    wait_until(lambda: broker.admin.hlen(SLOT) == 1)
     entries = site.ask(["list_parked", "sample"])["messages"]
     assert {entry["kind"] for entry in entries} == {"unreadable"}
     assert all(entry["id"] and entry["reason"] and entry["queue"] for entry in entries), entries
@@ -92,7 +91,7 @@ def test_a_task_that_ends_its_child_is_parked_after_three_times(site: Site, brok
     assert (entry["id"], entry["task"], entry["queue"]) == (poison, "sample.poison", "default")
 
 
-@pytest.mark.parametrize("how", ["memory"])
+@pytest.mark.parametrize("how", ["memory", "exit"])
 def test_a_task_that_ends_its_thread_is_parked_after_three_times(site: Site, broker: Broker, how: str) -> None:
     worker = site.worker(pool="threads")
     poison = site.send("sample.poison", args=[how])

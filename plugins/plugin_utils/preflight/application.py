@@ -136,6 +136,7 @@ def check_numbers(here: Installation) -> Iterator[Problem]:
         "app_hsts_seconds": (0, "seconds"),
         "app_health_check_timeout": (1, "seconds"),
         "app_bake_seconds": (0, "seconds"),
+        "app_migration_block_seconds": (0, "seconds"),
         "app_keep_releases": (1, "the current release"),
     }
     for name, (minimum, unit) in least.items():

@@ -34,7 +34,8 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     check_environment("app_migration_environment"): ("app_migration_environment",),
     application.check_mail: ("app_domain", "app_email_url", "app_email_from", "app_admin_user", "app_admin_email"),
     application.check_numbers: (
-        *("app_https_port", "app_keep_releases", "app_health_check_timeout", "app_bake_seconds", "app_hsts_seconds"),
+        *("app_https_port", "app_keep_releases", "app_health_check_timeout", "app_bake_seconds"),
+        *("app_migration_block_seconds", "app_hsts_seconds"),
     ),
     processes.check_web: ("app_web",),
     processes.check_requests: ("app_request_timeout", "app_long_requests"),
