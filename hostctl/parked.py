@@ -92,10 +92,11 @@ def printable(text: Any) -> str:
 # --- The number of parked messages, without loading the application
 
 
-def number(settings: Settings, prefix: str = "") -> int | None:
+def number(settings: Settings, release: str, prefix: str = "") -> int | None:
     """Return how many messages are parked; None if there is no Celery, or Redis cannot be asked within TIMEOUT."""
     try:
-        url = read_environment(settings.etc / "app.env").get("CELERY_BROKER_URL", "") if settings.celery_app else ""
+        file = settings.configuration(release) / "app.env"
+        url = read_environment(file).get("CELERY_BROKER_URL", "") if settings.celery_app else ""
         return length(url, f"{prefix}{LIST}") if url.startswith(("redis://", "rediss://")) else None
     except (OSError, ValueError):
         return None

@@ -27,7 +27,7 @@ def status(host: Host) -> dict[str, Any]:
         "beat": host.manager.beat_runs(),
         "problems": problems(host),
         "versions": host.facts(current).get("versions", {}),
-        "parked": parked.number(host.settings, host.facts(current).get("key_prefix", "")),
+        "parked": parked.number(host.settings, current, host.facts(current).get("key_prefix", "")),
         "deployment": Record(host.settings).unfinished() or None,
         "configuration": configuration(host),
         "version": __version__,

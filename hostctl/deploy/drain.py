@@ -11,6 +11,7 @@ from ..host import release_of
 from ..settings import say
 from ..upgrade import OLD_REQUEUED, remove_old_files, remove_unlisted_modules
 from . import archive, health
+from .configuration import adopt_earlier, remove_earlier
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 def restart_beat(deployment: Deployment) -> None:
     """Restart the only beat with the new release's code."""
-    deployment.manager.mark_active()
+    adopt_earlier(deployment.host, deployment.release)
+    deployment.manager.mark_active(deployment.release)
     if deployment.settings.beat:
-        deployment.manager.restart_beat()
+        deployment.manager.restart_beat(deployment.release)
         say("Beat restarted.")
 
 
@@ -116,6 +118,7 @@ def prune(deployment: Deployment) -> None:
         # The order of releases is the order of these times.
         os.utime(deployment.host.path(deployment.release) / "build.json")
     archive.discard(deployment.host)
+    remove_earlier(deployment.host)
     deployment.manager.remove_stale()
     for release in deployment.host.prune(deployment.previous if deploys else ""):
         say(f"Removed release {release}.")

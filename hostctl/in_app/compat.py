@@ -161,8 +161,8 @@ def bytes_to_str(text: bytes | str) -> str:
 def keep_refused_messages(refused: list[list[Any]], content_errors: tuple[type[Exception], ...]) -> None:
     """Have kombu add messages to `refused`, as in requeue.py, that it took from a queue but cannot add to the slot.
 
-    kombu would lose them. Redis refuses, for instance, while its disk or its memory is full. A message that raises one of
-    `content_errors` would never be added.
+    kombu would lose them. Redis refuses, for instance, while its disk or its memory is full. A message that raises
+    one of `content_errors` would never be added.
     """
     from kombu.transport import redis
 

@@ -192,8 +192,8 @@ def test_without_a_release_there_is_nothing_to_run(host: Host, capsys: Any) -> N
 def test_a_command_runs_in_the_applications_environment(
     live: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.etc.mkdir(parents=True)
-    (settings.etc / "app.env").write_text('SECRET_KEY="s3cret"\nDATABASE_URL="application"\n')
+    (settings.configurations / OLD).mkdir(parents=True)
+    (settings.configurations / OLD / "app.env").write_text('SECRET_KEY="s3cret"\nDATABASE_URL="application"\n')
     (live.path(OLD) / "release.env").write_text(f'RELEASE_ID="{OLD}"\n')
     steps: list[Any] = []
     monkeypatch.setattr(application.os, "chdir", lambda folder: steps.append(("chdir", folder)))
@@ -203,7 +203,7 @@ def test_a_command_runs_in_the_applications_environment(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("HOME", "/root")
     application.Application(live, OLD).replace_process("manage.py", "shell")
-    (settings.etc / "migrate.env").write_text('DATABASE_URL="owner"\n')
+    (settings.configurations / OLD / "migrate.env").write_text('DATABASE_URL="owner"\n')
     application.Application(live, OLD).replace_process("manage.py", "shell", owner=True)
     assert steps.pop()[2]["DATABASE_URL"] == "owner"
     del steps[4:]
@@ -223,9 +223,8 @@ def test_a_command_runs_in_the_applications_environment(
 
 def test_the_owner_is_refused_on_a_host_without_its_credentials(live: Host, settings: Settings, capsys: Any) -> None:
     assert cli.main(["manage", "--owner", "dbshell"]) == 1
-    error = (
-        f"This host has no credentials of the database's owner: {settings.etc}/migrate.env is missing. Run site.yml."
-    )
+    file = settings.configurations / OLD / "migrate.env"
+    error = f"This host has no credentials of the database's owner: {file} is missing. Run site.yml."
     assert capsys.readouterr().err == f"{error}\n"
 
 

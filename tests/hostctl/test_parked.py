@@ -149,8 +149,9 @@ def redis_port() -> Iterator[int]:
     ],
 )
 def test_status_counts_them_without_the_application(live: Host, redis_port: int, url: str, number: int | None) -> None:
-    live.settings.etc.mkdir(parents=True, exist_ok=True)
-    (live.settings.etc / "app.env").write_text(f'CELERY_BROKER_URL="{url.replace("PORT", str(redis_port))}"\n')
+    configuration = live.settings.configurations / OLD
+    configuration.mkdir(parents=True, exist_ok=True)
+    (configuration / "app.env").write_text(f'CELERY_BROKER_URL="{url.replace("PORT", str(redis_port))}"\n')
     facts = live.path(OLD) / "build.json"
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"key_prefix": "x:"}))
     found = status(live)

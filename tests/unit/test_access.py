@@ -50,6 +50,34 @@ def test_program_reads_only_files_that_the_role_writes() -> None:
     assert {name for name in read if f'dest: "{{{{ __access_folder }}}}/{name}"' not in tasks} == set()
 
 
+def function(name: str) -> str:
+    """Return a function of the program."""
+    return re.search(rf"^{name}\(\) {{\n.*?^}}$", PROGRAM.read_text(), re.M | re.S)[0]
+
+
+def test_time_to_confirm_begins_when_the_change_is_complete(tmp_path: Path) -> None:
+    """And a revert that the first timer has started meanwhile, and that waits for the lock, is ended."""
+    (tmp_path / "settings").write_text("revert_after=7\n")
+    steps = ["apply_accounts", "apply_sshd", "apply_firewall", "apply_bans"]
+    lines = [
+        f"set -eu; state={tmp_path} policy={tmp_path} new={tmp_path}/new sudoers=none guarded=none",
+        "differences() { echo sshd; }",
+        "build() { :; }; refuse_system_users() { :; }",
+        *(f'{name}() {{ echo {name} "$*" >>{tmp_path}/calls; }}' for name in (*steps, "systemctl", "systemd_run")),
+        *(function(name).replace("systemd-run", "systemd_run") for name in ("start_timer", "arm", "apply")),
+        "apply",
+    ]
+    done = subprocess.run(["sh", "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout == "sshd\n"
+    timer = [
+        "systemctl stop seedbed-access.timer seedbed-access.service",
+        "systemctl reset-failed seedbed-access.service",
+        "systemd_run -q --unit=seedbed-access.service --on-active=7 --timer-property=AccuracySec=100ms",
+    ]
+    called = (tmp_path / "calls").read_text().splitlines()
+    assert [line.strip() for line in called] == [*timer, *steps, *timer]
+
+
 def test_failure_lists_the_reverted_change_line_by_line() -> None:
     given = {
         "inventory_hostname": "web",
