@@ -64,7 +64,8 @@ def test_message_that_kills_its_worker_does_not_stop_a_deployment(deployments: D
     killer = traffic.start_task("ledger.kill")
     behind = [traffic.start_task("ledger.sleep", 0.1) for _ in range(5)]
     deployments.deploy(version).succeeded()
-    wait_for(lambda: {task.id for task in behind} <= deployments.ledger().ended, SECONDS, "the tasks behind it have run")
+    ids = {task.id for task in behind}
+    wait_for(lambda: ids <= deployments.ledger().ended, SECONDS, "the tasks behind it have run")
     wait_for(deployments.parked, SECONDS, "the message is parked")
     (parked,) = json.loads(deployments.control("tasks", "parked", "list", "--json").wait().succeeded().output)
     assert (parked["id"], parked["task"], parked["kind"]) == (killer.id, "ledger.kill", "returned")
