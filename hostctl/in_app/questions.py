@@ -11,6 +11,7 @@ consumers CELERY cancel|add QUEUE,... WORKER...
 smoke_test CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
                                   send a task through every queue
 depths CELERY QUEUE...            number of waiting tasks
+unconsumed CELERY QUEUE...        number of waiting tasks of every other queue that has some
 requeue_unacknowledged CELERY     requeue what dead workers held, and parked messages whose task is known now
 ended_by_messages CELERY SINCE WORKER...
                                   workers that have ended, with messages that may be the reason
@@ -190,6 +191,23 @@ def depths(celery: str, *queues: str) -> dict[str, int]:
         return {queue: depth(channel, queue) for queue in queues}
 
 
+def unconsumed(celery: str, *consumed: str) -> dict[str, int]:
+    """Count the waiting tasks of every queue of the broker that is not in `consumed`, where there are any."""
+    with open_channel(find_celery(celery)) as (channel, client):
+        names = bound_queues(channel, client) - set(consumed)
+        found = {queue: depth(channel, queue) for queue in sorted(names)}
+    return {queue: number for queue, number in found.items() if number}
+
+
+def bound_queues(channel: Any, client: Any) -> set[str]:
+    """Return every queue that kombu has recorded as bound to an exchange, without those of Celery's own messages."""
+    prefix = parking.full_name(channel, channel.keyprefix_queue % "")
+    keys = client.scan_iter(match=f"{prefix}*", count=1000)
+    exchanges = {key.decode().removeprefix(prefix) for key in keys}
+    names = {binding[-1] for exchange in exchanges for binding in channel.get_table(exchange)}
+    return {name for name in names if not name.endswith(".pidbox") and not name.startswith("celeryev")}
+
+
 def depth(channel: Any, queue: str) -> int:
     from kombu.exceptions import ChannelError
 
@@ -298,6 +316,7 @@ QUESTIONS = {
     "consumers": consumers,
     "smoke_test": smoke_test_queues,
     "depths": depths,
+    "unconsumed": unconsumed,
     "requeue_unacknowledged": requeue_unacknowledged,
     "ended_by_messages": ended_by_messages,
     "parked": parked,

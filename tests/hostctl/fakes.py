@@ -97,6 +97,7 @@ class Answers:
             "smoke_test": {"silent": [], "other": {}, "busy": []},
             "requeue_unacknowledged": {"requeued": 0},
             "depths": {},
+            "unconsumed": {},
             "parked": {"tasks": {}, "others": 0},
             "ended_by_messages": {"workers": []},
             "periodic": {"unknown": []},

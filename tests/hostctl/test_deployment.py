@@ -173,6 +173,20 @@ def test_a_beat_that_dies_at_once_is_reported(
     assert ("shopctl logs beat" in output) is warned
 
 
+@pytest.mark.parametrize("action", ["deploy", "rollback"])
+def test_tasks_in_a_queue_that_no_worker_consumes_are_named(
+    live: Host, answers: Answers, capsys: Any, action: str
+) -> None:
+    if action == "rollback":
+        make_release(live, NEW)
+    answers.override["unconsumed"] = {"legacy": 5}
+    assert deploy(live, NEW, action) == 0
+    assert ("unconsumed", "core", "default") in answers.asked
+    output = capsys.readouterr().out
+    assert "Warning: 5 tasks wait in the queue legacy, which no worker consumes." in output
+    assert "shopctl celery purge -Q legacy" in output
+
+
 # --- Failure
 
 

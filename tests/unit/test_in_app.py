@@ -44,6 +44,26 @@ def test_nothing_is_imported_before_gevent_can_patch() -> None:
                 assert not packages & {"celery", "kombu", "billiard", "django", "redis"}, module.name
 
 
+def test_queues_that_no_worker_consumes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the bindings that kombu keeps: also a queue that only a removed worker consumed."""
+    bindings = {
+        "default": [("default", "", "default")],
+        "celery": [("legacy", "", "legacy"), ("empty", "", "empty")],
+        "celery.pidbox": [("", "", "io@host.celery.pidbox")],
+        "celeryev": [("*", "", "celeryev.1")],
+    }
+    channel = SimpleNamespace(
+        keyprefix_queue="_kombu.binding.%s", global_keyprefix="shop.", get_table=lambda exchange: bindings[exchange]
+    )
+    keys = [f"shop._kombu.binding.{exchange}".encode() for exchange in bindings]
+    client = SimpleNamespace(scan_iter=lambda match, count: keys if match == "shop._kombu.binding.*" else [])
+    monkeypatch.setattr(questions, "find_celery", lambda name: None)
+    monkeypatch.setattr(questions, "open_channel", lambda app: contextlib.nullcontext((channel, client)))
+    monkeypatch.setattr(questions, "depth", lambda channel, queue: {"default": 3, "legacy": 5}.get(queue, 0))
+    assert questions.unconsumed("core", "default") == {"legacy": 5}
+    assert questions.unconsumed("core") == {"default": 3, "legacy": 5}
+
+
 @pytest.mark.parametrize("package", compat.TESTED)
 def test_tested_range_is_that_of_the_test_environments(package: str) -> None:
     versions = sorted(compat.number(pin(text, package)) for path, text in PINS.items() if "5.3" not in path.name)
