@@ -153,19 +153,6 @@ def test_a_worker_that_is_told_to_stop_counts_no_return(site: Site, broker: Brok
     assert not broker.admin.exists("celery-parked")
 
 
-def test_a_count_expires(site: Site, broker: Broker) -> None:
-    site.change("returns", "REMEMBER_SECONDS = 24 * 3600", "REMEMBER_SECONDS = 2")
-    poison = site.send("sample.poison", args=["child"])
-    worker = site.worker(concurrency=1)
-    wait_until(lambda: len(site.lines("START")) == 2)
-    site.stop(worker)
-    if not broker.admin.llen("celery-parked"):
-        time.sleep(3)
-        site.worker(concurrency=1)
-        wait_until(lambda: broker.admin.llen("celery-parked") == 1)
-        assert site.lines("START").count(poison) >= 5
-
-
 # --- Parked messages -----------------------------------------------------------------------------------------------
 
 
