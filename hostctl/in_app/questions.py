@@ -24,10 +24,12 @@ take_parked CELERY requeue|drop ID
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -48,8 +50,8 @@ START_SECONDS = 20
 def check(wsgi: str, celery: str, beat: bool = False) -> dict[str, Any]:
     """Import the WSGI callable, the Celery application and beat's scheduler, run Django's checks, collect static files.
 
-    Returns the `versions` of the main packages, and `warnings` to print. Raises ImportError when `beat` is to run and
-    the release lacks its scheduler.
+    Returns the `versions` of the main packages, `warnings` to print, and the `login_pages`. Raises ImportError when
+    `beat` is to run and the release lacks its scheduler.
     """
     import django
     from django.conf import settings
@@ -66,12 +68,32 @@ def check(wsgi: str, celery: str, beat: bool = False) -> dict[str, Any]:
         call_command("collectstatic", "--noinput", verbosity=0)
     packages = [name for name in ("django", "celery", "gunicorn") if installed(name)]
     versions = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}
+    warnings = compat.problems() if installed("celery") else []
     prefix = application.conf.broker_transport_options.get("global_keyprefix", "")
-    return {
-        "versions": versions,
-        "warnings": compat.problems() if installed("celery") else [],
-        "key_prefix": prefix,
-    }
+    return {"versions": versions, "warnings": warnings, "login_pages": login_pages(), "key_prefix": prefix}
+
+
+def login_pages() -> list[str]:
+    """Return the paths of the project's login pages: those of its admin sites, and LOGIN_URL."""
+    from django.apps import apps
+    from django.conf import settings
+    from django.shortcuts import resolve_url
+    from django.urls import resolve, reverse
+
+    def find(page: Callable[[], str]) -> Iterator[str]:
+        # A page that the project does not have, or a project without URLs. Django's own checks report errors in them.
+        with contextlib.suppress(Exception):
+            resolve(path := page())
+            yield path
+
+    pages = set(find(lambda: resolve_url(settings.LOGIN_URL)))
+    if apps.is_installed("django.contrib.admin"):
+        from django.contrib.admin.sites import all_sites
+
+        # By now the URLs are imported, and with them the admin sites.
+        for site in all_sites:
+            pages |= set(find(lambda name=site.name: reverse("admin:login", current_app=name)))
+    return sorted(pages)
 
 
 def import_scheduler(scheduler: Any) -> None:

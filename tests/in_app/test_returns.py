@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
