@@ -23,7 +23,8 @@ from tests.hostctl.fakes import NEW, OLD, Answers, Killed, Manager, deploy, fail
 ROOT = Path(__file__).parents[2]
 # Settings of the server: what they change does not depend on the release.
 OF_SERVER = {
-    "name", "bake", "keep_releases", "dump_before_migrate", "migration_block_seconds", "access_log", "create_admin",
+    "name", "bake", "keep_releases", "dump_before_migrate", "migration_block_seconds", "access_log", "login_paths",
+    "create_admin",
     "leader", "barriers", "root", "config",
 }  # fmt: skip
 # A release with other settings.
