@@ -82,8 +82,12 @@ class Host:
         return removed
 
     def domains(self) -> list[str]:
-        """Return the names of the site in every release on this host, sorted: each may become live again."""
-        return sorted({name for release in self.built() for name in self.domains_of(release)})
+        """Return the names of the site in every release on this host, those of the current one first.
+
+        Each release may become live again. To clients without a name in TLS, nginx shows the first address.
+        """
+        releases = [*filter(None, [self.current_release()]), *sorted(self.built())]
+        return list(dict.fromkeys(name for release in releases for name in self.domains_of(release)))
 
     def domains_of(self, release: str) -> list[str]:
         settings = self.settings.of(release)
