@@ -212,3 +212,19 @@ def test_a_message_that_redis_refuses_to_record_is_not_lost(site: Site, broker: 
     wait_until(lambda: not broker.admin.keys("unacked:*"))
     assert sorted(site.lines("END")) == sorted(sent)
     assert worker.poll() is None
+
+
+def test_a_task_whose_acknowledgement_redis_refuses_runs_once(site: Site, broker: Broker) -> None:
+    """A full disk makes it refuse every command that writes."""
+    worker = site.worker()
+    sent = site.send()
+    wait_until(lambda: site.lines("START") == [sent])
+    broker.admin.execute_command("ACL", "SETUSER", "app", "-zrem")
+    site.gate.touch()
+    wait_until(lambda: "no permissions" in site.output(worker))
+    broker.admin.execute_command("ACL", "SETUSER", "app", "+zrem")
+    wait_until(lambda: not broker.admin.keys("unacked:*"))
+    last = site.send()
+    wait_until(lambda: site.lines("END") == [sent, last])
+    assert worker.poll() is None
+    broker.admin.acl_log_reset()
