@@ -44,6 +44,8 @@ class Deployment(Context):
         self.migrations: dict[str, Any] = {"pending": []}
         self.schema_check: Future[dict[str, Any]] | None = None
         self.sync: subprocess.Popen[bytes] | None = None
+        # Set by a signal while old processes finish: another deployment wants to begin.
+        self.handed_over = False
         self.tasks = {"finished": 0, "requeued": 0, "lost": 0}
 
     # -- plans

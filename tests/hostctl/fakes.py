@@ -88,6 +88,7 @@ class Answers:
             "ping": {"silent": []},
             "consumed": {"silent": [], "missing": {}},
             "consumers": {"silent": []},
+            "running": {},
             "smoke_test": {"silent": [], "other": {}, "busy": []},
             "requeue_unacknowledged": {"requeued": 0},
             "depths": {},
