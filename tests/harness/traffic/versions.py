@@ -49,6 +49,23 @@ def novelty() -> None:
 OFFERED["ledger.novelty"] = (novelty, lambda args: args == [])
 """
 A_MODULE = "a_module_that_is_not_there"
+DIES = """
+
+import os
+import sys
+import threading
+import time
+
+
+def die_when_told() -> None:
+    while not (MEDIA_ROOT / "die").exists():
+        time.sleep(0.2)
+    os._exit(3)
+
+
+if "gunicorn" in sys.argv[0] or "worker" in sys.argv:
+    threading.Thread(target=die_when_told, daemon=True).start()
+"""
 
 
 def append(file: Path, text: str) -> None:
@@ -116,6 +133,11 @@ def health(answer: str) -> Callable[[Path], None]:
     return change
 
 
+def dies_when_told(folder: Path) -> None:
+    """End every web and worker process, again and again, while the file `die` is in the folder of uploads."""
+    append(folder / "core/settings.py", DIES)
+
+
 CHANGES: dict[str, Callable[[Path], None]] = {
     "new-task": new_task,
     "style": style,
@@ -124,6 +146,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "import-error-in-worker": import_error_in_worker,
     "missing-dependency": missing_dependency,
     "failing-migration": failing_migration,
+    "dies-when-told": dies_when_told,
     "health-500": health("500"),
     "health-hangs": health("hangs"),
     "health-names-another": health("names another"),
