@@ -23,12 +23,19 @@ class Application:
 
     def __init__(self, host: Host, release: str) -> None:
         self.host = host
-        self.settings: Settings = host.settings
         self.release = release
         self.path = host.path(release)
-        self.folder = self.path / self.settings.project_dir
         self.python = f"{self.path}/.venv/bin/python"
         self._inspector: Inspector | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this release; a deployment records them when it builds the release."""
+        return self.host.settings.of(self.release)
+
+    @property
+    def folder(self) -> Path:
+        return self.path / self.settings.project_dir
 
     def environment(self, *, owner: bool = False) -> dict[str, str]:
         """Return the environment of the release's processes; with `owner`, of commands that may alter the schema."""
@@ -38,8 +45,9 @@ class Application:
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
         }
-        files = [self.settings.etc / "app.env", self.path / "release.env"]
-        for file in files + ([self.settings.etc / "migrate.env"] if owner else []):
+        configuration = self.settings.configuration(self.release)
+        files = [configuration / "app.env", self.path / "release.env"]
+        for file in files + ([configuration / "migrate.env"] if owner else []):
             variables |= read_environment(file)
         return variables
 

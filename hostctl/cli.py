@@ -6,6 +6,7 @@
     rollback [ID]        switch to the previous release, or to another one that is still on the host
     verify               check that the current release runs; start what does not (what a deployment of it does)
     previous             the release that a rollback without ID switches to
+    domains              the names of the site in every release on this host (what nginx accepts)
     receive ID           a part of an archive on stdin, before `deploy` gets the last one; without --offset, a check of
                          the disk (called by Ansible)
     follow               the output of the running deployment, or of the last one
@@ -84,7 +85,7 @@ def make_parser() -> Parser:
     parser.add_argument("--settings", type=Path, default=settings, help="default: %(default)s")
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("status", "releases", "previous"):
+    for name in ("status", "releases", "previous", "domains"):
         commands.add_parser(name).add_argument("--json", action="store_true")
     add_deployment_commands(commands)
     log_options = commands.add_parser("logs")
@@ -141,7 +142,10 @@ def main(arguments: list[str]) -> int:
             raise UsageError(f"run it as root: sudo {program_name()} {' '.join(arguments)}")
         settings = Settings.load(options.settings)
         upgrade.upgrade(settings)
-        return COMMANDS[options.command](Host(settings), options, arguments)
+        host = Host(settings)
+        if options.command not in ("deploy", "rollback"):
+            host = host.about(host.current_release())
+        return COMMANDS[options.command](host, options, arguments)
     except UsageError as error:
         return report_error(as_json, WRONG_USAGE, str(error))
     except BusyError as error:
@@ -181,6 +185,12 @@ def show_releases(host: Host, options: argparse.Namespace, arguments: list[str])
 def show_previous(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
     release = previous_release(host)
     say(json.dumps({"release": release}) if options.json else release)
+    return 0
+
+
+def show_domains(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    names = host.domains()
+    say(json.dumps(names) if options.json else "\n".join(names))
     return 0
 
 
@@ -249,6 +259,7 @@ COMMANDS = {
     "verify": verify,
     "releases": show_releases,
     "previous": show_previous,
+    "domains": show_domains,
     "deploy": deploy,
     "rollback": deploy,
     "receive": receive,

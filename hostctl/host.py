@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from .processes import Processes
-from .settings import Settings
+from .processes.state import release_of
+from .settings import Settings, read_environment
 
 
 class Host:
-    """The releases of one application on this host."""
+    """The releases of one application on this host.
+
+    `settings` are those of the release that the command is about.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.manager = Processes(settings)
+
+    def about(self, release: str) -> Host:
+        """Return this host with the settings of a release."""
+        settings = self.settings.of(release)
+        return self if settings == self.settings else Host(settings)
 
     # -- releases
 
@@ -55,6 +64,8 @@ class Host:
         if self.path(release).exists():
             shutil.rmtree(self.path(release))
         self.manager.forget(release)
+        if (own := self.settings.configurations / release).exists():
+            shutil.rmtree(own)
 
     def prune(self, previous: str = "") -> list[str]:
         """Remove old releases and name them. The current one, and those with a running process, always stay.
@@ -70,17 +81,29 @@ class Host:
             self.remove(release)
         return removed
 
+    def domains(self) -> list[str]:
+        """Return the names of the site in every release on this host, sorted: each may become live again."""
+        return sorted({name for release in self.built() for name in self.domains_of(release)})
+
+    def domains_of(self, release: str) -> list[str]:
+        settings = self.settings.of(release)
+        if settings.domains:
+            return settings.domains
+        # An earlier version recorded the first name only.
+        environment = read_environment(settings.configuration(release) / "app.env")
+        return [settings.domain, *filter(None, environment.get("ALLOWED_HOSTS", "").split(","))]
+
     # -- units
 
     def web_units(self, release: str) -> list[str]:
-        return [f"{self.settings.name}-web@{release}"] if self.settings.web else []
+        return [unit for unit in self.units(release) if self.is_web(unit)]
 
     def worker_units(self, release: str) -> list[str]:
-        return [f"{self.settings.name}-worker-{worker.name}@{release}" for worker in self.settings.workers]
+        return [unit for unit in self.units(release) if not self.is_web(unit)]
 
     def units(self, release: str) -> list[str]:
         """Return every unit that a release has on this host."""
-        return self.web_units(release) + self.worker_units(release)
+        return self.settings.of(release).units(release)
 
     def running_units(self, release: str) -> list[str]:
         return [unit for unit, of in self.manager.alive().items() if of == release]
@@ -109,7 +132,10 @@ class Host:
 
     def queues(self, unit: str) -> list[str]:
         """Return the queues of a worker unit, as recorded when its release was built."""
-        return self.facts(release_of(unit)).get("workers", {}).get(self.worker_name(unit), [])
+        release, name = release_of(unit), self.worker_name(unit)
+        # A release of an earlier version that runs under today's settings has workers that were not recorded then.
+        today = {worker.name: worker.queues for worker in self.settings.of(release).workers}
+        return (today | self.facts(release).get("workers", {})).get(name, [])
 
     def socket(self, release: str) -> Path:
         """Return the socket of a release's web process."""
@@ -119,8 +145,11 @@ class Host:
 
     def boot(self) -> None:
         """Start the processes of the current release, without waiting for them."""
-        beat = [f"{self.settings.name}-beat"] if self.settings.beat else []
-        self.manager.start(self.units(self.current_release()) + beat, wait=False)
+        current = self.current_release()
+        self.manager.prepare(current)
+        self.manager.start(self.units(current), wait=False)
+        if self.settings.of(current).beat:
+            self.manager.start_beat(current, wait=False)
 
     def halt(self) -> None:
         """Stop every process of the application; each has its own time limit."""
@@ -129,8 +158,3 @@ class Host:
         # Pages stay until the slowest worker has finished.
         self.manager.stop([unit for unit in alive if not self.is_web(unit)])
         self.manager.stop([unit for unit in alive if self.is_web(unit)])
-
-
-def release_of(unit: str) -> str:
-    """Return the release in the name of a unit."""
-    return unit.partition("@")[2]

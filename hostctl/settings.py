@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
+
+# The settings of a release in its folder; in /etc/APP, those of releases that an earlier version of this program built.
+RELEASE_FILE = "settings.json"
+# Names of commit 7e689fa, and today's.
+EARLIER_NAMES = {"directory": "project_dir", "wsgi": "wsgi_app", "celery": "celery_app"}
 
 
 class ReleaseError(Exception):
@@ -35,12 +41,25 @@ class Worker:
     memory_mb: int = 0
 
 
+# Settings of a release: recorded when it is built, so that changed ones have no effect on it. Others are the server's.
+OF_RELEASE = (
+    "domain", "domains", "manager", "project_dir", "wsgi_app", "celery_app", "requirements", "python", "health_path",
+    "health_names_release", "health_check_timeout", "warmup_paths", "hooks", "queues", "web", "workers", "beat",
+    "connections",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Settings:
-    """The application on this host, as roles/hostctl writes it. All times are in seconds."""
+    """The application on this host, as roles/hostctl writes it. All times are in seconds.
+
+    What the file says of a release (OF_RELEASE) holds for the next one; `of` returns the settings of another.
+    """
 
     name: str
+    # The Host header of health checks, and every name of the site.
     domain: str
+    domains: list[str] = field(default_factory=list)
     manager: str = "systemd"
     # The folder with manage.py, relative to the release's.
     project_dir: str = ""
@@ -64,6 +83,8 @@ class Settings:
     hooks: dict[str, list[str]] = field(default_factory=dict)
     # Every queue that a worker of the installation consumes, on any host.
     queues: list[str] = field(default_factory=list)
+    # Environment variables with passwords or the addresses of data: a rollback keeps those of the live release.
+    connections: list[str] = field(default_factory=list)
     access_log: str = ""
     # Create the first administrator with manage.py ensure_admin.
     create_admin: bool = False
@@ -87,9 +108,50 @@ class Settings:
             values = json.loads(path.read_text())
         except FileNotFoundError:
             raise ReleaseError(f"{path} is missing: run site.yml, which writes it.") from None
-        values["workers"] = [Worker(**worker) for worker in values.get("workers", [])]
         known = {setting.name for setting in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**with_workers({name: value for name, value in values.items() if name in known}))
+
+    # -- the settings of a release
+
+    def of(self, release: str) -> Settings:
+        """Return the settings with those of a release that was built on this host; otherwise, of the next release."""
+        try:
+            values = json.loads((self.configuration(release) / RELEASE_FILE).read_text()) if release else {}
+        except FileNotFoundError:
+            return self
+        values |= {name: values[old] for old, name in EARLIER_NAMES.items() if old in values}
+        return replace(self, **with_workers({name: values[name] for name in OF_RELEASE if name in values}))
+
+    def record(self, release: str) -> None:
+        """Write the settings of a release."""
+        values = {name: getattr(self, name) for name in OF_RELEASE}
+        values["workers"] = [asdict(worker) for worker in self.workers]
+        (self.configuration(release) / RELEASE_FILE).write_text(json.dumps(values, indent=4))
+
+    def configuration(self, release: str) -> Path:
+        """Return the folder with the environment, the process definitions and the settings of a release.
+
+        A release that an earlier version of this program built has none of its own: it runs with the files of that
+        version, which nothing writes any more.
+        """
+        own = self.configurations / release
+        earlier = self.etc / RELEASE_FILE
+        is_built = (self.releases / release / "build.json").exists()
+        return self.etc if is_built and earlier.exists() and not own.exists() else own
+
+    def units(self, release: str) -> list[str]:
+        """Return every unit that a release with these settings has on this host: its web process, then its workers."""
+        names = (["web"] if self.web else []) + [f"worker-{worker.name}" for worker in self.workers]
+        return [f"{self.name}-{name}@{release}" for name in names]
+
+    @property
+    def next_configuration(self) -> Path:
+        """Folder that Ansible writes: what the next release that is deployed gets."""
+        return self.etc / "next"
+
+    @property
+    def configurations(self) -> Path:
+        return self.etc / "releases"
 
     @property
     def home(self) -> Path:
@@ -111,6 +173,15 @@ class Settings:
     def library(self) -> Path:
         """Folder of this package and of helper scripts."""
         return Path("/usr/local/lib") / self.name
+
+
+def with_workers(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings from JSON with workers as objects, without keys that another version gave them."""
+    if "workers" not in values:
+        return values
+    known = {setting.name for setting in fields(Worker)}
+    workers = [{name: value for name, value in worker.items() if name in known} for worker in values["workers"]]
+    return values | {"workers": [Worker(**worker) for worker in workers]}
 
 
 def read_environment(path: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..application import as_user
 from ..host import Host
 from ..settings import ReleaseError, Settings, say
+from .configuration import configure
 from .context import Context
 
 if TYPE_CHECKING:
@@ -32,14 +33,16 @@ SYNC, SYNC_SECONDS = "sync", 60
 
 
 def build(deployment: Deployment) -> None:
-    """Unpack the archive and make the environment, unless the release is built already."""
+    """Unpack the archive, copy the configuration and make the environment; or only configure a release built before."""
     host, release = deployment.host, deployment.release
     if release in host.built():
+        configure(host, release)
         say(f"Release {release} is already built.")
         return
     if deployment.request.archive is None:
         raise ReleaseError("it is not built on this host, and there is no archive to build it from.")
     unpack(host, release, deployment.request.archive)
+    configure(host, release)
     make_environment(host, release)
     say(f"Release {release} built in {host.path(release)}.")
 

@@ -127,6 +127,9 @@ def run_deployment(host: Host, options: Namespace) -> int:
     """Run the deployment in this process, which is the unit's."""
     record = Record(host.settings)
     record.hold()
+    if options.command == "rollback" or options.release == host.current_release():
+        # A deployment of another release has the settings of the next one.
+        host = host.about(options.release)
     if host.settings.barriers:
         # Only now: another deployment might have been reading it.
         barriers.close_all(host)

@@ -131,7 +131,7 @@ class Deployment(Context):
             say(f"The revert failed, too: {problem}\nRun the same command again to complete or revert the deployment.")
             return 1
         current = self.host.current_release()
-        say(f"Release {current} is live, as before.{self.settings_hint(current)}" if current else "No release is live.")
+        say(f"Release {current} is live, as before." if current else "No release is live.")
         try:
             self.record.end(1, f"failed at {step}: {in_one_line(error)}")
         except OSError as problem:
@@ -160,18 +160,6 @@ class Deployment(Context):
         names = [step.name for step in plan]
         return plan[: names.index(self.state["step"]) + 1]
 
-    def settings_hint(self, current: str) -> str:
-        """Return a further sentence when the failed release has other settings than the current one.
-
-        Settings are not part of a release: the host has the new ones already.
-        """
-        if self.request.action == "rollback" or settings_part(current) == settings_part(self.release):
-            return ""
-        return (
-            f" The settings of this run are in {self.settings.etc} and in the units already, and {current} gets them "
-            "when its processes restart: correct them in group_vars and run site.yml before that."
-        )
-
     # -- hooks
 
     def run_hook(self, name: str) -> None:
@@ -186,8 +174,3 @@ def in_one_line(error: str) -> str:
     """Shorten an error to its first line and, if that ends with a colon, the last line."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
-
-
-def settings_part(release: str) -> str:
-    """Return the settings' hash in a release ID of the form CONTENT-SETTINGS, or ""."""
-    return release.rpartition("-")[2] if "-" in release else ""

@@ -12,6 +12,7 @@ from ..settings import ReleaseError, Worker, say
 from ..status import moment
 from ..upgrade import OLD_REQUEUED, remove_old_files, remove_unlisted_modules
 from . import archive, health
+from .configuration import adopt_earlier, remove_earlier
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -22,9 +23,10 @@ LONG_TASK = 10
 
 def restart_beat(deployment: Deployment) -> None:
     """Restart the only beat with the new release's code."""
-    deployment.manager.mark_active()
+    adopt_earlier(deployment.host, deployment.release)
+    deployment.manager.mark_active(deployment.release)
     if deployment.settings.beat:
-        deployment.manager.restart_beat()
+        deployment.manager.restart_beat(deployment.release)
         say("Beat restarted.")
 
 
@@ -83,7 +85,8 @@ def announce_tasks(deployment: Deployment, units: list[str]) -> None:
 def stop_timeout(deployment: Deployment, unit: str) -> int:
     """Return the seconds that a worker may take to finish the tasks it holds."""
     name = deployment.host.worker_name(unit)
-    found = [worker.stop_timeout for worker in deployment.settings.workers if worker.name == name]
+    workers = deployment.settings.of(release_of(unit)).workers
+    found = [worker.stop_timeout for worker in workers if worker.name == name]
     return found[0] if found else Worker.stop_timeout
 
 
@@ -158,6 +161,7 @@ def prune(deployment: Deployment) -> None:
         # The order of releases is the order of these times.
         os.utime(deployment.host.path(deployment.release) / "build.json")
     archive.discard(deployment.host)
+    remove_earlier(deployment.host)
     deployment.manager.remove_stale()
     for release in deployment.host.prune(deployment.previous if deploys else ""):
         say(f"Removed release {release}.")

@@ -10,6 +10,7 @@ from ..application import Application
 from ..host import release_of
 from ..settings import ReleaseError, say
 from . import build, drain, health
+from .configuration import keep_connections
 from .context import Context
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def start(deployment: Deployment) -> None:
     wanted = (deployment.live, deployment.previous)
     strays = [unit for unit in host.other_units(release) if release_of(unit) not in wanted]
     deployment.manager.stop(strays, wait=False)
+    if deployment.pages_first:
+        keep_connections(deployment.settings, release, deployment.live)
     deployment.manager.prepare(release)
     if deployment.pages_first:
         deployment.schema_check = ThreadPoolExecutor(1).submit(deployment.application.ask, "migrations")
@@ -60,11 +63,11 @@ def stop_release(context: Context) -> None:
 
 def stop_new_consumers(context: Context, units: list[str]) -> None:
     application = Application(context.host, context.release)
-    queues = {worker.name: worker.queues for worker in context.settings.workers}
+    queues = {worker.name: worker.queues for worker in application.settings.workers}
     try:
         for unit in units:
             names = ",".join(queues[context.host.worker_name(unit)])
-            application.ask("consumers", context.settings.celery_app, "cancel", names, context.host.node(unit))
+            application.ask("consumers", application.settings.celery_app, "cancel", names, context.host.node(unit))
     except (ReleaseError, KeyError, OSError) as error:
         say(f"The new workers could not be told to stop consuming: {error}")
     finally:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..settings import ReleaseError, say
 from . import archive, build
+from .configuration import require_units
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -19,6 +20,8 @@ def preflight(deployment: Deployment) -> None:
     if deployment.request.action == "rollback" and release not in host.built():
         available = ", ".join(host.built()) or "none"
         raise ReleaseError(f"release {release} is not on this host; available: {available}.")
+    if deployment.pages_first:
+        require_units(host, release)
     if release not in host.built():
         packed = deployment.request.archive
         build.check_disk_space(host, unpacked=archive.unpacked_size(packed) if packed else 0)

@@ -54,7 +54,7 @@ def resume_consumers(context: Context) -> None:
         say("Old workers consume again.")
         context.state["stopped_consuming"] = {}
     if context.state.get("beat_stopped") and not context.manager.beat_runs():
-        context.manager.restart_beat()
+        context.manager.restart_beat(context.previous)
 
 
 def consume_again(context: Context, stopped: dict[str, list[str]]) -> None:
@@ -62,7 +62,7 @@ def consume_again(context: Context, stopped: dict[str, list[str]]) -> None:
     previous = Application(context.host, context.previous)
     try:
         for node, queues in stopped.items():
-            if previous.ask("consumers", context.settings.celery_app, "add", ",".join(queues), node)["silent"]:
+            if previous.ask("consumers", previous.settings.celery_app, "add", ",".join(queues), node)["silent"]:
                 name, _, release = node.partition("@")[0].partition(".")
                 unit = f"{context.settings.name}-worker-{name}@{release}"
                 say(f"Worker {node} does not answer and is restarted.")
@@ -105,7 +105,8 @@ def still_runs(context: Context) -> bool:
     host, previous = context.host, context.previous
     if not host.facts(previous) or not set(host.units(previous)) & set(context.manager.alive()):
         return False
-    return not context.settings.web or health.answers(context.settings, host.socket(previous))
+    settings = context.settings.of(previous)
+    return not settings.web or health.answers(settings, host.socket(previous))
 
 
 # --- Proof

@@ -21,6 +21,7 @@ def verify(host: Host) -> list[str]:
     """
     if not host.current_release():
         raise ReleaseError("No release is live: deploy one first.")
+    host = host.about(host.current_release())
     started = start_missing(host)
     deadline = time.monotonic() + (host.settings.health_check_timeout if started else ANSWER_SECONDS)
     while (found := problems(host)) and time.monotonic() < deadline:
@@ -45,9 +46,10 @@ def start_missing(host: Host) -> list[str]:
     # A deployment that begins now would start and stop the same processes.
     record.hold()
     try:
+        manager.prepare(host.current_release())
         manager.start(missing)
         if lacks_beat:
-            manager.restart_beat()
+            manager.restart_beat(host.current_release())
     except ReleaseError as error:
         lines.append(str(error))
     finally:

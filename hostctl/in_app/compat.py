@@ -22,7 +22,10 @@ TESTED = {"celery": ("5.4", "5.7"), "kombu": ("5.4", "5.7"), "billiard": ("4.2",
 REQUIRED = {
     "kombu.transport.virtual.base:Channel": ("_lookup", "do_restore"),
     "kombu.transport.virtual.base:QoS": ("_delivered", "_dirty"),
+    "kombu.transport.virtual.base:Message": ("_raw",),
+    "kombu.transport.redis:QoS": ("append",),
     "kombu.transport.redis:Channel": (
+        "QoS",
         *("_do_restore_message", "_in_poll"),
         *("conn_or_acquire", "unacked_key", "unacked_index_key", "unacked_mutex_key", "visibility_timeout"),
         "global_keyprefix",
@@ -107,6 +110,26 @@ def queues_of(channel: Any, exchange: str, routing_key: str) -> list[str]:
 def restore_message(channel: Any, message: dict[str, Any], exchange: str, routing_key: str, pipe: Any) -> None:
     """Push a message to the front of its queues, by its priority, marked as redelivered, in a Redis transaction."""
     channel._do_restore_message(message, exchange, routing_key, pipe)
+
+
+def keep_refused_messages(refused: list[list[Any]]) -> None:
+    """Have kombu add messages to `refused`, as in requeue.py, that it took from a queue but cannot add to the slot.
+
+    kombu would lose them. Redis refuses, for instance, while its disk or its memory is full.
+    """
+    from kombu.transport import redis
+
+    class QoS(redis.QoS):
+        def append(self, message: Any, delivery_tag: str) -> None:
+            try:
+                super().append(message, delivery_tag)
+            except Exception as error:
+                delivery = message.delivery_info
+                refused.append([message._raw, delivery["exchange"], delivery["routing_key"]])
+                # One from which the worker reconnects, whatever the project's settings are.
+                raise ConnectionError(f"Redis refused to record a message that was taken: {error}") from error
+
+    redis.Channel.QoS = QoS
 
 
 def unacknowledged_tags(consumer: Any) -> set[str]:

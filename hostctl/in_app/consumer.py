@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import broker, compat
+from . import broker, compat, results
 from .parking import park_unknown, task_name_and_id
-from .requeue import requeue_one
+from .requeue import requeue_one, requeue_refused
 
 logger = logging.getLogger("celery.hostctl")
 
@@ -81,10 +82,26 @@ def consumer_class(app: Any, summary: Path) -> type:
 
             super().__init__(process, *args, **kwargs)
             self.acknowledgements = Acknowledgements(self.connection_errors)
+            self.unrecorded = results.Unrecorded()
+            self.refused: list[list[Any]] = []
+            compat.keep_refused_messages(self.refused)
 
         def ensure_connected(self, conn: Any) -> Any:
             broker.limit_reconnect_pause(conn)
             return super().ensure_connected(conn)
+
+        def connect(self) -> Any:
+            """Connect, and requeue first what Redis has refused; while it refuses anything, nothing more is taken."""
+            try:
+                connection = super().connect()
+                if count := requeue_refused(connection.default_channel, self.refused):
+                    logger.warning("Requeued %d messages that Redis had refused to record.", count)
+            except (*self.connection_errors, *self.channel_errors) as error:
+                if not self.refused:
+                    raise
+                time.sleep(broker.RECONNECT_SECONDS)
+                raise ConnectionError(f"Redis refuses to take {len(self.refused)} messages back: {error}") from error
+            return connection
 
         def on_connection_error_after_connected(self, exc: Exception) -> None:
             self.acknowledgements.hold()
@@ -108,9 +125,15 @@ def consumer_class(app: Any, summary: Path) -> type:
 
         def remembered_tags(self) -> frozenset[str]:
             """Return the tags of tasks that run or will run, after a lost connection."""
-            return tags(state.active_requests) | self.in_pool
+            return tags(state.active_requests) | tags(self.unrecorded.requests) | self.in_pool
 
         # -- consuming
+
+        def update_strategies(self) -> None:
+            """Called with each new connection."""
+            results.extend_requests(self.app, self.unrecorded)
+            self.unrecorded.resume(self.timer)
+            super().update_strategies()
 
         def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
             name, task_id = task_name_and_id(message)
@@ -130,6 +153,7 @@ def consumer_class(app: Any, summary: Path) -> type:
         def stop(self) -> None:
             accepted = tags(state.reserved_requests) | tags(state.active_requests)
             self.held = accepted | compat.unacknowledged_tags(self)
+            results.stopping[0] = 1
             super().stop()
             # While a BRPOP of this worker is under way, it might take the same messages again.
             if self.hub and self.task_consumer and not compat.waits_for_messages(self.task_consumer.channel):
@@ -161,9 +185,20 @@ def consumer_class(app: Any, summary: Path) -> type:
             self.perform_pending_operations()
             requeued = self.held & (compat.unacknowledged_tags(self) | self.requeued)
             running = tags(state.active_requests)
+            if self.refused:
+                self.requeue_refused_at_last()
             super().shutdown()
             finished = len(self.held - requeued - running)
             self.write_summary({"held": len(self.held), "finished": finished, "requeued": len(requeued)})
+
+        def requeue_refused_at_last(self) -> None:
+            try:
+                with broker.open_channel(self.app) as (channel, _):
+                    requeue_refused(channel, self.refused)
+            except Exception as error:
+                headers = [message["headers"] for message, *_ in self.refused]
+                lost = [f"{each.get('task')}[{each.get('id')}]" for each in headers]
+                logger.critical("Lost %s, which Redis refuses to take back: %s", ", ".join(lost), error)
 
         def write_summary(self, numbers: dict[str, int]) -> None:
             try:

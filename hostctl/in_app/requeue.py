@@ -76,3 +76,22 @@ def requeue_one(channel: Any, unacked: str, index: str, tag: str) -> Callable[[A
         return bool(entry)
 
     return move
+
+
+def requeue_refused(channel: Any, refused: list[list[Any]]) -> int:
+    """Requeue and forget messages that Redis refused to add to this worker's slot; raises what Redis answers."""
+    count = len(refused)
+    while refused:
+        entry = refused[-1]
+        tag = entry[0]["properties"]["delivery_tag"]
+
+        def move(pipe: Any, entry: list[Any] = entry, tag: str = tag) -> None:
+            is_in_slot = pipe.hexists(channel.unacked_key, tag)  # Only the answer was lost.
+            pipe.multi()
+            if not is_in_slot:
+                compat.restore_message(channel, *entry, pipe)
+
+        with channel.conn_or_acquire() as client:
+            client.transaction(move, channel.unacked_key)
+        refused.pop()
+    return count

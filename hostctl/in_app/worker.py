@@ -3,7 +3,9 @@
 - Its unacknowledged messages are in Redis under its own name (requeue.py). Those of a killed worker are requeued when a
   worker of the host starts, at the latest after REQUEUE_SECONDS by one that runs.
 - A message whose task this release does not know is parked (parking.py).
+- It loses neither a task nor a place in its pool while the result backend does not answer (results.py).
 - At its end it writes what became of the tasks it held to RUN/NAME.json.
+- systemd restarts it when its process is frozen (watchdog.py).
 - It notices a lost broker within seconds (broker.py).
 - It leaves Celery's command line out, which costs megabytes, and lets the processes of a pool share memory.
 """
@@ -19,9 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import broker, compat, parking, requeue, smoke_test
+from . import broker, compat, parking, requeue, results, smoke_test
 from .consumer import consumer_class
 from .locks import lock
+from .watchdog import start_watchdog
 
 # Seconds. Another process that requeues this worker's messages keeps it from starting for as long as that takes.
 LOCK_SECONDS = 10
@@ -33,6 +36,7 @@ logger = logging.getLogger("celery.hostctl")
 
 def run_worker(arguments: argparse.Namespace) -> int:
     """Run a worker until it is told to stop; return its exit status."""
+    start_watchdog()
     import celery
 
     celery.maybe_patch_concurrency(["--pool", arguments.pool])
@@ -68,6 +72,8 @@ def run_extended_worker(arguments: argparse.Namespace, node: str, summary: Path)
         without_gossip=True,
         quiet=True,
     )
+    results.guard_backends(app)
+    results.guard_pool(service.pool)
     service.start()
     return service.exitcode or 0
 

@@ -1,8 +1,12 @@
-"""What a process manager says about one process."""
+"""What process managers have in common: the state of a process, the release in a unit's name, and files to install."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+
+# Placeholder of the release's ID in the definitions that Ansible wrote.
+PLACEHOLDER = "@RELEASE@"
 
 
 @dataclass(frozen=True)
@@ -24,3 +28,23 @@ class ProcessState:
     def runs(self) -> bool:
         """Does it run, or is it about to?"""
         return self.state in ("active", "activating", "reloading")
+
+
+def release_of(unit: str) -> str:
+    """Return the release in the name of a unit; "" for beat."""
+    return unit.partition("@")[2]
+
+
+def install(source: Path, target: Path, release: str) -> bool:
+    """Install a definition of a release; return whether the file changed. Nothing happens without a definition."""
+    if not source.exists():
+        return False
+    text = source.read_text().replace(PLACEHOLDER, release)
+    if target.exists() and target.read_text() == text:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(f".{target.name}.new")
+    new.write_text(text)
+    new.chmod(0o644)
+    new.rename(target)
+    return True

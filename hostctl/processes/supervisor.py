@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..settings import ReleaseError, Settings, tail
-from .state import ProcessState
+from ..settings import ReleaseError, Settings, say, tail
+from .state import PLACEHOLDER, ProcessState, install
 
 SOCKET = Path("/var/run/supervisor.sock")
 PROGRAMS = Path("/etc/supervisor/conf.d")
@@ -22,8 +22,7 @@ UNITS = Path("/etc/systemd/system")
 LOGS = Path("/var/log")
 # Seconds that supervisord may take to answer after its start.
 PATIENCE = 30
-# Placeholder of the release's ID in the templates that Ansible wrote.
-PLACEHOLDER = "@RELEASE@"
+DAEMON = Path("/usr/bin/supervisord")
 
 # Constants of Supervisor's states.py and xmlrpc.py.
 STOPPED, STOPPING, FATAL, UNKNOWN = 0, 40, 200, 1000
@@ -104,8 +103,39 @@ class Supervisor:
 
     # -- starting and stopping
 
+    def definition(self, name: str, release: str) -> Path:
+        """Return a file of a release, as Ansible wrote it."""
+        return self.settings.configuration(release) / "supervisor" / name
+
+    def missing(self, release: str) -> list[str]:
+        """Return the programs of a release that have no definition; all without supervisord."""
+        file = self.definition("release.conf", release)
+        text = file.read_text().replace(PLACEHOLDER, release) if file.exists() and DAEMON.exists() else ""
+        return [unit for unit in self.settings.of(release).units(release) if f"[program:{unit}]" not in text]
+
+    def drop_ins(self) -> dict[str, Path]:
+        """Return the drop-ins that tie supervisord to boot and shutdown, by the unit that they extend."""
+        services = (self.settings.name, "supervisor")
+        return {name: UNITS / f"{name}.service.d" / f"{self.settings.name}-supervisor.conf" for name in services}
+
+    def install_drop_ins(self, release: str) -> bool:
+        """Install the drop-ins of a release; return whether supervisord's has changed."""
+        name = self.settings.name
+        changed = {
+            service: install(
+                self.definition(f"{'app' if service == name else service}.service.conf", release), path, release
+            )
+            for service, path in self.drop_ins().items()
+        }
+        if any(changed.values()):
+            systemctl("daemon-reload")
+        return changed["supervisor"]
+
     def prepare(self, release: str) -> None:
-        """Load a release's programs into supervisord; running ones are left alone."""
+        """Load a release's programs into supervisord, and start that if needed; running programs are left alone."""
+        if not all(path.exists() for path in self.drop_ins().values()):
+            self.install_drop_ins(release)
+        systemctl("enable", "--quiet", "--now", "supervisor.service")
         self.load(f"{self.settings.name}@{release}", "release.conf", release)
 
     def forget(self, release: str) -> None:
@@ -137,14 +167,25 @@ class Supervisor:
             units = [unit for unit in units if unit in processes and not has_ended(processes[unit])]
             time.sleep(0.05 if units else 0)
 
-    def mark_active(self) -> None:
-        """Start APP.service, which stands for the application as a whole, and wait: its programs run already."""
+    def mark_active(self, release: str) -> None:
+        """Start APP.service, which stands for the application as a whole, and wait: its programs run already.
+
+        supervisord, whose sandbox is one for all releases, gets that of this release.
+        """
+        if self.install_drop_ins(release):
+            say(
+                "The sandbox of supervisord has changed. It takes effect with the next `systemctl restart supervisor`, "
+                "which restarts the site."
+            )
         systemctl("start", f"{self.settings.name}.service")
 
-    def restart_beat(self) -> None:
+    def start_beat(self, release: str, *, wait: bool = True) -> None:
+        self.load(self.beat, "beat.conf", release)
+        self.start([self.beat], wait=wait)
+
+    def restart_beat(self, release: str) -> None:
         self.stop_beat()
-        self.load(self.beat, "beat.conf")
-        self.start([self.beat])
+        self.start_beat(release)
 
     def stop_beat(self) -> None:
         if self.beat_runs():
@@ -163,14 +204,13 @@ class Supervisor:
 
     def uninstall(self) -> None:
         """Remove everything of this manager: the other one has taken over. Do nothing while a program runs."""
-        templates = self.settings.etc / "supervisor"
-        if not templates.exists() or self.alive() or self.beat_runs():
+        logs = self.log("").parent
+        if not logs.exists() or self.alive() or self.beat_runs():
             return
         for group in self.loaded():
             self.unload(group)
         # Before supervisord stops: its drop-in would stop APP.service, too.
-        for service in ("supervisor", self.settings.name):
-            file = UNITS / f"{service}.service.d" / f"{self.settings.name}-supervisor.conf"
+        for file in self.drop_ins().values():
             file.unlink(missing_ok=True)
             if file.parent.exists() and not list(file.parent.iterdir()):
                 file.parent.rmdir()
@@ -178,10 +218,8 @@ class Supervisor:
         if not list(PROGRAMS.glob("*.conf")):
             # No other application uses it.
             systemctl("disable", "--quiet", "--now", "supervisor.service")
-        (self.settings.library / "run_with_environment").unlink(missing_ok=True)
-        shutil.rmtree(self.log("").parent, ignore_errors=True)
         # Last: while this folder exists, an interrupted removal is repeated.
-        shutil.rmtree(templates)
+        shutil.rmtree(logs, ignore_errors=True)
 
     # -- groups of programs
 
@@ -197,9 +235,9 @@ class Supervisor:
         name = self.settings.name
         return {file.stem for pattern in (f"{name}@*.conf", f"{self.beat}.conf") for file in PROGRAMS.glob(pattern)}
 
-    def load(self, group: str, template: str, release: str = "") -> None:
+    def load(self, group: str, template: str, release: str) -> None:
         """Write a group's file and have supervisord load it, unless one of its programs runs."""
-        text = (self.settings.etc / "supervisor" / template).read_text().replace(PLACEHOLDER, release)
+        text = self.definition(template, release).read_text().replace(PLACEHOLDER, release)
         (PROGRAMS / f"{group}.conf").write_text(text)
         self.log("").parent.mkdir(mode=0o750, exist_ok=True)
         self.await_supervisor()
@@ -209,11 +247,8 @@ class Supervisor:
 
     def load_unknown(self, units: list[str]) -> None:
         """Load programs that supervisord does not know, as after a change of the manager."""
-        for group in {self.group(unit) for unit in units if unit not in self.processes()}:
-            if group == self.beat:
-                self.load(group, "beat.conf")
-            else:
-                self.load(group, "release.conf", group.partition("@")[2])
+        for group in {self.group(unit) for unit in units if unit not in self.processes()} - {self.beat}:
+            self.load(group, "release.conf", group.partition("@")[2])
 
     def unload(self, group: str) -> None:
         (PROGRAMS / f"{group}.conf").unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..settings import ReleaseError, Settings
-from .state import ProcessState
+from .state import ProcessState, install, release_of
 
 UNITS = Path("/etc/systemd/system")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -29,7 +29,7 @@ class Systemd:
         states = "--state=active,activating,deactivating,reloading"
         output = systemctl("list-units", "--plain", "--no-legend", states, *patterns)
         units = [line.split()[0].removesuffix(".service") for line in output.splitlines() if line.strip()]
-        return {unit: unit.partition("@")[2] for unit in units}
+        return {unit: release_of(unit) for unit in units}
 
     def failed(self, units: list[str]) -> list[str]:
         """Return the units that have ended or were restarted automatically."""
@@ -61,12 +61,36 @@ class Systemd:
             for unit, state in self.states(units).items()
         ]
 
+    def definition(self, file: str, release: str) -> Path:
+        """Return the file from which a unit file of a release is installed, as Ansible wrote it."""
+        name, at, _ = file.partition("@")
+        return self.settings.configuration(release) / "systemd" / (f"{name}@.service" if at else file)
+
+    def missing(self, release: str) -> list[str]:
+        """Return the units of a release that have no definition. Earlier versions had one template for all releases."""
+        units = self.settings.of(release).units(release)
+        templates = {unit: UNITS / f"{unit.partition('@')[0]}@.service" for unit in units}
+        shared = self.settings.configuration(release) == self.settings.etc
+        return [unit for unit in units if not (templates[unit] if shared else self.definition(unit, release)).exists()]
+
     def prepare(self, release: str) -> None:
-        """Do nothing: template units exist for every release."""
+        """Install the release's own unit files, beside those of other releases."""
+        units = self.settings.of(release).units(release)
+        self.install([*services(units), f"{self.settings.name}-stop-order.target"], release)
+
+    def install(self, files: list[str], release: str) -> None:
+        changed = [install(self.definition(file, release), UNITS / file, release) for file in files]
+        if any(changed):
+            systemctl("daemon-reload")
 
     def forget(self, release: str) -> None:
-        """Clear the failed state of a removed release's units."""
+        """Remove the unit files of a removed release, and clear the failed state of its units."""
         pattern = f"{self.settings.name}-*@{release}.service"
+        files = list(UNITS.glob(pattern))
+        for file in files:
+            file.unlink()
+        if files:
+            systemctl("daemon-reload")
         subprocess.run(["systemctl", "reset-failed", pattern], capture_output=True, check=False)
 
     def start(self, units: list[str], *, wait: bool = True) -> None:
@@ -79,7 +103,7 @@ class Systemd:
         if units:
             systemctl("stop", *([] if wait else ["--no-block"]), *services(units))
 
-    def mark_active(self) -> None:
+    def mark_active(self, release: str) -> None:
         """Start APP.service, which stands for the application as a whole."""
         systemctl("start", "--no-block", f"{self.settings.name}.service")
 
@@ -89,8 +113,14 @@ class Systemd:
             == 0
         )
 
-    def restart_beat(self) -> None:
+    def start_beat(self, release: str, *, wait: bool = True) -> None:
         beat = f"{self.settings.name}-beat"
+        self.install(services([beat]), release)
+        self.start([beat], wait=wait)
+
+    def restart_beat(self, release: str) -> None:
+        beat = f"{self.settings.name}-beat"
+        self.install(services([beat]), release)
         systemctl("restart", *services([beat]))
         self.restarts.update({unit: state["NRestarts"] for unit, state in self.states([beat]).items()})
 
@@ -98,14 +128,17 @@ class Systemd:
         systemctl("stop", f"{self.settings.name}-beat.service")
 
     def remove_stale(self) -> None:
-        """Remove unit files that this host no longer uses.
+        """Remove unit files of other releases than the current one, and templates of earlier versions.
 
         Only after the processes have ended: without its unit file a process loses its TimeoutStopSec.
         """
         settings = self.settings
-        wanted = {f"{settings.name}-worker-{worker.name}@.service" for worker in settings.workers}
-        wanted |= {f"{settings.name}-web@.service"} if settings.web else set()
+        built = [mark.parent.name for mark in settings.releases.glob("*/build.json")]
+        current = settings.current.readlink().name if settings.current.is_symlink() else ""
+        wanted = {f"{unit}.service" for unit in settings.of(current).units(current) if current}
         wanted |= {f"{settings.name}-beat.service"} if settings.beat else set()
+        if any(settings.configuration(release) == settings.etc for release in built):
+            wanted |= {file.name for file in UNITS.glob(f"{settings.name}-*@.service")}
         wanted |= {f"{settings.name}-stop-order.target"}
         self.remove_unwanted(wanted)
 
@@ -114,8 +147,9 @@ class Systemd:
         self.remove_unwanted(set())
 
     def remove_unwanted(self, wanted: set[str]) -> None:
-        used = {f"{unit.partition('@')[0]}@.service" for unit in self.alive()}
-        patterns = ("web@.service", "worker-*@.service", "beat.service", "stop-order.target")
+        own = {unit: f"{unit}.service" for unit in self.alive()}
+        used = {file if (UNITS / file).exists() else f"{unit.partition('@')[0]}@.service" for unit, file in own.items()}
+        patterns = ("web@*.service", "worker-*@*.service", "beat.service", "stop-order.target")
         files = [file for pattern in patterns for file in UNITS.glob(f"{self.settings.name}-{pattern}")]
         unwanted = [file for file in files if file.name not in wanted | used]
         for file in unwanted:

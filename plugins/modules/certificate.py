@@ -26,6 +26,8 @@ description:
   - With O(provider=acme) they are links to the files that certbot keeps and renews. The CA contacts the web server, so
     O(issue=false) only provides a self-signed certificate until there is another, and O(issue=true) requests the CA's.
   - Removes certbot's certificate and, if it has no other, stops its timer when O(provider) changes.
+  - For each name in O(keep), C(kept/NAME.conf) names a certificate for it, in nginx's notation; where the site's
+    certificate is not for that name any more, the last one that was.
   - Writes C(stapling.conf), which enables OCSP stapling in nginx if the certificate names a responder.
   - Supports check mode.
 options:
@@ -33,6 +35,7 @@ options:
   issue: {type: bool, default: false, description: "With V(acme): request the certificate if it does not exist yet."}
   directory: {type: path, required: true, description: The folder.}
   domains: {type: list, elements: str, required: true, description: Names and addresses of the site.}
+  keep: {type: list, elements: str, default: [], description: Other names that the web server still accepts.}
   certificate: {type: str, default: "", description: "With V(files): the certificate and its chain, as PEM."}
   key: {type: str, default: "", description: "With V(files): its key, as PEM."}
   lineage: {type: str, default: site, description: certbot's name of the certificate.}
@@ -404,15 +407,52 @@ class Certificate:
         if not self.check_mode:
             self.write(path, text, 0o644)
 
+    # -- Names that the site had before
+
+    def keep_certificates(self, before: tuple[str, str] | None, names_before: set[str]) -> None:
+        """Provide a certificate for each name in `keep`; `before` holds chain and key as this run found them.
+
+        Files of other names stay: the web server's configuration may still include them.
+        """
+        folder, names = self.folder / "kept", self.names(self.chain)
+        wanted: dict[Path, tuple[str, int]] = {}
+        for name in map(canonical, self.module.params["keep"]):
+            chain, key = folder / f"{name}.pem", folder / f"{name}.key"
+            if covers(names, name):
+                pair = (self.chain, self.key)
+            else:
+                pair = (chain, key)
+                if before and covers(names_before, name):
+                    texts = before
+                elif chain.exists() and key.exists():
+                    texts = chain.read_text(), key.read_text()
+                else:
+                    # One for another name: the web server must start.
+                    texts = self.pair() or ("", "")
+                wanted |= {key: (texts[1], 0o600), chain: (texts[0], 0o644)}
+            lines = f"ssl_certificate {pair[0]};\nssl_certificate_key {pair[1]};\n"
+            wanted[folder / f"{name}.conf"] = (lines, 0o644)
+        for path, (text, mode) in wanted.items():
+            if not path.exists() or path.read_text() != text:
+                self.changes.append(str(path))
+                if not self.check_mode:
+                    self.write(path, text, mode)
+
+    def pair(self) -> tuple[str, str] | None:
+        """Return the texts of certificate and key, or None if there is no valid pair."""
+        return (self.chain.read_text(), self.key.read_text()) if self.chain.exists() and self.is_pair() else None
+
     def provide(self) -> None:
         """Bring the folder to the requested state. Fails the module if the web server rejects the certificate."""
         params = self.module.params
+        before, names_before = (self.pair(), self.names(self.chain)) if params["keep"] else (None, set())
         if params["provider"] == "acme":
             self.provide_issued() if params["issue"] else self.provide_placeholder()
         else:
             self.provide_files() if params["provider"] == "files" else self.provide_self_signed()
             self.remove_issued()
         self.configure_stapling()
+        self.keep_certificates(before, names_before)
         if params["issue"] and self.changes and not self.check_mode:
             code, _, errors = self.module.run_command(params["reload"], use_unsafe_shell=True)
             if code:
@@ -427,6 +467,7 @@ def main() -> None:
             "issue": {"type": "bool", "default": False},
             "directory": {"type": "path", "required": True},
             "domains": {"type": "list", "elements": "str", "required": True},
+            "keep": {"type": "list", "elements": "str", "default": []},
             "certificate": text,
             "key": text | {"no_log": True},
             "lineage": text | {"default": "site"},

@@ -354,7 +354,7 @@ class Deployments:
 
     def parked(self) -> str:
         """Return the messages of tasks that no worker knew, as Redis keeps them."""
-        command = '"$(. /etc/%s/app.env && echo "$CELERY_BROKER_URL")" LRANGE celery-parked 0 -1'
+        command = '"$(. /etc/%s/next/app.env && echo "$CELERY_BROKER_URL")" LRANGE celery-parked 0 -1'
         return self.host.check_output(f"redis-cli --no-auth-warning -u {command % self.app.name}")
 
     def log(self, since: float) -> str:

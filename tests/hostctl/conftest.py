@@ -19,6 +19,8 @@ from tests.hostctl.fakes import OLD, Answers, Manager, make_release
 def settings(tmp_path: Path) -> Settings:
     (tmp_path / "shop/releases").mkdir(parents=True)
     (tmp_path / "shop/incoming").mkdir()
+    (tmp_path / "etc/shop/next").mkdir(parents=True)
+    (tmp_path / "etc/shop/next/app.env").write_text('SETTING="next"\nDATABASE_URL="next"\n')
     return Settings(
         name="shop", domain="shop.example.org", wsgi_app="core.wsgi", celery_app="core",
         workers=[Worker("default", ["default"])], queues=["default"], bake=0, keep_releases=2, health_check_timeout=1,

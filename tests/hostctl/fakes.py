@@ -51,8 +51,11 @@ class Manager:
     def beat_runs(self) -> bool:
         return True
 
-    def restart_beat(self) -> None:
+    def restart_beat(self, release: str) -> None:
         self.beat.append("restart")
+
+    def start_beat(self, release: str, *, wait: bool = True) -> None:
+        self.beat.append("start")
 
     def stop_beat(self) -> None:
         self.beat.append("stop")
@@ -65,10 +68,13 @@ class Manager:
 
     forget = prepare
 
-    def mark_active(self) -> None:
-        pass
+    mark_active = prepare
 
-    remove_stale = mark_active
+    def missing(self, release: str) -> list[str]:
+        return []
+
+    def remove_stale(self) -> None:
+        pass
 
 
 class Answers:
@@ -80,7 +86,7 @@ class Answers:
 
     def ask(self, question: str, *arguments: Any, seconds: float = 0) -> Any:
         self.asked.append((question, *arguments))
-        if isinstance(self.override.get(question), Exception):
+        if isinstance(self.override.get(question), BaseException):
             raise self.override[question]
         healthy = {
             "check": {"versions": {}},

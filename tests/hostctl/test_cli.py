@@ -179,8 +179,8 @@ def test_without_a_release_there_is_nothing_to_run(host: Host, capsys: Any) -> N
 def test_a_command_runs_in_the_applications_environment(
     live: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.etc.mkdir(parents=True)
-    (settings.etc / "app.env").write_text('SECRET_KEY="s3cret"\n')
+    (settings.configurations / OLD).mkdir(parents=True)
+    (settings.configurations / OLD / "app.env").write_text('SECRET_KEY="s3cret"\n')
     (live.path(OLD) / "release.env").write_text(f'RELEASE_ID="{OLD}"\n')
     steps: list[Any] = []
     monkeypatch.setattr(application.os, "chdir", lambda folder: steps.append(("chdir", folder)))

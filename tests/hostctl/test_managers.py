@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -33,10 +34,10 @@ class Remembers:
     def stop_beat(self) -> None:
         self.told.append(("stop_beat", None))
 
-    def restart_beat(self) -> None:
+    def restart_beat(self, release: str) -> None:
         self.told.append(("restart_beat", None))
 
-    def start(self, units: list[str], *, wait: bool) -> None:
+    def start(self, units: list[str], *, wait: bool = True) -> None:
         self.told.append(("start", units))
 
     def stop(self, units: list[str], *, wait: bool = True) -> None:
@@ -54,9 +55,11 @@ class Remembers:
 
 @pytest.fixture
 def both(settings: Settings) -> processes.Processes:
+    """systemd is chosen; OLD was built under Supervisor."""
     both = processes.Processes(settings)
-    both.chosen, other = Remembers(WEB), Remembers(f"shop-web@{OLD}", "shop-beat")
-    both.others, both.all = [other], [both.chosen, other]
+    both.managers = {"systemd": Remembers(WEB), "supervisor": Remembers(f"shop-web@{OLD}", "shop-beat")}
+    (settings.configurations / OLD).mkdir(parents=True)
+    dataclasses.replace(settings, manager="supervisor").record(OLD)
     return both
 
 
@@ -76,14 +79,23 @@ def test_a_process_under_the_other_manager_runs(both: processes.Processes) -> No
 
 def test_each_manager_stops_its_own(both: processes.Processes) -> None:
     both.stop([f"shop-web@{OLD}", WEB], wait=False)
-    assert (both.chosen.told, both.others[0].told) == ([("stop", [WEB])], [("stop", [f"shop-web@{OLD}"])])
+    assert (both.chosen.told, both.managers["supervisor"].told) == ([("stop", [WEB])], [("stop", [f"shop-web@{OLD}"])])
 
 
 def test_beat_moves_to_the_chosen_manager(both: processes.Processes) -> None:
-    both.restart_beat()
-    assert (both.chosen.told, both.others[0].told) == ([("restart_beat", None)], [("stop_beat", None)])
+    both.restart_beat(NEW)
+    assert (both.chosen.told, both.managers["supervisor"].told) == ([("restart_beat", None)], [("stop_beat", None)])
 
 
 def test_the_other_manager_is_uninstalled(both: processes.Processes) -> None:
     both.remove_stale()
-    assert (both.chosen.told, both.others[0].told) == ([("remove_stale", None)], [("uninstall", None)])
+    assert (both.chosen.told, both.managers["supervisor"].told) == ([("remove_stale", None)], [("uninstall", None)])
+
+
+def test_a_release_starts_under_its_own_manager(both: processes.Processes) -> None:
+    """Also in a rollback across a change of the manager."""
+    both.start([WEB, f"shop-web@{OLD}"])
+    assert both.chosen.told == [("start", [WEB])]
+    assert both.managers["supervisor"].told == [("start", [f"shop-web@{OLD}"])]
+    both.restart_beat(OLD)
+    assert both.managers["supervisor"].told[-1] == ("restart_beat", None)

@@ -141,14 +141,20 @@ class Server(socketserver.ThreadingUnixStreamServer, xmlrpc.server.SimpleXMLRPCD
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for name in ("conf.d", "units", "log", "etc/shop/supervisor", "srv/shop/releases", "lib"):
+    for name in ("conf.d", "units", "log", "srv/shop/releases"):
         (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "etc/shop/supervisor/release.conf").write_text(TEMPLATE)
-    (tmp_path / "etc/shop/supervisor/beat.conf").write_text("[program:shop-beat]\ncommand=beat\n")
+    for release in (OLD, NEW, "older-0"):
+        folder = tmp_path / "etc/shop/releases" / release / "supervisor"
+        folder.mkdir(parents=True)
+        (folder / "release.conf").write_text(TEMPLATE)
+        (folder / "beat.conf").write_text("[program:shop-beat]\ncommand=beat @RELEASE@\n")
+        for name in ("app", "supervisor"):
+            (folder / f"{name}.service.conf").write_text(f"# {name}\n")
     for name, folder in {"SOCKET": "sock", "PROGRAMS": "conf.d", "UNITS": "units", "LOGS": "log"}.items():
         monkeypatch.setattr(supervisor, name, tmp_path / folder)
     monkeypatch.setattr(supervisor, "PATIENCE", 0.2)
-    monkeypatch.setattr(Settings, "library", property(lambda self: tmp_path / "lib"))
+    monkeypatch.setattr(supervisor, "DAEMON", tmp_path)
+    monkeypatch.setattr(supervisor, "systemctl", lambda *arguments: None)
     workers = [Worker("default", ["default"])]
     return Settings(name="shop", domain="", workers=workers, root=tmp_path / "srv", config=tmp_path / "etc")
 
@@ -203,7 +209,8 @@ def test_a_running_program_is_not_started_twice(manager: supervisor.Supervisor, 
 
 def test_programs_that_supervisord_does_not_know_are_loaded(manager: supervisor.Supervisor) -> None:
     """After a reboot that follows a change of the manager."""
-    manager.start([WEB, "shop-beat"], wait=False)
+    manager.start([WEB], wait=False)
+    manager.start_beat(NEW, wait=False)
     assert conf_files() == {f"shop@{NEW}.conf", "shop-beat.conf"}
     assert manager.beat_runs()
 
@@ -262,9 +269,10 @@ def test_restarts_are_counted_in_the_log_of_supervisord(manager: supervisor.Supe
 
 
 def test_beat_is_restarted(manager: supervisor.Supervisor, daemon: Daemon) -> None:
-    manager.restart_beat()
+    manager.restart_beat(OLD)
     first = daemon.process("shop-beat")["pid"]
-    manager.restart_beat()
+    manager.restart_beat(NEW)
+    assert f"beat {NEW}" in (supervisor.PROGRAMS / "shop-beat.conf").read_text()
     assert daemon.process("shop-beat")["pid"] != first
     assert manager.alive() == {}, "beat belongs to no release"
     manager.stop_beat()
@@ -300,6 +308,43 @@ def test_messages_of_supervisord_are_passed_on(manager: supervisor.Supervisor) -
         manager.forget(NEW)
 
 
+# --- The drop-ins of a release
+
+
+def test_supervisord_is_set_up_for_its_first_release(
+    manager: supervisor.Supervisor, calls: list[tuple[str, ...]]
+) -> None:
+    """Also by a rollback, after the other manager has removed it."""
+    manager.prepare(NEW)
+    assert {path.read_text() for path in manager.drop_ins().values()} == {"# app\n", "# supervisor\n"}
+    assert calls == [("daemon-reload",), ("enable", "--quiet", "--now", "supervisor.service")]
+
+
+def test_a_changed_sandbox_of_supervisord_is_installed_with_the_release_that_is_live(
+    manager: supervisor.Supervisor, settings: Settings, calls: list[tuple[str, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A release that fails before that changes nothing that a restart of supervisord would use."""
+    manager.prepare(OLD)
+    manager.mark_active(OLD)
+    assert capsys.readouterr().out == ""
+    (settings.configurations / NEW / "supervisor/supervisor.service.conf").write_text("MemoryDenyWriteExecute=yes\n")
+    manager.prepare(NEW)
+    file = manager.drop_ins()["supervisor"]
+    assert file.read_text() == "# supervisor\n"
+    manager.mark_active(NEW)
+    assert file.read_text() == "MemoryDenyWriteExecute=yes\n"
+    assert "systemctl restart supervisor" in capsys.readouterr().out
+
+
+def test_programs_without_definition_are_missing(manager: supervisor.Supervisor, settings: Settings) -> None:
+    assert manager.missing(NEW) == []
+    folder = settings.configurations / NEW / "supervisor"
+    (folder / "release.conf").write_text(TEMPLATE.replace("worker-default", "worker-other"))
+    assert manager.missing(NEW) == [WORKER]
+    (folder / "release.conf").unlink()
+    assert manager.missing(NEW) == [WEB, WORKER]
+
+
 # --- Nothing is left behind
 
 
@@ -316,7 +361,7 @@ def test_a_removed_release_loses_its_programs_and_logs(manager: supervisor.Super
 def test_current_and_running_releases_keep_their_programs(manager: supervisor.Supervisor, settings: Settings) -> None:
     for release in (OLD, NEW, "older-0"):
         manager.prepare(release)
-    manager.restart_beat()
+    manager.restart_beat(NEW)
     manager.start([f"shop-web@{OLD}"])
     settings.current.symlink_to(f"releases/{NEW}")
     manager.remove_stale()
@@ -326,16 +371,15 @@ def test_current_and_running_releases_keep_their_programs(manager: supervisor.Su
 def test_nothing_is_left_when_the_other_manager_has_taken_over(
     manager: supervisor.Supervisor, settings: Settings, tmp_path: Path, calls: list[tuple[str, ...]]
 ) -> None:
+    manager.prepare(NEW)
     manager.start([WEB])
-    for place in ("shop.service.d", "supervisor.service.d"):
-        (supervisor.UNITS / place).mkdir()
-        (supervisor.UNITS / place / "shop-supervisor.conf").write_text("")
-    (settings.library / "run_with_environment").write_text("")
+    assert {path.name for path in supervisor.UNITS.iterdir()} == {"shop.service.d", "supervisor.service.d"}
+    calls.clear()
     manager.uninstall()
     assert calls == [], "not while something runs"
     manager.stop([WEB])
     manager.uninstall()
-    kept = {file for file in tmp_path.rglob("*") if file.is_file()}
+    kept = {file for file in tmp_path.rglob("*") if file.is_file() and settings.configurations not in file.parents}
     assert kept == set()
     assert list(supervisor.UNITS.iterdir()) == []
     assert not (supervisor.LOGS / "shop").exists()
@@ -348,6 +392,7 @@ def test_a_supervisord_that_others_use_keeps_running(
     manager: supervisor.Supervisor, calls: list[tuple[str, ...]]
 ) -> None:
     (supervisor.PROGRAMS / "theirs.conf").write_text("[program:theirs]\ncommand=true\n")
+    (supervisor.LOGS / "shop").mkdir()
     manager.uninstall()
     assert calls == [("daemon-reload",)]
     assert conf_files() == {"theirs.conf"}

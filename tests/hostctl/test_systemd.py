@@ -37,7 +37,7 @@ def test_a_beat_that_was_restarted_since_has_failed(settings: Settings, monkeypa
 
     monkeypatch.setattr(systemd, "systemctl", systemctl)
     manager = systemd.Systemd(settings)
-    manager.restart_beat()
+    manager.restart_beat("abcd-1")
     assert manager.failed(["shop-beat"]) == []
     restarts = "3"
     assert manager.failed(["shop-beat"]) == ["shop-beat"]
@@ -82,8 +82,10 @@ def test_only_units_of_this_host_stay(settings: Settings, monkeypatch: pytest.Mo
     """And none once the other manager has taken over."""
     monkeypatch.setattr(systemd, "systemctl", lambda *_: "")
     monkeypatch.setattr(systemd, "UNITS", tmp_path)
-    names = {"shop-web@.service", "shop-worker-default@.service", "shop-beat.service", "shop-stop-order.target"}
-    for name in (*names, "shop-worker-gone@.service", "other-web@.service"):
+    settings.current.symlink_to("releases/abcd-1")
+    names = {"shop-web@abcd-1.service", "shop-worker-default@abcd-1.service"}
+    names |= {"shop-beat.service", "shop-stop-order.target"}
+    for name in (*names, "shop-worker-gone@abcd-1.service", "shop-web@gone-0.service", "other-web@.service"):
         (tmp_path / name).touch()
     manager = systemd.Systemd(settings)
     manager.remove_stale()

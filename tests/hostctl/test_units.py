@@ -43,7 +43,7 @@ def render(name: str, **more: Any) -> str:
 
 
 def unit(name: str, **more: Any) -> dict[str, str]:
-    text = render(f"systemd/{name}.service.j2", **more).replace("\\\n", "").replace("%i", NEW)
+    text = render(f"systemd/{name}.service.j2", **more).replace("\\\n", "").replace("%i", NEW).replace("@RELEASE@", NEW)
     return dict(re.findall(r"^(ExecStart|WorkingDirectory|TimeoutStopSec)=(.*)$", text, re.M))
 
 
@@ -66,7 +66,7 @@ def test_both_managers_start_the_same_commands(kind: str) -> None:
     wanted = unit(kind, __services_worker=WORKER)
     wrapper, release, *command = shlex.split(program["command"])
     assert command == shlex.split(wanted["ExecStart"])
-    assert wrapper == "/usr/local/lib/shop/run_with_environment"
+    assert wrapper == f"/etc/shop/releases/{NEW}/supervisor/run_with_environment"
     assert command[0].startswith(f"{release}/.venv/bin/")
     assert program["directory"] == wanted["WorkingDirectory"]
     assert program["stopwaitsecs"] == wanted["TimeoutStopSec"]
@@ -145,18 +145,18 @@ def test_the_memory_limit_ends_a_task_instead_of_freezing_its_worker(name: str) 
 
 def test_under_supervisor_a_program_that_fails_again_and_again_pauses(tmp_path: Path) -> None:
     """Supervisor itself restarts it at once, or later and later."""
-    (tmp_path / "etc").mkdir()
+    (tmp_path / "supervisor").mkdir()
     (tmp_path / "release/run").mkdir(parents=True)
-    (tmp_path / "etc/app.env").write_text('SECRET="key"\n')
+    (tmp_path / "app.env").write_text('SECRET="key"\n')
     (tmp_path / "release/release.env").write_text('RELEASE="new-2"\n')
     (tmp_path / "sleep").write_text(f"#!/bin/sh\necho $1 >>{tmp_path}/slept\n")
     (tmp_path / "sleep").chmod(0o755)
-    script = render("supervisor/run_with_environment.j2").replace("/etc/shop", str(tmp_path / "etc"))
-    (tmp_path / "run").write_text(script)
+    program = tmp_path / "supervisor/run_with_environment"
+    program.write_text(render("supervisor/run_with_environment.j2"))
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SUPERVISOR_PROCESS_NAME": WEB}
 
     def start() -> str:
-        command = ["sh", str(tmp_path / "run"), str(tmp_path / "release"), "sh", "-c", "echo $SECRET $RELEASE"]
+        command = ["sh", str(program), str(tmp_path / "release"), "sh", "-c", "echo $SECRET $RELEASE"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
     assert start() == "key new-2\n"

@@ -192,10 +192,13 @@ class Site:
     def beat(self, **variables: str) -> subprocess.Popen:
         return self.start("beat", "--schedule", str(self.folder / "schedule"), variables=variables)
 
-    def django(self, *words: str, **variables: str) -> None:
-        """Run Python in the project: -m django COMMAND, or -c CODE."""
+    def django(self, *words: str, **variables: str) -> str:
+        """Run Python in the project: -m django COMMAND, or -c CODE. Return what it prints."""
         environment = self.environment({"DJANGO_SETTINGS_MODULE": "sample.settings"} | variables)
-        subprocess.run([sys.executable, *words], cwd=PROJECT, env=environment, check=True)
+        command = [sys.executable, *words]
+        return subprocess.run(
+            command, cwd=PROJECT, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     def stop(self, process: subprocess.Popen) -> int:
         process.terminate()

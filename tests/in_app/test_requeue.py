@@ -194,3 +194,21 @@ def test_task_that_ends_after_a_restart_of_redis_is_acknowledged(site: Site, bro
     wait_until(lambda: f"[{sent}] succeeded" in site.output(worker))
     wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
     assert (worker.poll(), site.lines("START")) == (None, [sent])
+
+
+@pytest.mark.core
+def test_a_message_that_redis_refuses_to_record_is_not_lost(site: Site, broker: Broker) -> None:
+    """Redis answers a waiting worker with the message, and then its memory or its disk is full."""
+    worker = site.worker()
+    wait_until(lambda: broker.admin.info("clients")["blocked_clients"] == 1)
+    os.kill(worker.pid, signal.SIGSTOP)
+    sent = [site.send(), site.send()]
+    broker.admin.config_set("maxmemory", 1)
+    os.kill(worker.pid, signal.SIGCONT)
+    wait_until(lambda: "Redis refuses to take 1 messages back" in site.output(worker))
+    broker.admin.config_set("maxmemory", 0)
+    wait_until(lambda: sorted(site.lines("START")) == sorted(sent))
+    site.gate.touch()
+    wait_until(lambda: not broker.admin.keys("unacked:*"))
+    assert sorted(site.lines("END")) == sorted(sent)
+    assert worker.poll() is None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -260,3 +262,19 @@ def test_modules_of_the_project_are_found_first(site: Site, broker: Broker) -> N
 def test_worker_does_not_load_celerys_command_line(site: Site, broker: Broker) -> None:
     site.worker()
     assert site.client.send_task("sample.modules").get(timeout=60) == []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_frozen_worker_no_longer_notifies_systemd(site: Site, broker: Broker, pool: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address := str(site.folder / "notify"))
+        systemd.settimeout(2)
+        worker = site.worker(pool=pool, NOTIFY_SOCKET=address, WATCHDOG_USEC="1000000")
+        assert systemd.recv(100) == b"WATCHDOG=1"
+        os.kill(worker.pid, signal.SIGSTOP)
+        with suppress(TimeoutError):
+            for _ in range(100):  # What it has sent before.
+                systemd.recv(100)
+            pytest.fail("A frozen worker notifies systemd.")
+        os.kill(worker.pid, signal.SIGCONT)
+        assert systemd.recv(100) == b"WATCHDOG=1"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from hostctl.settings import OF_RELEASE
 
 ROOT = Path(__file__).parents[2]
 WORKERS = [
@@ -67,7 +71,84 @@ CHANGES: dict[str, dict[str, Any]] = {
         "app_workers": [dict(reversed(worker.items())) for worker in WORKERS],
     },
 }
-UNCHANGED = {"same", "keep_releases", "migration_environment", "partial", "order"}
+# Every setting and its class, with another value. A setting of the release takes effect with a new release. It is part
+# of the hash; or it is recorded with a release (OF_RELEASE in hostctl/settings.py), since its processes are not started
+# from it; or it says where its code is. A setting of the server takes effect when it is written.
+STARTED: dict[str, Any] = {
+    "app_domain": "other.example.org",
+    "app_domain_aliases": ["www.example.org"],
+    "app_project_dir": "backend",
+    "app_settings_module": "other.settings",
+    "app_wsgi_app": "other.wsgi:application",
+    "app_celery_app": "other",
+    "app_requirements": "uv.lock",
+    "app_python": "3.12",
+    "app_environment": {"GAMMA": "1"},
+    "app_time_zone": "Europe/Vienna",
+    "app_email_url": "smtp://mail.example.org",
+    "app_email_from": "other@example.org",
+    "app_process_manager": "supervisor",
+    "app_web": {"processes": 5},
+    "app_health_check_timeout": 77,
+    "app_request_timeout": 99,
+    "app_long_requests": {"/export/": 300},
+    "app_workers": WORKERS[1:],
+    "app_sandbox": SANDBOX | {"allow_jit": True},
+    "app_database_url": "postgresql://other/shop",
+    "app_broker_url": "redis://other/0",
+    "app_cache_url": "redis://other/1",
+    "app_hsts_seconds": 77,
+    "app_https_port": 8443,
+    # What one service of the application may use depends on it.
+    "app_memory_mb": 4096,
+    "services_memory_mb": 333,
+}
+RECORDED: dict[str, Any] = {
+    "app_health_path": "/up/",
+    "app_health_names_release": False,
+    "app_warmup_paths": ["/other/"],
+    "app_hooks": {"after_switch": ["true"]},
+    # In migrate.env.
+    "app_migration_environment": {"PG_URL": "postgresql://other"},
+    "app_database_owner_url": "postgresql://owner@other/shop",
+    "app_admin_user": "other",
+    "app_admin_email": "other@example.org",
+}
+CODE: dict[str, Any] = {"app_source": "https://example.org/other.git", "app_git_ref": "v2"}
+SERVER: dict[str, Any] = {
+    "app_packages": ["gettext"],
+    "app_keep_releases": 9,
+    "app_bake_seconds": 9,
+    "app_dump_before_migrate": False,
+    "app_migration_block_seconds": 9,
+    "app_max_upload": "99m",
+    "app_rate_limit": {"connections": 9},
+    "app_maintenance_addresses": ["192.0.2.7"],
+    "app_maintenance_paths": ["/other/"],
+    "flower_user": "other",
+    "flower_memory_mb": 222,
+    "postgresql_memory_mb": 222,
+    "redis_memory_mb": 222,
+    "app_private_address": "10.9.9.9",
+    "app_administrators": [{"name": "alice", "keys": []}],
+    "app_ssh_port": 2222,
+    "app_trusted_addresses": ["192.0.2.7"],
+    "app_firewall_rules": ["allow 25/tcp"],
+    "nginx_ipv6": False,
+    "app_certificate_email": "ada@example.org",
+    "app_acme_directory_url": "https://example.org/dir",
+    "app_certificate_files": {"certificate": "/a.pem", "key": "/a.key"},
+}
+# It says which installation this is.
+IDENTITY = {"app_name"}
+CHANGES |= {f"only_{name}": {name: value} for name, value in (STARTED | RECORDED | CODE | SERVER).items()}
+UNCHANGED = {f"only_{name}" for name in RECORDED | CODE | SERVER} | {
+    "same",
+    "keep_releases",
+    "migration_environment",
+    "partial",
+    "order",
+}
 # Installations of two hosts, and the settings of both.
 CLUSTERS: dict[str, dict[str, Any]] = {
     "near": CLOSED | {"addresses": ["10.0.0.1", "10.0.0.2"]},
@@ -156,8 +237,30 @@ def test_nothing_else_changes_the_hash(hashes: dict[str, str], name: str) -> Non
     assert hashes[name] == hashes["same"]
 
 
+def test_every_setting_has_a_class() -> None:
+    """A new one must be put into one of the tables: what does a failed run leave as it was?"""
+    settings = yaml.safe_load((ROOT / "group_vars/all/defaults.yml").read_text())
+    tables = (STARTED, RECORDED, CODE, SERVER)
+    assert set(settings) - IDENTITY == set().union(*tables)
+    assert sum(map(len, tables)) == len(settings) - len(IDENTITY), "one class each"
+
+
+def test_recorded_settings_are_recorded() -> None:
+    """A setting that the program has for the next release must not be used for another one."""
+    wiring = (ROOT / "group_vars/all/wiring.yml").read_text()
+    [block] = re.findall(r"^hostctl_settings:\n((?:  .*\n)+)", wiring, re.M)
+    used = {name: re.findall(r"\bapp_\w+", value) for name, value in re.findall(r"^  (\w+): (.*)$", block, re.M)}
+    assert used
+    of_release = {setting for name in OF_RELEASE for setting in used.get(name, [])}
+    of_server = {setting for name, settings in used.items() if name not in OF_RELEASE for setting in settings}
+    known = set(STARTED | RECORDED | CODE | SERVER)
+    assert of_release & known <= set(STARTED | RECORDED)
+    assert of_server & known <= set(SERVER) | {"app_admin_user"}
+
+
 def test_every_change_has_a_hash_of_its_own(hashes: dict[str, str]) -> None:
-    changed = [hashes[name] for name in hashes if name not in UNCHANGED and not name.endswith("_2")]
+    left_out = ("only_", *UNCHANGED)
+    changed = [hashes[name] for name in hashes if not name.startswith(left_out) and not name.endswith("_2")]
     assert len(set(changed)) == len(changed)
 
 

@@ -36,6 +36,7 @@ SET_BY_ROLES = {
     "connection_detected": "is set by the role connection. Remove it.",
     "runtime_hash": "is set by the role runtime. Remove it.",
     "services_hash": "is set by the role services. Remove it.",
+    "hostctl_domains": "is set by the role hostctl. Remove it.",
     "secrets_state": "is set by playbooks/rotate-secrets.yml. Remove it.",
     "nginx_maintenance_state": "is set by playbooks/maintenance.yml. Use -e maintenance_state=on.",
     "nginx_maintenance_message": "is set by playbooks/maintenance.yml. Use -e maintenance_message=TEXT.",

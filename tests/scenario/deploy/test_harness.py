@@ -79,7 +79,7 @@ def test_stopped_beat_is_late(deployments: Deployments, traffic: Traffic) -> Non
 def test_second_beat_ticks_twice(deployments: Deployments, traffic: Traffic) -> None:
     name = deployments.app.name
     celery = f"/srv/{name}/current/.venv/bin/celery -A core beat --schedule=/tmp/second --pidfile="
-    variables = f"set -a; . /etc/{name}/app.env; . /srv/{name}/current/release.env; set +a"
+    variables = f"set -a; . /etc/{name}/next/app.env; . /srv/{name}/current/release.env; set +a"
     second = f"cd /srv/{name}/current && {variables}; timeout 15 runuser -u {name} -- {celery}"
     deployments.host.run(second)
     traffic.pause(2)
@@ -91,7 +91,7 @@ def test_emptied_queue_loses_tasks(deployments: Deployments, traffic: Traffic) -
     traffic.start_task("ledger.sleep", 8)
     lost = traffic.start_task("ledger.sleep", 1)
     time.sleep(1)
-    url = f'"$(. /etc/{deployments.app.name}/app.env && echo "$CELERY_BROKER_URL")"'
+    url = f'"$(. /etc/{deployments.app.name}/next/app.env && echo "$CELERY_BROKER_URL")"'
     assert deployments.host.check_output(f"redis-cli --no-auth-warning -u {url} DEL heavy") == "1"
     traffic.pause(1)
     ledger = verdict.settle(deployments.ledger, [one for one in traffic.sent if one.id != lost.id], 12)

@@ -32,7 +32,7 @@ def ask_redis(host: Host, app: Installation, variable: str, *commands: str) -> d
     """Return Redis's answers to the application's own account; an error is its name."""
     script = REDIS.replace("VARIABLE", variable).replace("COMMANDS", json.dumps(commands))
     python = f"/srv/{app.name}/current/.venv/bin/python"
-    return json.loads(run_python(host, script, environment=[f"/etc/{app.name}/app.env"], python=python))
+    return json.loads(run_python(host, script, environment=[f"/etc/{app.name}/next/app.env"], python=python))
 
 
 @pytest.mark.parametrize("variable", [BROKER, CACHE])
@@ -111,7 +111,7 @@ def ask_database(host: Host, app: Installation, files: list[str], statements: li
     """Return the outcome of each statement with the account in these files; all are rolled back."""
     script = SQL.replace("STATEMENTS", json.dumps(statements).replace("'", r"\'"))
     python = f"/srv/{app.name}/current/.venv/bin/python"
-    environment = [f"/etc/{app.name}/{file}" for file in files]
+    environment = [f"/etc/{app.name}/next/{file}" for file in files]
     return json.loads(run_python(host, script, environment=environment, python=python))
 
 

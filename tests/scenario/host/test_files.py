@@ -13,10 +13,14 @@ from testinfra.host import Host
 # APP and ID are the application's name and its current release.
 EXPECTED = {
     "/etc/APP": "751 root APP",
-    "/etc/APP/app.env": "640 root APP",
-    "/etc/APP/migrate.env": "600 root root",
+    "/etc/APP/next/app.env": "640 root APP",
+    "/etc/APP/next/migrate.env": "600 root root",
     "/etc/APP/flower.env": "600 root root",
-    "/etc/APP/gunicorn.conf.py": "644 root root",
+    "/etc/APP/next/gunicorn.conf.py": "644 root root",
+    "/etc/APP/releases/ID": "750 root APP",
+    "/etc/APP/releases/ID/app.env": "640 root APP",
+    "/etc/APP/releases/ID/migrate.env": "600 root root",
+    "/etc/APP/releases/ID/gunicorn.conf.py": "644 root root",
     "/srv/APP": "755 root root",
     "/srv/APP/releases": "751 APP-build APP",
     "/srv/APP/releases/ID": "751 APP-build APP",
@@ -57,9 +61,11 @@ def test_application_cannot_write_its_own_code(host: Host, app: Installation) ->
     assert [path for path in writable if not any(Path(path).is_relative_to(folder) for folder in allowed)] == []
 
 
-@pytest.mark.parametrize("file", ["migrate.env", "flower.env"])
-def test_application_cannot_read_other_secrets(host: Host, app: Installation, file: str) -> None:
-    assert host.run(f"runuser -u {app.name} -- cat /etc/{app.name}/{file}").rc == 1
+@pytest.mark.parametrize("file", ["next/migrate.env", "releases/ID/migrate.env", "flower.env"])
+def test_application_cannot_read_other_secrets(host: Host, app: Installation, release: str, file: str) -> None:
+    path = f"/etc/{app.name}/{file.replace('ID', release)}"
+    assert host.file(path).exists
+    assert host.run(f"runuser -u {app.name} -- cat {path}").rc == 1
 
 
 # Runs on the host, so that no secret leaves it: finds the values in the files that hold them, identifies them by their
@@ -69,7 +75,7 @@ import glob, hashlib, json, os, pwd, re, subprocess, sys
 
 wanted = json.loads('HASHES')
 values = {}
-for file in glob.glob('/etc/APP/*.env'):
+for file in glob.glob('/etc/APP/*.env') + glob.glob('/etc/APP/next/*.env'):
     for word in re.findall(r'[A-Za-z0-9]{12,}', open(file).read()):
         name = wanted.get(hashlib.sha256(word.encode()).hexdigest())
         if name:

@@ -196,8 +196,8 @@ def test_no_secret_is_in_git(verbose_run: str, secrets: Path, canaries: dict[str
 @pytest.mark.parametrize(
     ("file", "rights"),
     {
-        "/etc/APP/app.env": "640 root APP",
-        "/etc/APP/migrate.env": "600 root root",
+        "/etc/APP/next/app.env": "640 root APP",
+        "/etc/APP/next/migrate.env": "600 root root",
         "/etc/APP/flower.env": "600 root root",
         "/etc/redis/users-broker.acl": "640 root redis",
         "/etc/redis/users-cache.acl": "640 root redis",
@@ -214,7 +214,7 @@ def test_unused_secrets_were_there_to_be_found(
     host: Host, app: Installation, verbose_run: str, canaries: dict[str, str], file: str, name: str
 ) -> None:
     """No service uses these two, so a run that omitted them would go unnoticed."""
-    assert canaries[name] in host.file(f"/etc/{app.name}/{file}").content_string
+    assert canaries[name] in host.file(f"/etc/{app.name}/next/{file}").content_string
 
 
 def test_every_character_is_passed_on_exactly(
@@ -225,7 +225,7 @@ def test_every_character_is_passed_on_exactly(
     assert visitor.finished_order(visitor.order(), 60)
     script = "import os; print(os.environ['SECRET_KEY'], end='')"
     assert (
-        run_python(host, script, environment=[f"/etc/{app.name}/app.env"])
+        run_python(host, script, environment=[f"/etc/{app.name}/next/app.env"])
         == (secrets / "django_key").read_text().rstrip()
     )
     assert flower_opens(app, visitor, (secrets / "flower_password").read_text().rstrip())
@@ -233,7 +233,7 @@ def test_every_character_is_passed_on_exactly(
     script = (
         "import os, psycopg; print(psycopg.connect(os.environ['DATABASE_URL']).execute('SELECT user').fetchone()[0])"
     )
-    environment = [f"/etc/{app.name}/app.env", f"/etc/{app.name}/migrate.env"]
+    environment = [f"/etc/{app.name}/next/app.env", f"/etc/{app.name}/next/migrate.env"]
     python = f"/srv/{app.name}/current/.venv/bin/python"
     assert run_python(host, script, environment=environment, python=python).strip() == f"{app.name}_owner"
     # That of Redis's administrator, which no process has.
@@ -281,7 +281,7 @@ def is_signed_in(visitor: Visitor) -> bool:
 
 def login(host: Host, app: Installation) -> str:
     """Return the name with which the application logs in to the database."""
-    address = host.check_output(f"grep ^DATABASE_URL= /etc/{app.name}/app.env")
+    address = host.check_output(f"grep ^DATABASE_URL= /etc/{app.name}/next/app.env")
     match = re.search(r"postgresql://(\w+):", address)
     assert match, "no DATABASE_URL"
     return match[1]

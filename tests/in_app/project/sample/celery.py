@@ -38,6 +38,13 @@ def hold(self: Any) -> None:
     write(f"END {self.request.id}")
 
 
+@app.task(name="sample.brief", bind=True)
+def brief(self: Any) -> None:
+    write(f"START {self.request.id}")
+    time.sleep(0.3)
+    write(f"END {self.request.id}")
+
+
 @app.task(name="sample.modules")
 def modules() -> list[str]:
     """Return which of the modules that a worker does not need are loaded."""

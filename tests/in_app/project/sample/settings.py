@@ -5,18 +5,21 @@ import os
 import dj_database_url
 
 SECRET_KEY = "only-for-tests"
-INSTALLED_APPS = ["django_celery_beat"]
+INSTALLED_APPS = ["django_celery_beat", "django_celery_results"]
 # A persistent connection, which a query may still use when a signal arrives.
 DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_max_age=60)}
+if cache := os.environ.get("CACHE_URL"):
+    CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": cache}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 
 CELERY_BROKER_URL = os.environ["CELERY_BROKER_URL"]
 CELERY_RESULT_BACKEND = os.environ.get("BACKEND", f"file://{os.environ['RESULTS']}")
-CELERY_TASK_TRACK_STARTED = "BACKEND" in os.environ
+CELERY_TASK_TRACK_STARTED = "BACKEND" in os.environ and "UNTRACKED" not in os.environ
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_ACKS_LATE = "EARLY" not in os.environ
 CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_DEDUPLICATE_SUCCESSFUL_TASKS = "DEDUPLICATE" in os.environ
 CELERY_WORKER_PREFETCH_MULTIPLIER = int(os.environ.get("PREFETCH", "1"))
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None

@@ -36,7 +36,7 @@ def test_services_use_the_passwords_from_vault(host: Host, app: Installation) ->
     typed = yaml.safe_load((SCENARIO / "vars/passwords.yml").read_text())
     encrypted = (SCENARIO / "inventory/host_vars/other-project/vault.yml").read_text()
     assert encrypted.startswith("$ANSIBLE_VAULT;")
-    found = json.loads(run_python(host, PASSWORDS, environment=[f"/etc/{app.name}/app.env"]))
+    found = json.loads(run_python(host, PASSWORDS, environment=[f"/etc/{app.name}/next/app.env"]))
     assert found == [typed["secret_database_password"], typed["secret_redis_password"]]
 
 
@@ -85,7 +85,7 @@ def test_migrations_ran_as_the_owner_of_the_tables(host: Host, app: Installation
 
 
 def test_there_is_no_administrator(host: Host, app: Installation) -> None:
-    assert "SUPERUSER" not in host.check_output(f"cat /etc/{app.name}/migrate.env /etc/{app.name}/app.env")
+    assert "SUPERUSER" not in host.check_output(f"cat /etc/{app.name}/next/migrate.env /etc/{app.name}/next/app.env")
     assert query(host, app, "SELECT count(*) FROM pg_tables WHERE tablename = 'auth_user'") == "0"
 
 
@@ -100,7 +100,7 @@ def test_manage_works_for_administrators(host: Host) -> None:
     """The shell reads its environment file, whatever characters are in it."""
     assert "0001_initial" in host.check_output("notesctl manage showmigrations notes")
     script = "import os; print(ascii(os.environ['MOTTO']))"
-    by_sh = run_python(host, script, environment=["/etc/notes/app.env"])
+    by_sh = run_python(host, script, environment=["/etc/notes/next/app.env"])
     web = host.check_output("systemctl show --property MainPID --value 'notes-web@*'")
     read = f"variables = dict(line.split('=', 1) for line in open('/proc/{web}/environ').read().split(chr(0)) if line)"
     assert by_sh == run_python(host, f"{read}\nprint(ascii(variables['MOTTO']))")

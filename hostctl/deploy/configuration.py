@@ -1,0 +1,118 @@
+"""The configuration of each release in /etc/APP/releases/ID: its environment, process definitions and settings.
+
+Ansible writes that of the next release to /etc/APP/next, which nothing runs from. A deployment copies it, so that
+changed settings take effect with the release that they came with: not before, and not at all if it fails. A rollback
+finds the release as it was.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from ..host import Host
+from ..settings import RELEASE_FILE, ReleaseError, Settings, say
+
+# Folders and files in /etc/APP that earlier versions of this program had for all releases.
+EARLIER_FILES = ("app.env", "migrate.env", "gunicorn.conf.py", "supervisor", RELEASE_FILE)
+
+
+def configure(host: Host, release: str) -> None:
+    """Give a release the configuration that Ansible wrote for the next one.
+
+    Raises ReleaseError when there is none, or when it lacks a process.
+    """
+    settings = host.settings
+    if not settings.next_configuration.exists():
+        raise ReleaseError(f"{settings.next_configuration} is missing: run site.yml, which writes it.")
+    copy(settings.next_configuration, settings.configurations / release)
+    settings.record(release)
+    require_units(host, release)
+
+
+def require_units(host: Host, release: str) -> None:
+    """Raise ReleaseError unless each process of a release has its definition on this host."""
+    if missing := host.manager.missing(release):
+        folder = host.settings.configuration(release)
+        raise ReleaseError(f"release {release} has no definition of {', '.join(missing)} in {folder}: run site.yml.")
+
+
+def copy(source: Path, target: Path) -> None:
+    """Replace a folder by a copy of another one, with owners and modes."""
+    new = target.with_name(f"{target.name}.new")
+    for folder in (new, target):
+        if folder.exists():
+            shutil.rmtree(folder)
+    target.parent.mkdir(mode=0o751, exist_ok=True)
+    subprocess.run(["cp", "--archive", str(source), str(new)], check=True)
+    new.rename(target)
+
+
+# --- Passwords, and where the data is
+
+
+def keep_connections(settings: Settings, release: str, live: str) -> None:
+    """Rollback: give a release the passwords and addresses of the live one. Data and passwords do not roll back.
+
+    Variables that only one of the two has stay as they are.
+    """
+    old, new = (settings.configuration(one) for one in (release, live))
+    names = settings.of(live).connections
+    if not names or old == new:
+        return
+    today = {name: line for name, line in assignments((new / "app.env").read_text()) if name in names}
+    before = (old / "app.env").read_text()
+    after = "".join(
+        f"{today.get(match[1], line) if (match := ASSIGNMENT.match(line)) else line}\n" for line in before.splitlines()
+    )
+    if after != before:
+        replace_text(old / "app.env", after)
+        say(f"Release {release} gets today's {', '.join(sorted(today))}.")
+    if (new / "migrate.env").exists() and (old / "migrate.env").exists():
+        replace_text(old / "migrate.env", (new / "migrate.env").read_text())
+
+
+ASSIGNMENT = re.compile(r"^(\w+)=")
+
+
+def assignments(text: str) -> list[tuple[str, str]]:
+    """Return the variables of an environment file, with their lines. (Preflight refuses values of several lines.)"""
+    return [(match[1], line) for line in text.splitlines() if (match := ASSIGNMENT.match(line))]
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file's text in one step, keeping owner and mode."""
+    new = path.with_name(f"{path.name}.new")
+    subprocess.run(["cp", "--archive", str(path), str(new)], check=True)
+    new.write_text(text)
+    new.rename(path)
+
+
+# --- Releases that an earlier version of this program built
+
+
+def adopt_earlier(host: Host, release: str) -> None:
+    """Give releases without a configuration of their own that of a release that is live now, to roll back to them."""
+    own = host.settings.configurations / release
+    if not (host.settings.etc / RELEASE_FILE).exists() or not own.exists():
+        return
+    for other in host.built():
+        if not (host.settings.configurations / other).exists():
+            copy(own, host.settings.configurations / other)
+
+
+def remove_earlier(host: Host) -> None:
+    """Remove the files that all releases shared, once no release uses them."""
+    settings = host.settings
+    if not (settings.etc / RELEASE_FILE).exists():
+        return
+    if any(settings.configuration(release) == settings.etc for release in host.built()):
+        return
+    paths = [*(settings.etc / name for name in EARLIER_FILES), settings.library / "run_with_environment"]
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
