@@ -25,11 +25,12 @@ def test_long_task_ends_once_and_keeps_no_deployment_waiting(
     wait_for(deployments.stopping, 240, "its worker is told to stop", lambda names: "worker-heavy" in names)
     # For the signal to arrive.
     traffic.pause(2)
-    between = deployments.current
+    between, watch = deployments.current, deployments.watch("drain")
     following = deployments.begin(deployments.version("following"))
     run.wait().succeeded().says(f"worker-heavy@{old} has been running the task ledger.wait ({task.id})")
     run.says("Another deployment begins. Still finishing their tasks")
-    wait_for(lambda: deployments.current, 240, "the next release is live", lambda current: current != between)
+    assert watch.result()["step"] == "drain"
+    assert deployments.current != between
     assert task.id not in deployments.ledger().ended
     deployments.release_tasks()
     following.wait().succeeded()
