@@ -1,4 +1,4 @@
-"""The configuration of each release in /etc/APP/releases/ID: its environment, process definitions and settings.
+"""The configuration of each release in /etc/APP/releases/ID: its environment, process definitions, settings, runner.
 
 Ansible writes that of the next release to /etc/APP/next, which nothing runs from. A deployment copies it, so that
 changed settings take effect with the release that they came with: not before, and not at all if it fails. A rollback
@@ -27,9 +27,19 @@ def configure(host: Host, release: str) -> None:
     settings = host.settings
     if not settings.next_configuration.exists():
         raise ReleaseError(f"{settings.next_configuration} is missing: run site.yml, which writes it.")
-    copy(settings.next_configuration, settings.configurations / release)
+    own = settings.configurations / release
+    copy(settings.next_configuration, own)
+    copy_runner(own / "lib/hostctl")
     settings.record(release)
     require_units(host, release)
+
+
+def copy_runner(target: Path) -> None:
+    """Copy what runs in the application's interpreter, so that an upgrade of this program does not change a release."""
+    package = Path(__file__).parents[1]
+    target.mkdir(parents=True)
+    shutil.copy(package / "__init__.py", target)
+    shutil.copytree(package / "in_app", target / "in_app", ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def require_units(host: Host, release: str) -> None:

@@ -12,6 +12,7 @@ from ..settings import ReleaseError, say
 from . import build, drain, health
 from .configuration import keep_connections
 from .context import Context
+from .ended import ended
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -109,7 +110,7 @@ def check_workers(deployment: Deployment) -> None:
     settings, seconds = deployment.settings, deployment.settings.health_check_timeout
     deadline = time.monotonic() + seconds
     while silent := deployment.application.ask("ping", settings.celery_app, 3, *nodes)["silent"]:
-        if deployment.manager.failed(units) or time.monotonic() > deadline:
+        if ended(deployment, units) or time.monotonic() > deadline:
             reason = f"no answer (within {seconds} s) from {', '.join(silent)}."
             raise ReleaseError(deployment.explain(units, reason))
     say(f"Workers answered: {', '.join(worker.name for worker in settings.workers)}.")

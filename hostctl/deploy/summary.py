@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..parked import number_of
 from ..settings import Settings, say
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def finish(deployment: Deployment) -> None:
     state, tasks = deployment.state, deployment.tasks
     failed = failed_requests(deployment.settings, state["access_log_offset"])
     warn_of_parked_tasks(deployment)
+    warn_of_queues_without_worker(deployment)
     warn_of_failed_beat(deployment)
     if state["previous"]:
         say(
@@ -34,8 +36,26 @@ def warn_of_parked_tasks(deployment: Deployment) -> None:
     settings = deployment.settings
     if not settings.celery_app or not settings.workers:
         return
-    for name, number in deployment.application.ask("parked", settings.celery_app)["tasks"].items():
+    answer = deployment.application.ask("parked", settings.celery_app)
+    for name, number in answer["tasks"].items():
         deployment.warn(f"{number} tasks called {name} are parked until a release with such a task is live.")
+    if answer["others"]:
+        verb = "is" if answer["others"] == 1 else "are"
+        deployment.warn(f"{number_of(answer['others'])} {verb} parked: see {settings.name}ctl tasks parked list.")
+
+
+def warn_of_queues_without_worker(deployment: Deployment) -> None:
+    """Name the tasks that wait for a worker which no release of the installation has any more, or never had."""
+    settings = deployment.settings
+    if not settings.celery_app or not settings.workers:
+        return
+    named = " ".join(deployment.warnings)
+    for queue, number in deployment.application.ask("unconsumed", settings.celery_app, *settings.queues).items():
+        if f"in the queue {queue}," not in named:
+            deployment.warn(
+                f"{number} tasks wait in the queue {queue}, which no worker consumes. Give it one (app_workers), or "
+                f"delete them: {settings.name}ctl celery purge -Q {queue}"
+            )
 
 
 def warn_of_failed_beat(deployment: Deployment) -> None:

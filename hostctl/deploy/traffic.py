@@ -9,6 +9,7 @@ from ..application import Application
 from ..settings import ReleaseError, say
 from . import drain, health
 from .context import Context
+from .ended import ended
 from .launch import health_problem
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def bake(deployment: Deployment) -> None:
             problem = health_problem(deployment)
         if problem:
             raise ReleaseError(deployment.explain(units, f"health check after the switch: {problem}."))
-        if failed := deployment.manager.failed(units):
+        if failed := ended(deployment, units):
             raise ReleaseError(deployment.explain(failed, f"ended after the switch: {', '.join(failed)}."))
         if time.monotonic() > deadline:
             say(f"Health checks passed for {seconds} s.")

@@ -98,10 +98,12 @@ class Answers:
             "smoke_test": {"silent": [], "other": {}, "busy": []},
             "requeue_unacknowledged": {"requeued": 0},
             "depths": {},
-            "parked": {"tasks": {}},
+            "unconsumed": {},
+            "parked": {"tasks": {}, "others": 0},
+            "ended_by_messages": {"workers": []},
             "periodic": {"unknown": []},
         }
-        return healthy[question] | self.override.get(question, {})
+        return healthy.get(question, {}) | self.override.get(question, {})
 
     def resumed(self, release: str) -> bool:
         """Was the worker of a release told to consume again?"""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from hostctl.processes import Processes, systemd
 from hostctl.settings import OF_RELEASE, Settings, Worker, read_environment
 from tests.hostctl.fakes import NEW, OLD, Answers, Killed, Manager, deploy, failure, make_release
 
+ROOT = Path(__file__).parents[2]
 # Settings of the server: what they change does not depend on the release.
 OF_SERVER = {
-    "name", "bake", "keep_releases", "dump_before_migrate", "migration_block_seconds", "access_log", "create_admin",
+    "name", "bake", "keep_releases", "dump_before_migrate", "migration_block_seconds", "access_log", "login_paths",
+    "create_admin",
     "leader", "barriers", "root", "config",
 }  # fmt: skip
 # A release with other settings.
@@ -177,6 +181,20 @@ def test_a_killed_deployment_leaves_it_too(live: Host, answers: Answers) -> None
     answers.override.clear()
     assert deploy(live, "other-3") == 0
     assert not (live.settings.configurations / NEW).exists()
+
+
+def test_a_release_has_its_own_copy_of_what_runs_in_its_interpreter(live: Host, answers: Answers) -> None:
+    """An upgrade of this program replaces only that of the next release."""
+    configured(live)
+    lib = live.settings.configurations / OLD / "lib"
+    command = [sys.executable, str(lib / "hostctl/in_app/celery_runner.py"), "worker", "--help"]
+    done = subprocess.run(command, cwd=lib, capture_output=True, text=True, check=True)
+    assert "--concurrency" in done.stdout
+    (lib / "hostctl/in_app/celery_runner.py").write_text("# of an earlier version")
+    assert deploy(live) == 0
+    assert (lib / "hostctl/in_app/celery_runner.py").read_text() == "# of an earlier version"
+    new = live.settings.configurations / NEW / "lib/hostctl/in_app/celery_runner.py"
+    assert new.read_text() == (ROOT / "hostctl/in_app/celery_runner.py").read_text()
 
 
 def test_without_settings_for_the_next_release_nothing_is_deployed(

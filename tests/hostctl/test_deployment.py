@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ def test_warnings_of_the_check_are_printed(live: Host, answers: Answers, capsys:
     answers.override["check"] = {"warnings": ["celery 5.3 is not in the tested range"]}
     assert deploy(live) == 0
     assert "Warning: celery 5.3 is not in the tested range\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("limited", "warned"),
+    [(["*/login/"], ["/secret/enter/"]), (["*/login/", "/secret/enter/"], []), (["*/enter/"], ["/a/login/"]), ([], [])],
+)
+def test_login_pages_without_a_limit_are_named(
+    live: Host, answers: Answers, capsys: Any, limited: list[str], warned: list[str]
+) -> None:
+    live.settings = dataclasses.replace(live.settings, login_paths=limited)
+    answers.override["check"] = {"versions": {}, "login_pages": ["/a/login/", "/secret/enter/"]}
+    assert deploy(live) == 0
+    assert re.findall(r"Warning: Attempts to log in at (\S+) are not limited", capsys.readouterr().out) == warned
 
 
 def test_a_process_that_has_reached_its_memory_limit_is_named(
@@ -171,6 +185,20 @@ def test_a_beat_that_dies_at_once_is_reported(
     assert deploy(live) == 0
     assert ("Beat does not keep running" in (output := capsys.readouterr().out)) is warned
     assert ("shopctl logs beat" in output) is warned
+
+
+@pytest.mark.parametrize("action", ["deploy", "rollback"])
+def test_tasks_in_a_queue_that_no_worker_consumes_are_named(
+    live: Host, answers: Answers, capsys: Any, action: str
+) -> None:
+    if action == "rollback":
+        make_release(live, NEW)
+    answers.override["unconsumed"] = {"legacy": 5}
+    assert deploy(live, NEW, action) == 0
+    assert ("unconsumed", "core", "default") in answers.asked
+    output = capsys.readouterr().out
+    assert "Warning: 5 tasks wait in the queue legacy, which no worker consumes." in output
+    assert "shopctl celery purge -Q legacy" in output
 
 
 # --- Failure

@@ -50,6 +50,34 @@ def test_program_reads_only_files_that_the_role_writes() -> None:
     assert {name for name in read if f'dest: "{{{{ __access_folder }}}}/{name}"' not in tasks} == set()
 
 
+def function(name: str) -> str:
+    """Return a function of the program."""
+    return re.search(rf"^{name}\(\) {{\n.*?^}}$", PROGRAM.read_text(), re.M | re.S)[0]
+
+
+def test_time_to_confirm_begins_when_the_change_is_complete(tmp_path: Path) -> None:
+    """And a revert that the first timer has started meanwhile, and that waits for the lock, is ended."""
+    (tmp_path / "settings").write_text("revert_after=7\n")
+    steps = ["apply_accounts", "apply_sshd", "apply_firewall", "apply_bans"]
+    lines = [
+        f"set -eu; state={tmp_path} policy={tmp_path} new={tmp_path}/new sudoers=none guarded=none",
+        "differences() { echo sshd; }",
+        "build() { :; }; refuse_system_users() { :; }",
+        *(f'{name}() {{ echo {name} "$*" >>{tmp_path}/calls; }}' for name in (*steps, "systemctl", "systemd_run")),
+        *(function(name).replace("systemd-run", "systemd_run") for name in ("start_timer", "arm", "apply")),
+        "apply",
+    ]
+    done = subprocess.run(["sh", "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert done.stdout == "sshd\n"
+    timer = [
+        "systemctl stop seedbed-access.timer seedbed-access.service",
+        "systemctl reset-failed seedbed-access.service",
+        "systemd_run -q --unit=seedbed-access.service --on-active=7 --timer-property=AccuracySec=100ms",
+    ]
+    called = (tmp_path / "calls").read_text().splitlines()
+    assert [line.strip() for line in called] == [*timer, *steps, *timer]
+
+
 def test_failure_lists_the_reverted_change_line_by_line() -> None:
     given = {
         "inventory_hostname": "web",
@@ -108,3 +136,20 @@ def test_root_login_and_passwords(login: dict[str, Any], root: str, passwords: s
     given = {"access_connection": BY_KEY | login, "__access_login": {}}
     assert variable("__access_root", **given) == root
     assert variable("__access_passwords", **given) == passwords
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ('"POST /admin/login/ HTTP/1.1" 429 1184 "-" "curl" time=0.000 upstream=- id=98f1 login', True),
+        ('"POST /admin/login/ HTTP/1.1" 403 1184 "-" "curl" time=0.000 upstream=0.01 id=98f1 login', False),
+        ('"POST /admin/login/ HTTP/1.1" 429 1184 "-" "curl" time=0.000 upstream=- id=98f1', False),
+        ('"GET / HTTP/1.1" 429 1184 "-" "a login" time=0.000 upstream=- id=98f1', False),
+    ],
+)
+def test_bans_for_refused_attempts_to_log_in(line: str, counts: bool) -> None:
+    """A line of nginx's access log, without the time, which fail2ban removes."""
+    filters = configparser.ConfigParser(interpolation=None)
+    filters.read_string(template("filter.conf"))
+    pattern = filters["Definition"]["failregex"].replace("<re-<mode>>", filters["Definition"]["re-logins"])
+    assert bool(re.search(pattern.replace("<ADDR>", r"\S+"), f"192.0.2.7 - - [] {line}")) is counts

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hostctl.in_app import broker, compat, consumer, questions
+from hostctl.in_app import broker, compat, consumer, questions, returns
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "hostctl/in_app").glob("*.py"))
@@ -42,6 +42,26 @@ def test_nothing_is_imported_before_gevent_can_patch() -> None:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
                 packages = {name.partition(".")[0] for name in names}
                 assert not packages & {"celery", "kombu", "billiard", "django", "redis"}, module.name
+
+
+def test_queues_that_no_worker_consumes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among the bindings that kombu keeps: also a queue that only a removed worker consumed."""
+    bindings = {
+        "default": [("default", "", "default")],
+        "celery": [("legacy", "", "legacy"), ("empty", "", "empty")],
+        "celery.pidbox": [("", "", "io@host.celery.pidbox")],
+        "celeryev": [("*", "", "celeryev.1")],
+    }
+    channel = SimpleNamespace(
+        keyprefix_queue="_kombu.binding.%s", global_keyprefix="shop.", get_table=lambda exchange: bindings[exchange]
+    )
+    keys = [f"shop._kombu.binding.{exchange}".encode() for exchange in bindings]
+    client = SimpleNamespace(scan_iter=lambda match, count: keys if match == "shop._kombu.binding.*" else [])
+    monkeypatch.setattr(questions, "find_celery", lambda name: None)
+    monkeypatch.setattr(questions, "open_channel", lambda app: contextlib.nullcontext((channel, client)))
+    monkeypatch.setattr(questions, "depth", lambda channel, queue: {"default": 3, "legacy": 5}.get(queue, 0))
+    assert questions.unconsumed("core", "default") == {"legacy": 5}
+    assert questions.unconsumed("core") == {"default": 3, "legacy": 5}
 
 
 @pytest.mark.parametrize("package", compat.TESTED)
@@ -222,3 +242,47 @@ def test_corrected_run_is_written_to_the_database() -> None:
     compat.set_last_run(scheduler, entry, datetime(2026, 1, 1))
     assert entry.last_run_at == entry.model.last_run_at == datetime(2026, 1, 1)
     assert scheduler._dirty == {"a"}
+
+
+# --- Returns -------------------------------------------------------------------------------------------------------
+
+
+def test_returns_are_counted_in_the_message_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    message: dict[str, Any] = {"properties": {}}
+    monkeypatch.setattr(returns.time, "time", lambda: 1_000_000.0)
+    assert [returns.count(message["properties"]), returns.add(message), returns.add(message)] == [0, 1, 2]
+    assert returns.is_last_chance(message["properties"])
+    monkeypatch.setattr(returns.time, "time", lambda: 1_000_000.0 + returns.REMEMBER_SECONDS + 1)
+    assert returns.count(message["properties"]) == 0
+    assert returns.add(message) == 1
+    returns.reset(message)
+    assert message == {"properties": {}}
+
+
+@pytest.mark.parametrize("properties", [None, [], {"hostctl_returns": "x"}, {"hostctl_returns": {}}])
+def test_strange_properties_have_no_returns(properties: Any) -> None:
+    assert returns.count(properties) == 0
+
+
+def test_tasks_with_a_last_chance_run_one_by_one() -> None:
+    requests = [SimpleNamespace(message=SimpleNamespace(delivery_tag=tag)) for tag in "abc"]
+    started: list[str] = []
+    noted: list[str] = []
+    tasks = returns.OneByOne(lambda request: started.append(request.message.delivery_tag), noted.append)
+    for request in requests:
+        tasks.add(request)
+    assert started == noted == ["a"]
+    tasks.ended("other")
+    assert started == ["a"]
+    tasks.ended("a")
+    assert started == noted == ["a", "b"]
+    # The connection is lost; b still runs.
+    tasks.forget(but={"b"})
+    tasks.add(requests[2])
+    assert started == ["a", "b"]
+    tasks.ended("b")
+    assert started == ["a", "b", "c"]
+    # It is lost again, and the task was not begun.
+    tasks.forget(but=())
+    tasks.add(requests[0])
+    assert started == ["a", "b", "c", "a"]

@@ -58,8 +58,8 @@ class Ledger:
 
     @property
     def failures(self) -> list[Entry]:
-        """The ends of tasks that neither succeeded nor will be retried."""
-        return [entry for entry in self.of("END") if entry.state not in ("SUCCESS", "RETRY")]
+        """The ends of tasks that neither succeeded nor will be retried. Without a state, a task is delivered again."""
+        return [entry for entry in self.of("END") if entry.state not in ("SUCCESS", "RETRY", "")]
 
     @property
     def effects(self) -> Counter[str]:

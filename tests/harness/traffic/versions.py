@@ -22,7 +22,8 @@ INSTALLED_APPS.insert(0, "ledger")
 MIDDLEWARE.insert(0, "ledger.middleware.name_release")
 ROOT_URLCONF = "ledger.urls"
 HEAVY, IO = {"queue": "heavy"}, {"queue": "io"}
-CELERY_TASK_ROUTES |= {"ledger.sleep": HEAVY, "ledger.wait": HEAVY, "ledger.effect_io": IO}
+CELERY_TASK_ROUTES |= {"ledger.sleep": HEAVY, "ledger.wait": HEAVY, "ledger.kill": HEAVY}
+CELERY_TASK_ROUTES |= {"ledger.effect_io": IO}
 LEDGER_HEALTH = ""
 """
 MIGRATION = """\

@@ -1,11 +1,13 @@
-"""Changed settings of the processes: a worker is removed, the other process manager takes over."""
+"""Changed settings: a run that fails, a removed worker, the other process manager, and the way back."""
 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from deployments import Deployments
+from probes import Visitor, wait_for
 from traffic import verdict
 
 pytestmark = pytest.mark.os("debian13")
@@ -27,11 +29,50 @@ def traces(deployments: Deployments, manager: str) -> str:
     return deployments.host.run(f"({TRACES[manager].format(deployments.app.name)}) 2>/dev/null").stdout.strip()
 
 
+def environments(deployments: Deployments, name: str) -> dict[str, str]:
+    """Return the value of a variable in each process that has it."""
+    script = f"tr '\\0' '\\n' </proc/{{}}/environ | sed -n 's/^{name}=//p'"
+    values = {
+        process: deployments.host.run(script.format(number)).stdout.strip()
+        for process, number in deployments.processes().items()
+    }
+    return {process: value for process, value in values.items() if value}
+
+
+def test_failed_run_changes_nothing_that_serves(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
+    """Other names, environment, workers and limits, with a release that fails after its switch; then all restart."""
+    host, app = deployments.host, deployments.app
+    before, hosts = set(deployments.processes()), environments(deployments, "ALLOWED_HOSTS")
+    assert hosts
+    changes: dict[str, Any] = {
+        "app_domain": "changed.example.org",
+        "app_domain_aliases": [],
+        "app_environment": {"COLOUR": "changed"},
+        "app_workers": [worker | {"name": f"{worker['name']}2"} for worker in variables["app_workers"]],
+        "app_web": {"processes": 1, "memory_mb": 300},
+    }
+    source = deployments.version("broken", "health-500-once-current")
+    run = deployments.playbook("site.yml", app_source=str(source), **changes).wait().failed()
+    run.says(f"Traffic switched back to {old}.").says(f"Release {old} is live, as before.")
+    kept = f"{app.certificate_folder}/kept/{urlsplit(app.url).hostname}.pem"
+    visitor = Visitor(app.url, host.file(kept).content_string)
+    assert visitor.get("/").status == 200, "the old name, with its certificate"
+    host.check_output(f"systemctl restart {app.name}")
+    wait_for(
+        lambda: visitor.get("/healthz/").status, 60, "the site answers after a restart", lambda status: status == 200
+    )
+    assert old in visitor.get("/healthz/").body
+    assert set(deployments.processes()) == before
+    assert environments(deployments, "ALLOWED_HOSTS") == hosts
+    assert environments(deployments, "COLOUR") == {}
+
+
 def test_removed_worker_ends_when_its_queue_is_empty(
     deployments: Deployments, old: str, variables: dict[str, Any]
 ) -> None:
     workers = [worker for worker in variables["app_workers"] if worker["name"] != "heavy"]
     assert len(workers) < len(variables["app_workers"])
+    before = {name.partition("@")[0] for name in deployments.processes()}
     source = deployments.version("fewer")
     # deploy.yml does not apply settings of the processes.
     refused = deployments.deploy_with_ansible(source, app_workers=workers).failed()
@@ -47,11 +88,23 @@ def test_removed_worker_ends_when_its_queue_is_empty(
     verdict.none_ran_twice(ledger, {task.id for task in waiting})
     assert {entry.release for entry in ledger.entries if entry.id in {task.id for task in waiting}} == {old}
     run.says("heavy")
+    release = deployments.current
     verdict.no_request_failed(traffic.samples)
     verdict.only_these_answered(traffic.samples, [old, deployments.current])
     assert not [name for name in deployments.processes() if "heavy" in name]
     left = "ls /etc/systemd/system /etc/supervisor/conf.d 2>/dev/null | grep worker-heavy"
     assert deployments.host.run(left).stdout == ""
+    # It is back with the release that had it, and a queue without a worker is named.
+    url = f'"$(. /etc/{deployments.app.name}/next/app.env && echo "$CELERY_BROKER_URL")"'
+    leave = 'from kombu import Connection; import sys; c = Connection(sys.argv[1]); c.SimpleQueue("legacy").put({})'
+    python = f"/srv/{deployments.app.name}/current/.venv/bin/python"
+    deployments.host.check_output(f"{python} -c '{leave}' {url}")
+    with deployments.under_load() as traffic:
+        back = deployments.rollback().succeeded()
+    back.says("1 tasks wait in the queue legacy, which no worker consumes")
+    assert deployments.current == old
+    assert {name.partition("@")[0] for name in deployments.processes()} == before
+    deployments.assert_zero_downtime(traffic, [old, release])
 
 
 def test_other_process_manager_takes_over(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
@@ -67,4 +120,12 @@ def test_other_process_manager_takes_over(deployments: Deployments, old: str, va
     kept = deployments.host.check_output(f"ls /srv/{deployments.app.name}/releases").split()
     assert deployments.current in kept
     assert len(kept) <= variables["app_keep_releases"]
-    deployments.assert_zero_downtime(traffic, [old, deployments.current])
+    release = deployments.current
+    deployments.assert_zero_downtime(traffic, [old, release])
+    # The older release comes back under its own manager.
+    with deployments.under_load() as traffic:
+        deployments.rollback().succeeded()
+    assert deployments.current == old
+    assert traces(deployments, first)
+    assert traces(deployments, other) == ""
+    deployments.assert_zero_downtime(traffic, [old, release])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -64,4 +65,21 @@ def test_task_unknown_after_a_rollback_is_parked(deployments: Deployments, old: 
         deployments.deploy(newer).succeeded()
     ledger = deployments.assert_no_task_lost(traffic)
     assert {task.id for task in unknown} <= ledger.ended
+    assert deployments.parked() == ""
+
+
+@pytest.mark.os("debian13")
+def test_message_that_kills_its_worker_does_not_stop_a_deployment(deployments: Deployments, traffic: Traffic) -> None:
+    """It is parked after three times; what waits behind it runs."""
+    version = deployments.version("poisoned")
+    killer = traffic.start_task("ledger.kill")
+    behind = [traffic.start_task("ledger.sleep", 0.1) for _ in range(5)]
+    deployments.deploy(version).succeeded()
+    ids = {task.id for task in behind}
+    wait_for(lambda: ids <= deployments.ledger().ended, SECONDS, "the tasks behind it have run")
+    wait_for(deployments.parked, SECONDS, "the message is parked")
+    (parked,) = json.loads(deployments.control("tasks", "parked", "list", "--json").wait().succeeded().output)
+    assert (parked["id"], parked["task"], parked["kind"]) == (killer.id, "ledger.kill", "returned")
+    assert [entry.event for entry in deployments.ledger().entries if entry.id == killer.id] == ["START"] * 3
+    deployments.control("tasks", "parked", "drop", killer.id, "--yes").wait().succeeded().says("Dropped 1 message.")
     assert deployments.parked() == ""

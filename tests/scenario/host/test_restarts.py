@@ -114,3 +114,25 @@ def test_application_stops_workers_before_the_pages(
         host.check_output(f"systemctl stop {app.name}; systemctl start {app.name}")
     wait_for(lambda: visitor.get("/readyz/").status == 200, SECONDS, "the site is ready")
     assert visitor.get(report).json["state"] == "SUCCESS"
+
+
+def test_a_frozen_worker_is_restarted(host: Host, app: Installation, release: str, visitor: Visitor) -> None:
+    """Its tasks run again. The limit of the unit, a minute, is a few seconds here."""
+    heavy = f"{app.name}-worker-{app.queues['heavy']}"
+    folder, unit = f"/run/systemd/system/{heavy}@.service.d", f"{heavy}@{release}.service"
+    watchdog = f"systemctl show --property=WatchdogUSec --property=WatchdogSignal --value {unit}"
+    assert host.check_output(watchdog).split() == ["1min", "9"]
+    main_process = f"systemctl show --property=MainPID --value {unit}"
+    try:
+        dropin = rf"mkdir -p {folder}; printf '[Service]\nWatchdogSec=10\n' >{folder}/test.conf; systemctl daemon-reload"
+        host.check_output(f"{dropin}; systemctl restart {unit}")
+        frozen = host.check_output(main_process)
+        report = visitor.report()
+        wait_for(lambda: visitor.get(report).json["state"], SECONDS, "it begins", lambda seen: seen != "PENDING")
+        host.check_output(f"kill -STOP {frozen}")
+        wait_for(
+            lambda: host.check_output(main_process), SECONDS, "it is restarted", lambda pid: pid not in ("0", frozen)
+        )
+        visitor.wait_for_json(report, 2 * SECONDS, "state", "SUCCESS")
+    finally:
+        host.check_output(f"rm -r {folder}; systemctl daemon-reload; systemctl restart {unit}")
