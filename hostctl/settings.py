@@ -86,6 +86,8 @@ class Settings:
     # Environment variables with passwords or the addresses of data: a rollback keeps those of the live release.
     connections: list[str] = field(default_factory=list)
     access_log: str = ""
+    # Paths whose POST requests nginx limits as attempts to log in; * at the beginning stands for anything.
+    login_paths: list[str] = field(default_factory=list)
     # Create the first administrator with manage.py ensure_admin.
     create_admin: bool = False
     web: bool = True

@@ -2,7 +2,7 @@
 # Run test suites on the PostgreSQL, Redis and Python of the Debian this runs in.
 #
 #   app            the application's own tests                              (folder /app)
-#   host_services  hostctl's database code and review of migrations         (folder /seedbed/tests/host_services)
+#   host_services  hostctl's database code and review of migrations, gunicorn (folder /seedbed/tests/host_services)
 #   in_app         hostctl/in_app with every supported version of Celery    (folder /seedbed/tests/in_app)
 #
 # Expects the packages postgresql, redis-server, libfaketime and python3-venv; uv; the folders above, which may be read-only; a folder for

@@ -61,6 +61,10 @@ def check(deployment: Deployment) -> None:
     found = deployment.application.ask("check", settings.wsgi_app, settings.celery_app, beat, seconds=300)
     for warning in found.get("warnings", []):
         deployment.warn(warning)
+    for page in unlimited(found.get("login_pages", []), settings.login_paths) if settings.web else []:
+        deployment.warn(
+            f"Attempts to log in at {page} are not limited: add it to app_login_paths in group_vars/ENV/app.yml."
+        )
     deployment.migrations = deployment.application.ask("migrations")
     refuse_newer_schema(deployment, deployment.migrations)
     if not deployment.state["was_built"]:
@@ -70,12 +74,25 @@ def check(deployment: Deployment) -> None:
     say("Application checks passed, static files collected.")
 
 
+def unlimited(pages: list[str], limited: list[str]) -> list[str]:
+    """Return the login pages that no pattern of app_login_paths covers; none where the list is empty on purpose."""
+    patterns = [path.rstrip("/") for path in limited]
+    ends = tuple(path[1:] for path in patterns if path.startswith("*"))
+    plain = [page.rstrip("/") for page in pages]
+    return [
+        page
+        for page, path in zip(pages, plain, strict=True)
+        if limited and path not in patterns and not path.endswith(ends)
+    ]
+
+
 def write_facts(deployment: Deployment, found: dict[str, Any]) -> None:
     """Write build.json, which marks the release as completely built."""
     facts = {"id": deployment.release, "versions": found["versions"], "known": deployment.migrations["known"]}
     facts["workers"] = {worker.name: worker.queues for worker in deployment.settings.workers}
     # Such workers run as plain `celery worker` and leave no summary of their tasks.
     facts["plain_workers"] = bool(found.get("warnings"))
+    facts["key_prefix"] = found.get("key_prefix", "")
     mark = deployment.host.path(deployment.release) / "build.json"
     mark.with_suffix(".new").write_text(json.dumps(facts | build.measure(mark.parent)))
     mark.with_suffix(".new").rename(mark)

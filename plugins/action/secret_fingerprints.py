@@ -14,7 +14,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))
 
 from plugin_utils.documented import documented_arguments
-from plugin_utils.generated import keep, read, staged, staging
+from plugin_utils.generated import keep, kept, read, staged, staging
 from plugin_utils.host_program import PYTHON, HostProgramAction
 
 DOCUMENTATION = r"""
@@ -192,12 +192,14 @@ class ActionModule(HostProgramAction):
         host = self.execute(request)
         if arguments["state"] == "check":
             return {"changed": False, "problem": check(arguments, host, (task_vars or {})["inventory_hostname"])}
-        record = new_record(arguments["secrets"], host)
+        secrets, folder = arguments["secrets"], Path(arguments["folder"])
         if not self._task.check_mode:
             # First on this machine: a host must not know secrets that are lost here.
-            keep(Path(arguments["folder"]))
-            if record:
-                self.execute(request | {"record": record})
+            keep(folder)
+            secrets = {name: kept(value, name, folder) for name, value in secrets.items()}
+        record = new_record(secrets, host)
+        if record and not self._task.check_mode:
+            self.execute(request | {"record": record})
         return {"changed": bool(record)}
 
     def execute(self, request: dict[str, Any]) -> dict[str, Any]:

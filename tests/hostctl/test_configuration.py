@@ -23,7 +23,8 @@ from tests.hostctl.fakes import NEW, OLD, Answers, Killed, Manager, deploy, fail
 ROOT = Path(__file__).parents[2]
 # Settings of the server: what they change does not depend on the release.
 OF_SERVER = {
-    "name", "bake", "keep_releases", "dump_before_migrate", "migration_block_seconds", "access_log", "create_admin",
+    "name", "bake", "keep_releases", "dump_before_migrate", "migration_block_seconds", "access_log", "login_paths",
+    "create_admin",
     "leader", "barriers", "root", "config",
 }  # fmt: skip
 # A release with other settings.
@@ -269,6 +270,15 @@ def test_a_rollback_without_all_units_is_refused_before_anything_changes(
     assert deploy(live, OLD, "rollback") == 1
     assert f"has no definition of shop-worker-default@{OLD}" in capsys.readouterr().out
     assert (live.current_release(), manager.running) == (NEW, before)
+
+
+def test_names_of_the_current_release_come_first(live: Host, answers: Answers) -> None:
+    configured(live)
+    newer = with_settings(live, domain="10.0.0.9", domains=["10.0.0.9", "a.example.org"])
+    assert deploy(newer) == 0
+    assert newer.domains() == ["10.0.0.9", "a.example.org", "shop.example.org"]
+    newer.switch(OLD)
+    assert newer.domains() == ["shop.example.org", "10.0.0.9", "a.example.org"]
 
 
 # --- Units of systemd

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ def test_warnings_of_the_check_are_printed(live: Host, answers: Answers, capsys:
     answers.override["check"] = {"warnings": ["celery 5.3 is not in the tested range"]}
     assert deploy(live) == 0
     assert "Warning: celery 5.3 is not in the tested range\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("limited", "warned"),
+    [(["*/login/"], ["/secret/enter/"]), (["*/login/", "/secret/enter/"], []), (["*/enter/"], ["/a/login/"]), ([], [])],
+)
+def test_login_pages_without_a_limit_are_named(
+    live: Host, answers: Answers, capsys: Any, limited: list[str], warned: list[str]
+) -> None:
+    live.settings = dataclasses.replace(live.settings, login_paths=limited)
+    answers.override["check"] = {"versions": {}, "login_pages": ["/a/login/", "/secret/enter/"]}
+    assert deploy(live) == 0
+    assert re.findall(r"Warning: Attempts to log in at (\S+) are not limited", capsys.readouterr().out) == warned
 
 
 def test_a_process_that_has_reached_its_memory_limit_is_named(

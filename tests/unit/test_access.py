@@ -136,3 +136,20 @@ def test_root_login_and_passwords(login: dict[str, Any], root: str, passwords: s
     given = {"access_connection": BY_KEY | login, "__access_login": {}}
     assert variable("__access_root", **given) == root
     assert variable("__access_passwords", **given) == passwords
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        ('"POST /admin/login/ HTTP/1.1" 429 1184 "-" "curl" time=0.000 upstream=- id=98f1 login', True),
+        ('"POST /admin/login/ HTTP/1.1" 403 1184 "-" "curl" time=0.000 upstream=0.01 id=98f1 login', False),
+        ('"POST /admin/login/ HTTP/1.1" 429 1184 "-" "curl" time=0.000 upstream=- id=98f1', False),
+        ('"GET / HTTP/1.1" 429 1184 "-" "a login" time=0.000 upstream=- id=98f1', False),
+    ],
+)
+def test_bans_for_refused_attempts_to_log_in(line: str, counts: bool) -> None:
+    """A line of nginx's access log, without the time, which fail2ban removes."""
+    filters = configparser.ConfigParser(interpolation=None)
+    filters.read_string(template("filter.conf"))
+    pattern = filters["Definition"]["failregex"].replace("<re-<mode>>", filters["Definition"]["re-logins"])
+    assert bool(re.search(pattern.replace("<ADDR>", r"\S+"), f"192.0.2.7 - - [] {line}")) is counts

@@ -1,16 +1,35 @@
-"""The site's configuration: which addresses share a rate limit, and IPv6."""
+"""The site's configuration: what is limited and for which addresses, what the application is told, and IPv6."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-import jinja2
 import pytest
-import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROLE = Path(__file__).parents[2] / "roles/nginx"
 SITE = (ROLE / "templates/site.conf.j2").read_text()
+
+
+def render(**given: Any) -> str:
+    """Return the site's configuration with the role's defaults and these variables."""
+    loader = DataLoader()
+    files = [str(ROLE / name) for name in ("defaults/main.yml", "vars/main.yml")]
+    known = [loader.load_from_file(file, trusted_as_template=True) for file in files]
+    others = {"ansible_managed": "", "ansible_facts": {"distribution_release": "trixie"}}
+    others["nginx_domains"] = ["new.example"]
+    templar = Templar(loader, variables={**known[0], **known[1], **others, **given})
+    return templar.template(trust_as_template(SITE), escape_backslashes=False)
+
+
+def patterns(block: str) -> list[str]:
+    """Return the regular expressions of a map."""
+    found = re.search(rf"^map [^{{]*{block} {{.*?}}", render(), re.M | re.S)
+    assert found
+    return re.findall(r'"~(.+?)" "', found[0])
 
 
 def rate_limit_key(address: str) -> str:
@@ -41,7 +60,7 @@ def test_addresses_that_share_a_limit(one: str, other: str, same: bool) -> None:
 
 def test_limits_use_the_map() -> None:
     zones = re.findall(r"^limit_\w+_zone (.+?) zone", SITE, re.M)
-    assert zones == ["{{ v }}_counted", "{{ v }}_address"]
+    assert zones == ["{{ v }}_counted", "{{ v }}_login", "{{ v }}_address"]
     assert SITE.count("$binary_remote_addr") == 1, "only as the default of the map"
 
 
@@ -51,23 +70,6 @@ def test_every_port_listens_on_ipv6_by_the_macro() -> None:
 
 
 # --- Names of releases that may become live again
-
-
-def render(**more: object) -> str:
-    folder = ROLE / "templates"
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), trim_blocks=True)
-    environment.filters["regex_replace"] = lambda text, old, new: re.sub(old, new, str(text))
-    environment.filters["flatten"] = lambda lists: [item for one in lists for item in one]
-    environment.filters["combine"] = lambda one, other: one | other
-    variables = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
-    variables |= {"__nginx_http2_in_listen": False, "__nginx_settings": {}, "nginx_domains": ["new.example"]} | more
-    others = variables["nginx_other_domains"]
-    sites = [{"names": variables["nginx_domains"], "certificate": ""}]
-    sites += [{"names": [name], "certificate": file} for name, file in others.items()]
-    addresses = [name for name in [*variables["nginx_domains"], *others] if re.fullmatch("[0-9.]+|.*:.*", name)]
-    return environment.get_template("site.conf.j2").render(
-        variables | {"__nginx_sites": sites, "__nginx_addresses": addresses}
-    )
 
 
 def servers(text: str) -> list[str]:
@@ -106,3 +108,75 @@ def test_clients_without_a_name_get_the_certificate_of_an_address(
 
 def test_ipv6_addresses_are_in_brackets() -> None:
     assert "server_name a.example [2001:db8::1];" in render(nginx_domains=["a.example", "2001:db8::1"])
+
+
+# --- Logins --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "counts"),
+    [
+        ("POST /admin/login/", True),
+        ("POST /accounts/login", True),
+        ("POST /a/b/login/", True),
+        ("GET /admin/login/", False),
+        ("POST /admin/login/x/", False),
+        ("POST /login-history/", False),
+    ],
+)
+def test_attempts_to_log_in(request_: str, counts: bool) -> None:
+    assert any(re.search(pattern, request_) for pattern in patterns("_login_mark")) is counts
+
+
+def test_login_paths_are_whole_paths_or_ends() -> None:
+    text = render(nginx_login_paths=["/api/token.x/", "*/enter/"])
+    assert '"~^POST /api/token\\.x/?$" " login";' in text
+    assert '"~^POST .*/enter/?$" " login";' in text
+
+
+def test_trusted_addresses_are_not_limited() -> None:
+    text = render(nginx_trusted_addresses=["192.0.2.0/24"])
+    assert re.search(r"geo \$site_trusted {\s+default 0;\s+192.0.2.0/24 1;", text)
+    assert '"0 login" $site_address;' in text
+
+
+def test_login_limit_of_zero_is_none() -> None:
+    limits = {"requests_per_second": 0, "burst": 0, "connections": 0, "logins_per_minute": 0, "login_burst": 0}
+    assert "limit_req" not in render(nginx_rate_limit=limits).replace("limit_req_status", "")
+
+
+# --- The application -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("served", "downloaded"),
+    [
+        ("/media/a.html text/html", True),
+        ("/media/a.svg image/svg+xml", True),
+        ("/media/a text/xml; charset=utf-8", True),
+        ("/media/a application/xhtml+xml", True),
+        ("/media/a.png image/png", False),
+        ("/media/a.pdf application/pdf", False),
+        ("/media/xml/a.txt text/plain", False),
+        ("/_seedbed_error.html text/html", False),
+        ("/ text/html", False),
+    ],
+)
+def test_uploaded_pages_are_downloaded(served: str, downloaded: bool) -> None:
+    [pattern] = patterns("_disposition")
+    assert bool(re.search(pattern, served)) is downloaded
+
+
+def test_limits_of_time() -> None:
+    text = render(nginx_request_timeout=90, nginx_long_requests={"/export/": 600})
+    assert re.findall(r"proxy_read_timeout (.+);", text) == ["90s", "600s"]
+    long = re.search(r"location /export/ {(.*?)\n    }", text, re.S)
+    assert long
+    assert "gzip off;" in long[1]
+    assert "return 503;" in long[1]
+
+
+def test_schemes_that_gunicorn_compares_are_set_or_dropped() -> None:
+    """gunicorn answers 400 when one of its secure_scheme_headers contradicts another."""
+    sent = dict(re.findall(r"proxy_set_header (\S+) (.+);", render()))
+    assert (sent["X-Forwarded-Proto"], sent["X-Forwarded-Ssl"], sent["X-Forwarded-Protocol"]) == ("https", '""', '""')

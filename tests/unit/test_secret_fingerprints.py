@@ -86,8 +86,9 @@ class Machine:
         given = {"secrets": secrets, "folder": self.folder, "replace": False, "replace_chosen": False, "left_out": []}
         problem = action.check(given | options, self.answer({}), "server1")
         if not problem:
-            record = action.new_record(secrets, self.answer({}))
             generated.keep(self.folder)
+            secrets = {name: generated.kept(value, name, self.folder) for name, value in secrets.items()}
+            record = action.new_record(secrets, self.answer({}))
             if record:
                 self.answer(record)
         return problem
@@ -123,6 +124,21 @@ def test_secrets_are_generated_once_and_their_fingerprints_recorded(provisioned:
     assert not any(value in recorded for value in first.values())
     assert provisioned.run() == ""
     assert (provisioned.values(), provisioned.fingerprints.read_text()) == (first, recorded)
+
+
+def test_of_two_first_runs_at_once_the_secrets_of_one_count(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = generated.keep
+
+    def keep_second(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "redis_password").write_text("of the other run\n")
+        keep(folder)
+
+    monkeypatch.setattr(generated, "keep", keep_second)
+    assert machine.run() == ""
+    monkeypatch.setattr(generated, "keep", keep)
+    assert machine.values()["redis_password"] == "of the other run"
+    assert machine.run() == "", "the recorded fingerprints are of the files"
 
 
 def test_a_clone_without_secrets_is_refused(provisioned: Machine) -> None:

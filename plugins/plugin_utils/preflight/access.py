@@ -11,6 +11,7 @@ from .application import RESERVED
 from .problems import Installation, Problem, quoted
 
 USER = "[a-z_][a-z0-9_-]{0,31}"
+LOGIN_PATH = r"\*?/[\w./~@+-]*"
 FIREWALL_RULE = r"(allow|limit)( [\w./:,+-]+)+"
 
 
@@ -98,6 +99,15 @@ def check_rate_limit(here: Installation) -> Iterator[Problem]:
     for name, value in here.values["app_rate_limit"].items():
         if int(value) < 0:
             yield Problem("app_rate_limit", f"must be at least 0 (no limit); it is {value}.", part=f".{name}")
+
+
+def check_login_paths(here: Installation) -> Iterator[Problem]:
+    for path in here.values["app_login_paths"]:
+        if not re.fullmatch(LOGIN_PATH, path, re.ASCII):
+            yield Problem(
+                "app_login_paths",
+                f"contains {quoted(path)}; write a path such as /admin/login/, or an end such as */login/.",
+            )
 
 
 def check_maintenance(here: Installation) -> Iterator[Problem]:

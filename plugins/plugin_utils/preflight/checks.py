@@ -44,6 +44,7 @@ CHECKS: dict[Callable[[Installation], Iterator[Problem]], tuple[str, ...]] = {
     processes.check_sandbox: ("app_sandbox", "app_process_manager"),
     matches("app_max_upload", r"[1-9]\d*[mg]", 'megabytes or gigabytes, such as "10m" or "2g"'): ("app_max_upload",),
     access.check_rate_limit: ("app_rate_limit",),
+    access.check_login_paths: ("app_login_paths",),
     access.check_maintenance: ("app_maintenance_addresses", "app_maintenance_paths"),
     access.check_administrators: ("app_administrators", "app_name"),
     access.check_ssh_port: ("app_ssh_port",),

@@ -33,6 +33,7 @@ RENAMED_ROLES = {"contact": "connection", "rotation": "secrets", "report": "summ
 # Set by roles and plays while they run. A user's value would be ignored, or would break the role.
 SET_BY_ROLES = {
     "bootstrap_seen": "is set by the role bootstrap. Remove it.",
+    "bootstrap_in_use": "is set by the role bootstrap. Remove it.",
     "connection_detected": "is set by the role connection. Remove it.",
     "runtime_hash": "is set by the role runtime. Remove it.",
     "services_hash": "is set by the role services. Remove it.",

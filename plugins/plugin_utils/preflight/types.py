@@ -32,7 +32,8 @@ def type_problems(value: Any, spec: Mapping[str, Any], part: str = "") -> Iterat
     if not has_type(value, spec["type"]):
         yield part, type_sentence(value, spec)
         return
-    if spec.get("choices") and value not in spec["choices"]:
+    # Those of a list are for its entries.
+    if spec.get("choices") and spec["type"] != "list" and value not in spec["choices"]:
         yield part, f"must be {one_of(spec['choices'])}; it is {quoted(value)}."
     if spec["type"] == "list":
         for position, entry in enumerate(value, start=1):

@@ -11,6 +11,7 @@ import ssl
 import pytest
 from installation import Installation
 from probes import Visitor, wait_for
+from testinfra.host import Host
 
 PROTECTION = {
     "X-Content-Type-Options": "nosniff",
@@ -137,6 +138,54 @@ def test_form_without_its_token_is_refused(visitor: Visitor) -> None:
 
 def test_large_upload_is_refused(visitor: Visitor) -> None:
     assert visitor.request("/register/", b"x" * 30_000_000, False, {"Referer": f"{visitor.url}/"}).status == 413
+
+
+# --- What clients send -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Forwarded: proto=http",
+        "SCRIPT_NAME: /elsewhere",
+        "X-Forwarded-Host: elsewhere.example",
+        "X-Forwarded-Port: 80",
+        "X-Forwarded-Proto: http",
+        "X-Forwarded-Protocol: http",
+        "X-Forwarded-Ssl: off",
+        "X-Script-Name: /elsewhere",
+    ],
+)
+def test_claims_of_clients_are_ignored(visitor: Visitor, header: str) -> None:
+    name, _, value = header.partition(": ")
+    answer = visitor.get("/", headers={name: value})
+    assert answer.status == 200
+    assert "elsewhere" not in answer.body
+
+
+@pytest.mark.parametrize(("length", "status"), [(4200, 200), (8100, 200), (9000, 414)])
+def test_long_urls(visitor: Visitor, length: int, status: int) -> None:
+    assert visitor.get(f"/?a={'x' * length}").status == status
+
+
+@pytest.mark.parametrize(
+    ("name", "disposition"),
+    [("a.html", "attachment"), ("a.SVG", "attachment"), ("a.xml", "attachment"), ("a.png", None), ("a.txt", None)],
+)
+def test_uploaded_pages_are_downloaded(
+    host: Host, app: Installation, visitor: Visitor, name: str, disposition: str | None
+) -> None:
+    """A page among the uploaded files could ask for a password; in an <img> an SVG is still shown."""
+    folder = f"/srv/{app.name}/shared/media/test"
+    host.check_output(f"install -d -m 755 {folder} && echo x >{folder}/{name} && chmod 644 {folder}/{name}")
+    try:
+        answer = visitor.get(f"/media/test/{name}")
+    finally:
+        host.check_output(f"rm -r {folder}")
+    assert answer.status == 200
+    assert answer.headers["Content-Disposition"] == disposition
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert visitor.get("/media/test/").headers["Content-Disposition"] is None
 
 
 # --- Flower ------------------------------------------------------------------------------

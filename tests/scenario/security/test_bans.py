@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import testinfra
 from installation import Installation
-from probes import wait_for
+from probes import Visitor, wait_for
 from testinfra.host import Host
 
 PUBLIC = {22, 80, 443}
@@ -71,6 +72,28 @@ def test_failed_flower_logins_lead_to_a_ban(host: Host, app: Installation, outsi
     assert outsider.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' {app.url}/healthz/") == "200"
     host.check_output(f"fail2ban-client unban {attacker}")
     assert outsider.run(visit).stdout == "401"
+
+
+def test_guessed_passwords_are_limited_and_lead_to_a_ban(
+    host: Host, app: Installation, outsider: Host, attacker: str
+) -> None:
+    """As fast as one client can, without the form's token, so that Django answers 403."""
+    visit = f"curl -sk -o /dev/null -w '%{{http_code}}%header{{retry-after}} ' -m 5 --interface {attacker}"
+    guess = f"timeout 60 {visit} -d 'username=admin&password=wrong' '{app.url}/admin/login/?[1-120]'"
+    answers = outsider.run(guess).stdout.split()
+    assert set(answers) <= {"403", "42910", "000"}, Counter(answers)
+    assert "42910" in answers
+    # The burst, and one in six seconds.
+    assert 15 < answers.count("403") <= 35
+    wait_for(lambda: outsider.run(f"{visit} {app.url}/healthz/").rc == 7, 60, "the address is refused")
+    assert banned(host, "seedbed-logins") == [attacker]
+    assert outsider.check_output(f"curl -sk -o /dev/null -w '%{{http_code}}' {app.url}/healthz/") == "200"
+    host.check_output(f"fail2ban-client unban {attacker}")
+
+
+def test_trusted_addresses_may_mistype(app: Installation, visitor: Visitor) -> None:
+    answers = {visitor.request("/admin/login/", b"password=wrong", False, {}).status for _ in range(40)}
+    assert answers == {403}
 
 
 def test_flood_leads_to_a_ban(

@@ -52,6 +52,16 @@ def test_sandbox_allows_what_the_settings_name(host: Host, app: Installation, re
         assert re.search(r"^\d+ \d+ \S+ \S+ / ro[, ]", mounts, re.MULTILINE), mounts
 
 
+def test_what_others_run_stays(host: Host, app: Installation) -> None:
+    """Their site, the login of their user to their database, and their Redis (prepare.yml)."""
+    for name in ("blog.example", "unknown.example"):
+        request = f"Request('http://{app.address}/', headers={{'Host': '{name}'}})"
+        script = f"from urllib.request import Request, urlopen\nprint(urlopen({request}).read().decode())"
+        assert run_python(host, script).strip() == "blog"
+    assert host.check_output("cd / && runuser -u blog -- psql -tAc 'SELECT current_user'") == "blog"
+    assert host.check_output("redis-cli -p 6400 get blog") == "kept"
+
+
 def test_its_health_page_names_no_release(visitor: Visitor, release: str) -> None:
     """With app_health_names_release: true no release of it would pass its health check."""
     answer = visitor.get("/up")
