@@ -62,16 +62,22 @@ class Application:
         variables = self.environment(owner=True) | (environment or {})
         return as_user(self.settings, command, variables, self.folder, f"manage.py {' '.join(arguments)}", stop=stop)
 
-    def replace_process(self, *arguments: str) -> NoReturn:
+    def replace_process(self, *arguments: str, owner: bool = False) -> NoReturn:
         """Become `python ARGUMENTS` of this release: as the application's user, in its folder, with its environment.
 
-        Terminal and environment of the caller stay; the application's variables take precedence.
+        Terminal and environment of the caller stay; the application's variables take precedence. With `owner`, the
+        database's owner is used, as in migrations. Raises ReleaseError where this host does not know it.
         """
+        if owner and not (file := self.settings.configuration(self.release) / "migrate.env").exists():
+            raise ReleaseError(
+                f"This host has no credentials of the database's owner: {file} is missing. Run site.yml."
+            )
+        account = self.settings.name
+        # Read as root: only root can read the owner's credentials.
+        variables = os.environ | self.environment(owner=owner) | {"USER": account, "LOGNAME": account}
         os.chdir(self.folder)
         os.umask(0o027)
-        account = self.settings.name
         become(account)
-        variables = os.environ | self.environment() | {"USER": account, "LOGNAME": account}
         os.execve(self.python, [self.python, *arguments], variables)
 
     def hook(self, name: str) -> list[str]:

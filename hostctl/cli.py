@@ -12,8 +12,11 @@
     follow               the output of the running deployment, or of the last one
     cancel               stop the running deployment; it reverts
     logs [PROCESS]       logs of web, worker, worker-NAME, beat or flower; of all without PROCESS
-    manage ARGS...       manage.py of the current release, as the application
+    manage [--owner] ARGS...
+                         manage.py of the current release, as the application; with --owner, as the database's owner
     celery ARGS...       celery -A APP ARGS of the current release, as the application
+    tasks parked list    messages that no worker runs: they cannot be read, or ended a process three times
+    tasks parked show ID | requeue ID|--all | drop ID|--all
     boot                 start the processes of the current release (called by systemd)
     halt                 stop every process of the application (called by systemd)
 
@@ -29,12 +32,13 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
-from . import __version__, logs, upgrade
+from . import __version__, logs, parked, upgrade
 from .application import Application
 from .deploy import archive, control
 from .deploy.record import caller, history
@@ -95,7 +99,27 @@ def make_parser() -> Parser:
     log_options.add_argument("--json", action="store_true")
     for name in ("manage", "celery", "boot", "halt"):
         commands.add_parser(name)
+    add_parked_commands(commands)
     return parser
+
+
+def add_parked_commands(commands: Any) -> None:
+    parked = commands.add_parser("tasks").add_subparsers(required=True, metavar="parked").add_parser("parked")
+    actions = parked.add_subparsers(dest="action", required=True, metavar="list|show|requeue|drop")
+    listing = actions.add_parser("list", help="the parked messages, oldest first, and why each was parked")
+    show = actions.add_parser("show", help="everything about one: headers, properties, body")
+    requeue = actions.add_parser(
+        "requeue", help="put it behind the others in its queue; its earlier returns no longer count"
+    )
+    drop = actions.add_parser("drop", help="delete it")
+    show.add_argument("id", metavar="ID")
+    for action in (requeue, drop):
+        which = action.add_mutually_exclusive_group(required=True)
+        which.add_argument("id", metavar="ID", nargs="?", default="", help="the ID of its task, as `list` prints it")
+        which.add_argument("--all", action="store_true", help="every parked message")
+    drop.add_argument("--yes", action="store_true", help="do not ask")
+    for action in (listing, show, requeue, drop):
+        action.add_argument("--json", action="store_true")
 
 
 def add_deployment_commands(commands: Any) -> None:
@@ -139,7 +163,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = parse(arguments)
         if os.geteuid() != 0:
-            raise UsageError(f"run it as root: sudo {program_name()} {' '.join(arguments)}")
+            raise UsageError(f"run it as root: sudo {shlex.join([program_name(), *arguments])}")
         settings = Settings.load(options.settings)
         upgrade.upgrade(settings)
         host = Host(settings)
@@ -228,7 +252,9 @@ def show_logs(host: Host, options: argparse.Namespace, arguments: list[str]) -> 
 
 
 def manage(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
-    current_application(host).replace_process("manage.py", *options.arguments)
+    owner = options.arguments[:1] == ["--owner"]
+    words = options.arguments[1:] if owner else options.arguments
+    current_application(host).replace_process("manage.py", *words, owner=owner)
 
 
 def celery(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
@@ -236,6 +262,16 @@ def celery(host: Host, options: argparse.Namespace, arguments: list[str]) -> int
         raise ReleaseError("The application has no Celery: app_celery_app is empty.")
     words = ["-m", "celery", "-A", host.settings.celery_app, *options.arguments]
     current_application(host).replace_process(*words)
+
+
+def tasks(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    if not host.settings.celery_app:
+        raise ReleaseError("The application has no Celery: app_celery_app is empty.")
+    application = current_application(host)
+    try:
+        return parked.run(application, options)
+    finally:
+        application.close()
 
 
 def current_application(host: Host) -> Application:
@@ -268,6 +304,7 @@ COMMANDS = {
     "logs": show_logs,
     "manage": manage,
     "celery": celery,
+    "tasks": tasks,
     "boot": boot,
     "halt": halt,
 }

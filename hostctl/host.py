@@ -82,8 +82,12 @@ class Host:
         return removed
 
     def domains(self) -> list[str]:
-        """Return the names of the site in every release on this host, sorted: each may become live again."""
-        return sorted({name for release in self.built() for name in self.domains_of(release)})
+        """Return the names of the site in every release on this host, those of the current one first.
+
+        Each release may become live again. To clients without a name in TLS, nginx shows the first address.
+        """
+        releases = [*filter(None, [self.current_release()]), *sorted(self.built())]
+        return list(dict.fromkeys(name for release in releases for name in self.domains_of(release)))
 
     def domains_of(self, release: str) -> list[str]:
         settings = self.settings.of(release)
@@ -111,6 +115,10 @@ class Host:
     def other_units(self, release: str) -> list[str]:
         """Return the running units of all other releases."""
         return [unit for unit, of in self.manager.alive().items() if of != release]
+
+    def stopping_units(self) -> set[str]:
+        """Return the units that were told to stop and have not ended yet."""
+        return {state.unit for state in self.manager.states() if state.state == "deactivating"}
 
     def is_web(self, unit: str) -> bool:
         return unit.startswith(f"{self.settings.name}-web@")

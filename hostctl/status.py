@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import __version__
+from . import __version__, parked
 from .deploy import health
 from .deploy.record import Record, history
 from .host import Host, release_of
@@ -27,6 +27,7 @@ def status(host: Host) -> dict[str, Any]:
         "beat": host.manager.beat_runs(),
         "problems": problems(host),
         "versions": host.facts(current).get("versions", {}),
+        "parked": parked.number(host.settings, current, host.facts(current).get("key_prefix", "")),
         "deployment": Record(host.settings).unfinished() or None,
         "configuration": configuration(host),
         "version": __version__,
@@ -60,6 +61,7 @@ def problems(host: Host) -> list[dict[str, str]]:
     release = host.current_release()
     if not release:
         return []
+    host = host.about(release)
     beat = f"{host.settings.name}-beat"
     found = []
     for state in host.manager.states_of(host.units(release) + ([beat] if host.settings.beat else [])):
@@ -111,6 +113,8 @@ def describe(found: dict[str, Any]) -> str:
         kills = f", {process['memory_kills']} killed at the memory limit" if process["memory_kills"] else ""
         lines.append(f"running     {process['unit']} ({process['state']}{since}{restarts}{kills})")
     lines += ["running     beat"] if found["beat"] else []
+    if found["parked"]:
+        lines.append(f"parked      {parked.number_of(found['parked'])}, which no worker runs: see `tasks parked list`")
     lines += [f"problem     {one['process']}: {one['text']}" for one in found["problems"]]
     if state := found["deployment"]:
         request = f"{state['action']} {state['release']} by {state['by']} since {state['since']}"

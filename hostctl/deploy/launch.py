@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from ..application import Application
 from ..host import release_of
 from ..settings import ReleaseError, say
-from . import build, health
+from . import build, drain, health
 from .configuration import keep_connections
 from .context import Context
+from .ended import ended
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -40,6 +41,9 @@ def start_workers(deployment: Deployment) -> None:
 
 
 def start_units(deployment: Deployment, units: list[str]) -> None:
+    if stopping := sorted(deployment.host.stopping_units() & set(units)):
+        most = max(drain.stop_timeout(deployment, unit) for unit in stopping)
+        say(f"Still finishing tasks after an earlier deployment, up to {most} s, then started: {', '.join(stopping)}.")
     try:
         deployment.manager.start(units)
     except ReleaseError as error:
@@ -106,7 +110,7 @@ def check_workers(deployment: Deployment) -> None:
     settings, seconds = deployment.settings, deployment.settings.health_check_timeout
     deadline = time.monotonic() + seconds
     while silent := deployment.application.ask("ping", settings.celery_app, 3, *nodes)["silent"]:
-        if deployment.manager.failed(units) or time.monotonic() > deadline:
+        if ended(deployment, units) or time.monotonic() > deadline:
             reason = f"no answer (within {seconds} s) from {', '.join(silent)}."
             raise ReleaseError(deployment.explain(units, reason))
     say(f"Workers answered: {', '.join(worker.name for worker in settings.workers)}.")

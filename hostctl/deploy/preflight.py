@@ -92,6 +92,7 @@ def write_facts(deployment: Deployment, found: dict[str, Any]) -> None:
     facts["workers"] = {worker.name: worker.queues for worker in deployment.settings.workers}
     # Such workers run as plain `celery worker` and leave no summary of their tasks.
     facts["plain_workers"] = bool(found.get("warnings"))
+    facts["key_prefix"] = found.get("key_prefix", "")
     mark = deployment.host.path(deployment.release) / "build.json"
     mark.with_suffix(".new").write_text(json.dumps(facts | build.measure(mark.parent)))
     mark.with_suffix(".new").rename(mark)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..parked import number_of
 from ..settings import Settings, say
 
 if TYPE_CHECKING:
@@ -35,8 +36,12 @@ def warn_of_parked_tasks(deployment: Deployment) -> None:
     settings = deployment.settings
     if not settings.celery_app or not settings.workers:
         return
-    for name, number in deployment.application.ask("parked", settings.celery_app)["tasks"].items():
+    answer = deployment.application.ask("parked", settings.celery_app)
+    for name, number in answer["tasks"].items():
         deployment.warn(f"{number} tasks called {name} are parked until a release with such a task is live.")
+    if answer["others"]:
+        verb = "is" if answer["others"] == 1 else "are"
+        deployment.warn(f"{number_of(answer['others'])} {verb} parked: see {settings.name}ctl tasks parked list.")
 
 
 def warn_of_queues_without_worker(deployment: Deployment) -> None:

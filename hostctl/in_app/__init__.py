@@ -5,7 +5,9 @@ Entry scripts, started by path: celery_runner (worker and beat), inspector (ques
     compat            every private name of Celery, kombu and billiard, and the versions they were tested with
     worker, consumer  the worker: its setup; what it adds to Celery's consumer
     requeue           return unacknowledged messages of dead workers to their queues
-    parking           keep messages whose task no worker knows, until a release knows it
+    returns           count how often a message ended a process
+    reception         what is wrong with a message that cannot be run
+    parking           keep messages that no worker runs: list, requeue, delete them
     results           record the start and the outcome of tasks while the result backend is away
     watchdog          tell systemd that a worker is not frozen
     broker            detect a lost broker within seconds

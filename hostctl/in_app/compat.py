@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import heapq
 import importlib
+import json
 import re
 import select
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from importlib import metadata
+from queue import Empty
 from typing import Any
 
 # The lowest and the highest tested version of each package, both included (tests/in_app/requirements-celery*.txt).
@@ -26,17 +28,18 @@ REQUIRED = {
     "kombu.transport.redis:QoS": ("append",),
     "kombu.transport.redis:Channel": (
         "QoS",
-        *("_do_restore_message", "_in_poll"),
+        *("_in_poll", "_q_for_pri", "_get_message_priority", "_brpop_read", "handlers", "sep"),
         *("conn_or_acquire", "unacked_key", "unacked_index_key", "unacked_mutex_key", "visibility_timeout"),
         "global_keyprefix",
     ),
     "celery.concurrency.prefork:TaskPool": ("_pool",),
-    "celery.concurrency.asynpool:AsynPool": ("_cache", "_busy_workers", "outbound_buffer"),
+    "celery.concurrency.asynpool:AsynPool": ("_cache", "_busy_workers", "outbound_buffer", "on_timeout_set"),
     "billiard.pool:ApplyResult": ("_accept_callback", "_write_to"),
     "billiard.process:BaseProcess": ("_is_alive",),
     "celery.worker.consumer.consumer:Consumer": (
         *("on_unknown_task", "add_task_queue", "on_close", "shutdown", "perform_pending_operations"),
-        *("ensure_connected", "on_connection_error_after_connected"),
+        *("ensure_connected", "on_connection_error_after_connected", "create_task_handler", "update_strategies"),
+        *("on_decode_error", "on_unknown_message", "on_invalid_task", "register_with_event_loop"),
     ),
     "celery.beat:Scheduler": ("tick", "_do_sync", "close", "_heap", "_when"),
     "celery.apps.beat:Beat": ("install_sync_handler",),
@@ -104,18 +107,62 @@ def method_codes(cls: type) -> Iterator[Any]:
 
 def queues_of(channel: Any, exchange: str, routing_key: str) -> list[str]:
     """Return the queues that a message with this exchange and routing key is delivered to; empty without a binding."""
+    if not isinstance(exchange, str | None) or not isinstance(routing_key, str | None):
+        return []
     return list(channel._lookup(exchange, routing_key))
 
 
-def restore_message(channel: Any, message: dict[str, Any], exchange: str, routing_key: str, pipe: Any) -> None:
-    """Push a message to the front of its queues, by its priority, marked as redelivered, in a Redis transaction."""
-    channel._do_restore_message(message, exchange, routing_key, pipe)
+def restore_message(
+    channel: Any, message: dict[str, Any], exchange: str, routing_key: str, pipe: Any, *, behind: bool = False
+) -> None:
+    """Push a message to its queues, by its priority, marked as redelivered, in a Redis transaction.
+
+    It is the next one to be taken; with `behind`, the last one.
+    """
+    for place in (message.get("headers"), (message.get("properties") or {}).get("delivery_info")):
+        if isinstance(place, dict):
+            place["redelivered"] = True
+    for queue in queues_of(channel, exchange, routing_key):
+        key = channel._q_for_pri(queue, channel._get_message_priority(message))
+        (pipe.lpush if behind else pipe.rpush)(key, json.dumps(message))
 
 
-def keep_refused_messages(refused: list[list[Any]]) -> None:
+def on_undelivered(channel: Any, take: Callable[[bytes, str, Exception], bool]) -> None:
+    """Have `take` called with an item of a queue that was read from Redis and then raised an error, and its queue.
+
+    kombu has no trace of such an item: it is lost unless `take` keeps it and returns True.
+    """
+    read, client = channel._brpop_read, channel.client
+
+    def brpop_read(**options: Any) -> Any:
+        answers: list[Any] = []
+        parse = client.parse_response
+        client.parse_response = lambda *args, **kwargs: answers.append(parse(*args, **kwargs)) or answers[0]
+        try:
+            return read(**options)
+        except Empty:
+            raise
+        except Exception as error:
+            if answers and answers[0]:
+                key, item = answers[0]
+                if take(item, bytes_to_str(key).rsplit(channel.sep, 1)[0], error):
+                    return True
+            raise
+        finally:
+            client.parse_response = parse
+
+    channel._brpop_read = channel.handlers["BRPOP"] = brpop_read
+
+
+def bytes_to_str(text: bytes | str) -> str:
+    return text.decode(errors="replace") if isinstance(text, bytes) else text
+
+
+def keep_refused_messages(refused: list[list[Any]], content_errors: tuple[type[Exception], ...]) -> None:
     """Have kombu add messages to `refused`, as in requeue.py, that it took from a queue but cannot add to the slot.
 
-    kombu would lose them. Redis refuses, for instance, while its disk or its memory is full.
+    kombu would lose them. Redis refuses, for instance, while its disk or its memory is full. A message that raises
+    one of `content_errors` would never be added.
     """
     from kombu.transport import redis
 
@@ -123,6 +170,8 @@ def keep_refused_messages(refused: list[list[Any]]) -> None:
         def append(self, message: Any, delivery_tag: str) -> None:
             try:
                 super().append(message, delivery_tag)
+            except content_errors:
+                raise
             except Exception as error:
                 delivery = message.delivery_info
                 refused.append([message._raw, delivery["exchange"], delivery["routing_key"]])
@@ -206,6 +255,19 @@ def remember_jobs(pool: Any, jobs: dict[int, Any]) -> None:
 def request_of(job: Any) -> Any:
     """Return the request (celery.worker.request.Request) of a prefork job."""
     return job._accept_callback.__self__
+
+
+def enforce_hard_limits(pool: Any) -> None:
+    """Have the prefork pool enforce hard time limits below the soft one, which it would wait for first.
+
+    A task's own hard limit may be below the soft limit of the settings. Called after each registration with the loop.
+    """
+    processes = getattr(pool, "_pool", None)
+    set_limits = getattr(processes, "on_timeout_set", None)
+    if set_limits:
+        processes.on_timeout_set = lambda job, soft, hard: set_limits(
+            job, None if soft and hard and soft >= hard else soft, hard
+        )
 
 
 def starts_what_it_was_given(pool: Any) -> bool:

@@ -1,17 +1,23 @@
-"""Park messages whose task this release does not know, until a worker knows it.
+"""Park messages that this worker cannot run: they wait in a Redis list, oldest first, in the format of requeue.py.
 
-Celery drops such a message. After a rollback an old release meets tasks of a newer one: they wait in a Redis list,
-oldest first, in the format of requeue.py.
+UNKNOWN     this release does not know its task: Celery drops such a message. A release that knows it requeues it.
+UNREADABLE  it cannot be read: Celery drops it, or ends
+RETURNED    its task ended a process again and again (returns.py)
+
+The last two wait for an operator: `APPctl tasks parked`. Why and when a message was parked is in the message itself.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from . import compat
+from . import compat, returns
 
 PARKED = "celery-parked"
 # The list's name before version 0.1.0. A worker moves its messages over when it starts.
@@ -19,23 +25,49 @@ FORMER_LIST = "celery-set-aside"
 # Messages read at once: the whole list may not fit into memory.
 PAGE = 200
 
-# A parked entry: as it is in the list; decoded into message, exchange and routing key; the name of its task.
-Entry = tuple[bytes, list[Any], str]
+UNKNOWN, UNREADABLE, RETURNED = "unknown", "unreadable", "returned"
+# In a parked message: kind, reason and since (seconds since 1970). Version 0.1.0 parked unknown tasks only, without it.
+DETAILS = "hostctl_parked"
+
+# A parked entry: as it is in the list; decoded into message, exchange and routing key.
+Entry = tuple[bytes, list[Any]]
 
 
-def park_unknown(message: Any) -> None:
+# --- Parking -------------------------------------------------------------------------------------------------------
+
+
+def add(pipe: Any, entry: list[Any], kind: str, reason: str) -> None:
+    """Add a message to the parked ones, in a Redis transaction."""
+    entry[0][DETAILS] = {"kind": kind, "reason": reason, "since": int(time.time())}
+    pipe.rpush(PARKED, json.dumps(entry))
+
+
+def park(channel: Any, tag: str, kind: str, reason: str) -> None:
     """Move a message that this worker holds to the parked ones."""
-    channel, tag = message.channel, message.delivery_tag
 
     def move(pipe: Any) -> None:
         found = pipe.hget(channel.unacked_key, tag)
         pipe.multi()
         pipe.zrem(channel.unacked_index_key, tag).hdel(channel.unacked_key, tag)
         if found:
-            pipe.rpush(PARKED, found)
+            add(pipe, json.loads(found), kind, reason)
 
     with channel.conn_or_acquire() as client:
         client.transaction(move, channel.unacked_key)
+
+
+def entry_of(item: bytes, queue: str) -> list[Any]:
+    """Return an entry for an item of a queue that is not a message, or not one that can be delivered."""
+    tag = str(uuid.uuid4())
+    properties = {"delivery_tag": tag, "delivery_info": {"exchange": "", "routing_key": queue}}
+    # Earlier versions of this program read the list, too.
+    message = {"headers": {"task": "", "id": tag}, "properties": properties, "raw": base64.b64encode(item).decode()}
+    return [message, "", queue]
+
+
+def park_entry(channel: Any, entry: list[Any], reason: str) -> None:
+    with channel.conn_or_acquire() as client:
+        add(client, entry, UNREADABLE, reason)
 
 
 def adopt_former_list(channel: Any) -> None:
@@ -45,10 +77,21 @@ def adopt_former_list(channel: Any) -> None:
             pass
 
 
+# --- What is parked ------------------------------------------------------------------------------------------------
+
+
+def details_of(message: dict[str, Any]) -> dict[str, Any]:
+    return message.get(DETAILS) or {"kind": UNKNOWN, "reason": "the release does not know its task", "since": None}
+
+
 def parked_tasks(channel: Any, client: Any) -> Counter[str]:
-    """Count the parked messages by the name of their task."""
+    """Count the parked messages of unknown tasks by the name of their task."""
     # By their delivery tags: a message may be read twice while others are requeued.
-    names = {entry[0]["properties"]["delivery_tag"]: name for _, entry, name in parked_entries(channel, client)}
+    names = {
+        delivery_tag(entry[0]): task_name_and_id(channel, entry[0])[0]
+        for _, entry in parked_entries(channel, client)
+        if details_of(entry[0])["kind"] == UNKNOWN
+    }
     return Counter(sorted(names.values()))
 
 
@@ -69,8 +112,31 @@ def page_starts(client: Any) -> range:
 def read_page(channel: Any, client: Any, start: int) -> list[Entry]:
     """Return the parked messages of a page, newest first."""
     lines = client.lrange(full_name(channel, PARKED), start, start + PAGE - 1)
-    entries = [(line, json.loads(line)) for line in reversed(lines)]
-    return [(line, entry, task_name_and_id(channel.message_to_python(entry[0]))[0]) for line, entry in entries]
+    return [(line, json.loads(line)) for line in reversed(lines)]
+
+
+def summary(channel: Any, entry: list[Any]) -> dict[str, Any]:
+    """Return what a list of parked messages says about one."""
+    message, exchange, routing_key = entry
+    name, task_id = task_name_and_id(channel, message)
+    found = {"id": task_id or delivery_tag(message), "task": name, "queue": routing_key or exchange}
+    return found | {key: details_of(message).get(key) for key in ("kind", "reason", "since")}
+
+
+def content(channel: Any, entry: list[Any]) -> dict[str, Any]:
+    """Return everything that is known about a parked message: its summary, headers, properties and body."""
+    message = entry[0]
+    if "raw" in message:
+        return summary(channel, entry) | {"body": base64.b64decode(message["raw"]).decode(errors="backslashreplace")}
+    try:
+        body = channel.message_to_python(message).decode()
+    except Exception:  # That may be why it is parked.
+        body = message.get("body")
+    found = {"headers": message.get("headers"), "properties": message.get("properties"), "body": body}
+    return summary(channel, entry) | found
+
+
+# --- Requeueing and dropping ---------------------------------------------------------------------------------------
 
 
 def requeue_known(channel: Any, tasks: Collection[str]) -> Counter[str]:
@@ -88,18 +154,81 @@ def requeue_known_of_page(channel: Any, tasks: Collection[str], start: int) -> C
     """Return the transaction that requeues the known messages of a page; its value are the names of their tasks."""
 
     def move(pipe: Any) -> list[str]:
+        page = [(line, entry) for line, entry in read_page(channel, pipe, start) if is_requeued_when_known(entry[0])]
+        names = [task_name_and_id(channel, entry[0])[0] for _, entry in page]
         known = [
-            found
-            for found in read_page(channel, pipe, start)
-            if found[2] in tasks and compat.queues_of(channel, *found[1][1:])
+            (name, *found)
+            for name, found in zip(names, page, strict=True)
+            if name in tasks and compat.queues_of(channel, *found[1][1:])
         ]
         pipe.multi()
-        for line, entry, _ in known:
+        for _, line, entry in known:
             pipe.lrem(full_name(channel, PARKED), -1, line)  # Searched from the end, where it is.
-            compat.restore_message(channel, *entry, pipe)
-        return [name for _, _, name in known]
+            restore(channel, entry, pipe)
+        return [name for name, _, _ in known]
 
     return move
+
+
+def is_requeued_when_known(message: dict[str, Any]) -> bool:
+    return details_of(message)["kind"] == UNKNOWN
+
+
+def take(
+    channel: Any, is_wanted: Callable[[list[Any]], bool], *, requeue: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Remove parked messages, oldest first, and requeue them behind the others, with their returns forgotten.
+
+    Returns the summaries of those that were removed, and of those that stay: no queue is bound to their exchange.
+    """
+    taken: list[dict[str, Any]] = []
+    stuck: list[dict[str, Any]] = []
+    with channel.conn_or_acquire() as client:
+        start, end = 0, client.llen(PARKED)
+        while start < end:
+            move = take_from_page(channel, is_wanted, start, min(PAGE, end - start), requeue=requeue)
+            read, removed, staying = client.transaction(move, PARKED, value_from_callable=True)
+            if not read:
+                break
+            taken += removed
+            stuck += staying
+            start, end = start + read - len(removed), end - len(removed)
+    return taken, stuck
+
+
+def take_from_page(
+    channel: Any, is_wanted: Callable[[list[Any]], bool], start: int, size: int, *, requeue: bool
+) -> Callable[[Any], tuple[int, list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Return the transaction of `take` for one page; its value: how many were read, were removed, and stay."""
+
+    def move(pipe: Any) -> tuple[int, list[dict[str, Any]], list[dict[str, Any]]]:
+        lines = pipe.lrange(full_name(channel, PARKED), start, start + size - 1)
+        found = [(line, json.loads(line)) for line in lines]
+        wanted = [(line, entry, summary(channel, entry)) for line, entry in found if is_wanted(entry)]
+        stuck = [one for one in wanted if requeue and not compat.queues_of(channel, *one[1][1:])]
+        removed = [one for one in wanted if one not in stuck]
+        pipe.multi()
+        for line, entry, _ in removed:
+            pipe.lrem(full_name(channel, PARKED), 1, line)
+            if requeue:
+                restore(channel, entry, pipe, behind=True)
+        return len(lines), [one[2] for one in removed], [one[2] for one in stuck]
+
+    return move
+
+
+def restore(channel: Any, entry: list[Any], pipe: Any, *, behind: bool = False) -> None:
+    """Push a parked message back to its queue, in a Redis transaction."""
+    message, exchange, routing_key = entry
+    if "raw" in message:
+        pipe.lpush(routing_key, base64.b64decode(message["raw"]))
+        return
+    message.pop(DETAILS, None)
+    returns.reset(message)
+    compat.restore_message(channel, message, exchange, routing_key, pipe, behind=behind)
+
+
+# --- Helpers -------------------------------------------------------------------------------------------------------
 
 
 def full_name(channel: Any, key: str) -> str:
@@ -107,8 +236,20 @@ def full_name(channel: Any, key: str) -> str:
     return f"{channel.global_keyprefix}{key}"
 
 
-def task_name_and_id(message: Any) -> tuple[str, str]:
-    """Return the name and ID of a message's task: from its headers, or its body in the old message protocol."""
-    headers = message.headers or {}
-    found = headers if "task" in headers else message.payload
-    return found["task"], found["id"]
+def delivery_tag(message: dict[str, Any]) -> str:
+    return str((message.get("properties") or {}).get("delivery_tag"))
+
+
+def task_name_and_id(channel: Any, message: dict[str, Any]) -> tuple[str, str]:
+    """Return the name and ID of a message's task: from its headers, or its body in the old message protocol.
+
+    Each is "" where the message does not have it, or cannot be read.
+    """
+    found = message.get("headers")
+    if not isinstance(found, dict) or "task" not in found:
+        try:
+            found = channel.message_to_python(message).payload
+        except Exception:  # Messages that cannot be read are parked, too.
+            found = {}
+    values = [found.get(key) if isinstance(found, dict) else None for key in ("task", "id")]
+    return tuple(value if isinstance(value, str) else "" for value in values)

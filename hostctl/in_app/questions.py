@@ -6,6 +6,7 @@ periodic CELERY                   enabled periodic tasks without code
 ping CELERY SECONDS WORKER...     workers that do not answer
 consumed CELERY SECONDS {WORKER: [QUEUE, ...]}
                                   queues that workers should consume and do not
+running CELERY SECONDS WORKER...  tasks that workers run, and since when
 consumers CELERY cancel|add QUEUE,... WORKER...
                                   have workers stop consuming queues, or consume them again
 smoke_test CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
@@ -13,7 +14,13 @@ smoke_test CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
 depths CELERY QUEUE...            number of waiting tasks
 unconsumed CELERY QUEUE...        number of waiting tasks of every other queue that has some
 requeue_unacknowledged CELERY     requeue what dead workers held, and parked messages whose task is known now
-parked CELERY                     parked messages: their task is unknown to every worker
+ended_by_messages CELERY SINCE WORKER...
+                                  workers that have ended, with messages that may be the reason
+parked CELERY                     number of parked messages
+list_parked CELERY                parked messages
+show_parked CELERY ID             parked messages with an ID, with their content
+take_parked CELERY requeue|drop ID
+                                  requeue or delete parked messages; all of them without an ID
 """
 
 from __future__ import annotations
@@ -28,12 +35,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import compat, parking, requeue, smoke_test
+from . import compat, parking, requeue, returns, smoke_test
 from .broker import open_channel
 from .migrations import migrations
 
 # Seconds without an answer from a queue, after which its workers are asked what they run.
 BUSY_CHECK_SECONDS = 5
+# Seconds within which a worker that has ended is running again.
+START_SECONDS = 20
 
 
 # --- The code of the release ---------------------------------------------------------------------------------------
@@ -61,7 +70,8 @@ def check(wsgi: str, celery: str, beat: bool = False) -> dict[str, Any]:
     packages = [name for name in ("django", "celery", "gunicorn") if installed(name)]
     versions = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}
     warnings = compat.problems() if installed("celery") else []
-    return {"versions": versions, "warnings": warnings, "login_pages": login_pages()}
+    prefix = application.conf.broker_transport_options.get("global_keyprefix", "")
+    return {"versions": versions, "warnings": warnings, "login_pages": login_pages(), "key_prefix": prefix}
 
 
 def login_pages() -> list[str]:
@@ -140,6 +150,21 @@ def consumed(celery: str, seconds: float, workers: dict[str, list[str]]) -> dict
             answers[node] = [queue["name"] for queue in queues]
     missing = {node: sorted(set(workers[node]) - set(queues)) for node, queues in answers.items()}
     return {"silent": sorted(silent), "missing": {node: queues for node, queues in missing.items() if queues}}
+
+
+def running(celery: str, seconds: float, *workers: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the tasks that workers run, each with its name, ID and start (seconds since the epoch)."""
+    inspect = find_celery(celery).control.inspect(
+        destination=sorted(workers), timeout=float(seconds), limit=len(workers)
+    )
+    return {
+        node: [
+            {"name": task["name"], "id": task["id"], "since": task["time_start"]}
+            for task in tasks
+            if task.get("time_start") and task["name"] != smoke_test.TASK
+        ]
+        for node, tasks in (inspect.active() or {}).items()
+    }
 
 
 def consumers(celery: str, action: str, queues: str, *workers: str) -> dict[str, Any]:
@@ -237,15 +262,69 @@ def requeue_unacknowledged(celery: str) -> dict[str, Any]:
     application = find_celery(celery)
     application.loader.import_default_modules()
     with open_channel(application) as (channel, _):
+        # What workers of an earlier version have parked since those of this release started.
+        parking.adopt_former_list(channel)
         # The interpreter is /srv/APP/releases/ID/.venv/bin/python.
         requeued = requeue.requeue_dead_workers(channel, Path(sys.prefix).parents[1])
         return {"requeued": requeued, "known": parking.requeue_known(channel, application.tasks)}
 
 
-def parked(celery: str) -> dict[str, Any]:
-    """Count the parked messages by the name of their task."""
+def ended_by_messages(celery: str, since: float, *workers: str) -> dict[str, Any]:
+    """Name those of the workers that ended after a time and held messages, which may have ended them.
+
+    Their messages are requeued first. A worker that is about to start requeues them itself: it is waited for.
+    """
+    if compat.problems():
+        return {"workers": []}
+    deadline = time.monotonic() + START_SECONDS
     with open_channel(find_celery(celery)) as (channel, client):
-        return {"tasks": parking.parked_tasks(channel, client)}
+        requeue.requeue_dead_workers(channel, Path(sys.prefix).parents[1])
+        while True:
+            times = {worker: client.get(parking.full_name(channel, returns.crash_key(worker))) for worker in workers}
+            found = [worker for worker, last in times.items() if last and float(last) >= since]
+            running = {node.decode() for node in client.smembers(requeue.SLOTS)} & set(workers)
+            if not running - set(found) or time.monotonic() > deadline:
+                return {"workers": found}
+            time.sleep(0.2)
+
+
+def parked(celery: str) -> dict[str, Any]:
+    """Count the parked messages: those of unknown tasks by the name of their task, and the others."""
+    with open_channel(find_celery(celery)) as (channel, client):
+        tasks = parking.parked_tasks(channel, client)
+        return {"tasks": tasks, "others": client.llen(parking.PARKED) - sum(tasks.values())}
+
+
+def list_parked(celery: str) -> dict[str, Any]:
+    """Return what a list of the parked messages says about each, oldest first."""
+    with open_channel(find_celery(celery)) as (channel, client):
+        found = {}
+        for line, entry in parking.parked_entries(channel, client):
+            found.setdefault(line, parking.summary(channel, entry))
+        return {"messages": list(reversed(found.values()))}
+
+
+def show_parked(celery: str, message_id: str) -> dict[str, Any]:
+    """Return everything about the parked messages with an ID."""
+    with open_channel(find_celery(celery)) as (channel, client):
+        found = dict(parking.parked_entries(channel, client))
+        wanted = [entry for entry in found.values() if parking.summary(channel, entry)["id"] == message_id]
+        return {"messages": [parking.content(channel, entry) for entry in reversed(wanted)]}
+
+
+def take_parked(celery: str, action: str, message_id: str) -> dict[str, Any]:
+    """Requeue ("requeue") or delete ("drop") the parked messages with an ID, or all of them ("").
+
+    Returns the summaries of those that are gone, and of those that stay: no queue is bound to their exchange.
+    """
+    application = find_celery(celery)
+    with open_channel(application) as (channel, _):
+
+        def is_wanted(entry: list[Any]) -> bool:
+            return not message_id or parking.summary(channel, entry)["id"] == message_id
+
+        taken, stuck = parking.take(channel, is_wanted, requeue=action == "requeue")
+        return {"taken": taken, "stuck": stuck}
 
 
 # --- Helpers -------------------------------------------------------------------------------------------------------
@@ -272,10 +351,15 @@ QUESTIONS = {
     "periodic": periodic,
     "ping": ping,
     "consumed": consumed,
+    "running": running,
     "consumers": consumers,
     "smoke_test": smoke_test_queues,
     "depths": depths,
     "unconsumed": unconsumed,
     "requeue_unacknowledged": requeue_unacknowledged,
+    "ended_by_messages": ended_by_messages,
     "parked": parked,
+    "list_parked": list_parked,
+    "show_parked": show_parked,
+    "take_parked": take_parked,
 }

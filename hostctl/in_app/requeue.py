@@ -1,8 +1,10 @@
-"""Return unacknowledged messages to their queues.
+"""Return unacknowledged messages to their queues; those of a worker that died count a return (returns.py).
 
 kombu keeps a message that a worker holds as [message, exchange, routing key] in a Redis hash, by its delivery tag, and
 the tags in a sorted set, by the time of their delivery. Here each worker has a hash and a set of its own, its slot, so
 that the messages of a dead worker can be told from those that another one works on. A slot is named for the node.
+
+What a dead worker held goes behind the messages that wait: one of them may have ended it.
 
 Everything here may run in several processes at once: each message is moved in a transaction, by one of them.
 """
@@ -10,17 +12,20 @@ Everything here may run in several processes at once: each message is moved in a
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from . import compat
+from . import compat, parking, returns, smoke_test
 from .locks import dead_worker
 
 # The Redis set with the nodes that have a slot.
 SLOTS = "unacked_slots"
+
+logger = logging.getLogger("celery.hostctl")
 
 
 def slot_options(node: str) -> dict[str, str]:
@@ -41,10 +46,76 @@ def requeue_dead_workers(channel: Any, releases: Path, but: str = "") -> int:
                 continue
             with dead_worker(node, releases) as is_dead:
                 if is_dead:
-                    count += requeue_unacknowledged(channel, node)
+                    count += requeue_of_dead_worker(channel, node)
                     if not client.hlen(slot_options(node)["unacked_key"]):
                         client.srem(SLOTS, node)
     return count
+
+
+def requeue_of_dead_worker(channel: Any, node: str) -> int:
+    """Requeue what a worker held that has ended, and count it; park what has ended too many; return the number."""
+    options, state = slot_options(node), returns.state_key(node)
+    unacked, index = options["unacked_key"], options["unacked_index_key"]
+    requeued = counted = 0
+    with channel.conn_or_acquire() as client:
+        was_told = client.hget(state, "stopping")
+        alone = (client.hget(state, "alone") or b"").decode()
+        # Oldest first, each behind the others.
+        for tag in reversed([tag.decode() for tag in client.zrevrangebyscore(index, "+inf", 0)]):
+            move = return_one(channel, unacked, index, tag, counts=not was_told, is_alone=tag == alone)
+            was_requeued, was_counted = client.transaction(move, unacked, value_from_callable=True)
+            requeued += was_requeued
+            counted += was_counted
+        client.delete(state)
+        if counted:
+            client.set(returns.crash_key(node), str(time.time()), ex=returns.CRASH_SECONDS)
+    return requeued
+
+
+def requeue_counted(channel: Any, tag: str) -> None:
+    """Requeue, or park, a message that this worker holds and whose task has ended a process."""
+    keys = channel.unacked_key, channel.unacked_index_key
+    with channel.conn_or_acquire() as client:
+        client.transaction(return_one(channel, *keys, tag, counts=True, is_alone=True), keys[0])
+        if client.hget(keys[0], tag):
+            parking.park(channel, tag, parking.RETURNED, "it ended its process, and no queue is bound to its exchange")
+    # The message is gone from the slot; this makes room for the next one.
+    channel.basic_reject(tag, requeue=False)
+
+
+def return_one(
+    channel: Any, unacked: str, index: str, tag: str, *, counts: bool, is_alone: bool
+) -> Callable[[Any], tuple[bool, bool]]:
+    """Return the transaction that counts a message's return, and requeues it or parks it.
+
+    Its value: whether it was requeued, and whether it was counted. A message that has a last chance is counted only if
+    its task was running (`is_alone`).
+    """
+
+    def move(pipe: Any) -> tuple[bool, bool]:
+        found = pipe.hget(unacked, tag)
+        entry = json.loads(found) if found else None
+        if entry and not compat.queues_of(channel, *entry[1:]):
+            return False, False  # No queue is bound to its exchange: kombu would drop the message.
+        is_counted = bool(entry) and counts and (is_alone or not returns.is_last_chance(entry[0]["properties"]))
+        number = returns.add(entry[0]) if is_counted else 0
+        pipe.multi()
+        pipe.zrem(index, tag).hdel(unacked, tag)
+        if number >= returns.LIMIT:
+            park_returned(channel, entry, number, pipe)
+        elif entry:
+            compat.restore_message(channel, *entry, pipe, behind=True)
+        return bool(entry) and number < returns.LIMIT, is_counted
+
+    return move
+
+
+def park_returned(channel: Any, entry: list[Any], number: int, pipe: Any) -> None:
+    name, task_id = parking.task_name_and_id(channel, entry[0])
+    if name == smoke_test.TASK:
+        return  # Its deployment no longer waits for it.
+    parking.add(pipe, entry, parking.RETURNED, f"it ended its process {number} times")
+    logger.error("Parked the message %s (task %s): it ended its process %d times.", task_id, name, number)
 
 
 def requeue_unacknowledged(channel: Any, node: str, *, before: float | str = "+inf", keep: Collection[str] = ()) -> int:

@@ -2,7 +2,8 @@
 
 - Its unacknowledged messages are in Redis under its own name (requeue.py). Those of a killed worker are requeued when a
   worker of the host starts, at the latest after REQUEUE_SECONDS by one that runs.
-- A message whose task this release does not know is parked (parking.py).
+- A message that ends its process again and again is parked (returns.py), as is one that cannot be read (reception.py)
+  or whose task this release does not know (parking.py).
 - It loses neither a task nor a place in its pool while the result backend does not answer (results.py).
 - At its end it writes what became of the tasks it held to RUN/NAME.json.
 - systemd restarts it when its process is frozen (watchdog.py).
@@ -135,6 +136,7 @@ def requeue_step(node: str, releases: Path) -> type:
             channel = consumer.connection.default_channel
             # First, so that tasks that ended without a connection are not requeued.
             consumer.acknowledgements.release(consumer.task_consumer.channel)
+            compat.on_undelivered(consumer.task_consumer.channel, consumer.park_undelivered)
             try:
                 self.requeue(consumer, channel)
             except consumer.connection_errors:
@@ -158,7 +160,10 @@ def requeue_step(node: str, releases: Path) -> type:
             if self.is_first_connection or consumer.hub:
                 # With the connection Celery has forgotten the other tasks it held. (Without an event loop, as with
                 # gevent, it still knows those that wait for their ETA.)
-                self.log(requeue.requeue_unacknowledged(channel, node, keep=consumer.remembered_tags()))
+                if self.is_first_connection:
+                    self.log(requeue.requeue_of_dead_worker(channel, node))
+                else:
+                    self.log(requeue.requeue_unacknowledged(channel, node, keep=consumer.remembered_tags()))
             self.is_first_connection = False
             parking.adopt_former_list(channel)
             for name, number in parking.requeue_known(channel, consumer.app.tasks).items():

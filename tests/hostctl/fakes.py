@@ -94,14 +94,16 @@ class Answers:
             "ping": {"silent": []},
             "consumed": {"silent": [], "missing": {}},
             "consumers": {"silent": []},
+            "running": {},
             "smoke_test": {"silent": [], "other": {}, "busy": []},
             "requeue_unacknowledged": {"requeued": 0},
             "depths": {},
             "unconsumed": {},
-            "parked": {"tasks": {}},
+            "parked": {"tasks": {}, "others": 0},
+            "ended_by_messages": {"workers": []},
             "periodic": {"unknown": []},
         }
-        return healthy[question] | self.override.get(question, {})
+        return healthy.get(question, {}) | self.override.get(question, {})
 
     def resumed(self, release: str) -> bool:
         """Was the worker of a release told to consume again?"""

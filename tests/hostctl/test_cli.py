@@ -65,6 +65,7 @@ def test_status_answers_everything_at_once(
         "beat": True,
         "problems": [],
         "versions": {},
+        "parked": None,
         "deployment": None,
         "configuration": {"environment": "abc", "processes": ""},
         "version": __version__,
@@ -139,6 +140,8 @@ def test_another_user_is_told_to_use_sudo(host: Host, capsys: Any, monkeypatch: 
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert cli.main(["status"]) == 2
     assert capsys.readouterr().err == "run it as root: sudo shopctl status\n"
+    cli.main(["manage", "shell", "-c", "print('$x')"])
+    assert capsys.readouterr().err == """run it as root: sudo shopctl manage shell -c 'print('"'"'$x'"'"')'\n"""
 
 
 def test_missing_settings_are_one_sentence(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,18 +160,28 @@ def test_missing_settings_are_one_sentence(tmp_path: Path, capsys: Any, monkeypa
         (["manage", "migrate", "--plan"], ["manage.py", "migrate", "--plan"]),
         (["manage", "--help"], ["manage.py", "--help"]),
         (["--settings", "x", "manage", "shell", "--json"], ["manage.py", "shell", "--json"]),
+        (["manage", "shell", "--owner"], ["manage.py", "shell", "--owner"]),
+        (
+            ["manage", "shell", "-c", "print('ä $x `y` \n')", ""],
+            ["manage.py", "shell", "-c", "print('ä $x `y` \n')", ""],
+        ),
         (["celery", "-q", "inspect", "ping"], ["-m", "celery", "-A", "core", "-q", "inspect", "ping"]),
     ],
 )
 def test_arguments_are_passed_on_as_they_are(
     live: Host, monkeypatch: pytest.MonkeyPatch, words: list[str], command: list[str]
 ) -> None:
-    called: list[tuple[str, tuple[str, ...]]] = []
+    called: list[tuple[str, tuple[str, ...], bool]] = []
     monkeypatch.setattr(
-        application.Application, "replace_process", lambda self, *arguments: called.append((self.release, arguments))
+        application.Application,
+        "replace_process",
+        lambda self, *arguments, owner=False: called.append((self.release, arguments, owner)),
     )
     cli.main(words)
-    assert called == [(OLD, tuple(command))]
+    assert called == [(OLD, tuple(command), False)]
+    if words[0] == "manage":
+        cli.main(["manage", "--owner", *words[1:]])
+        assert called[1:] == [(OLD, tuple(command), True)]
 
 
 def test_without_a_release_there_is_nothing_to_run(host: Host, capsys: Any) -> None:
@@ -180,7 +193,7 @@ def test_a_command_runs_in_the_applications_environment(
     live: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (settings.configurations / OLD).mkdir(parents=True)
-    (settings.configurations / OLD / "app.env").write_text('SECRET_KEY="s3cret"\n')
+    (settings.configurations / OLD / "app.env").write_text('SECRET_KEY="s3cret"\nDATABASE_URL="application"\n')
     (live.path(OLD) / "release.env").write_text(f'RELEASE_ID="{OLD}"\n')
     steps: list[Any] = []
     monkeypatch.setattr(application.os, "chdir", lambda folder: steps.append(("chdir", folder)))
@@ -190,12 +203,29 @@ def test_a_command_runs_in_the_applications_environment(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("HOME", "/root")
     application.Application(live, OLD).replace_process("manage.py", "shell")
+    (settings.configurations / OLD / "migrate.env").write_text('DATABASE_URL="owner"\n')
+    application.Application(live, OLD).replace_process("manage.py", "shell", owner=True)
+    assert steps.pop()[2]["DATABASE_URL"] == "owner"
+    del steps[4:]
     *before, (program, words, environment) = steps
     assert before == [("chdir", live.path(OLD)), ("umask", 0o027), ("become", "shop")]
     assert words == [program, "manage.py", "shell"]
     assert program == f"{live.path(OLD)}/.venv/bin/python"
-    wanted = {"SECRET_KEY": "s3cret", "RELEASE_ID": OLD, "TERM": "xterm", "HOME": f"{settings.home}/shared"}
+    wanted = {
+        "SECRET_KEY": "s3cret",
+        "DATABASE_URL": "application",
+        "RELEASE_ID": OLD,
+        "TERM": "xterm",
+        "HOME": f"{settings.home}/shared",
+    }
     assert wanted | {"USER": "shop"} == {name: environment[name] for name in (*wanted, "USER")}
+
+
+def test_the_owner_is_refused_on_a_host_without_its_credentials(live: Host, settings: Settings, capsys: Any) -> None:
+    assert cli.main(["manage", "--owner", "dbshell"]) == 1
+    file = settings.configurations / OLD / "migrate.env"
+    error = f"This host has no credentials of the database's owner: {file} is missing. Run site.yml."
+    assert capsys.readouterr().err == f"{error}\n"
 
 
 # --- The program as the role installs it

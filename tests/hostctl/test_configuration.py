@@ -272,6 +272,15 @@ def test_a_rollback_without_all_units_is_refused_before_anything_changes(
     assert (live.current_release(), manager.running) == (NEW, before)
 
 
+def test_names_of_the_current_release_come_first(live: Host, answers: Answers) -> None:
+    configured(live)
+    newer = with_settings(live, domain="10.0.0.9", domains=["10.0.0.9", "a.example.org"])
+    assert deploy(newer) == 0
+    assert newer.domains() == ["10.0.0.9", "a.example.org", "shop.example.org"]
+    newer.switch(OLD)
+    assert newer.domains() == ["shop.example.org", "10.0.0.9", "a.example.org"]
+
+
 # --- Units of systemd
 
 

@@ -22,7 +22,7 @@ def test_unknown_tasks_are_parked_until_a_worker_knows_them(site: Site, broker: 
         assert line in site.output(worker)
         assert not list(site.results.glob(f"*{task}"))
     assert "Traceback" not in site.output(worker)
-    assert site.ask(["parked", "sample"]) == {"tasks": {"sample.later": 5}}
+    assert site.ask(["parked", "sample"]) == {"tasks": {"sample.later": 5}, "others": 0}
     wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
 
     assert site.stop(worker) == 0
@@ -30,14 +30,14 @@ def test_unknown_tasks_are_parked_until_a_worker_knows_them(site: Site, broker: 
     wait_until(lambda: len(site.lines("END")) == 6)
     assert "Requeued 5 parked messages of the task sample.later." in site.output(later)
     assert site.lines("END")[1:] == unknown
-    assert site.ask(["parked", "sample"]) == {"tasks": {}}
+    assert site.ask(["parked", "sample"]) == {"tasks": {}, "others": 0}
 
 
 def test_a_deployment_requeues_what_its_release_knows(site: Site, broker: Broker) -> None:
     worker = site.worker()
     for _ in range(3):
         site.send("sample.later")
-    wait_until(lambda: site.ask(["parked", "sample"]) == {"tasks": {"sample.later": 3}})
+    wait_until(lambda: site.ask(["parked", "sample"]) == {"tasks": {"sample.later": 3}, "others": 0})
     site.stop(worker)
     assert site.ask(["requeue_unacknowledged", "sample"])["known"] == {}
     known = site.ask(["requeue_unacknowledged", "sample"], LATER="1")
@@ -67,7 +67,7 @@ def test_a_long_list_is_read_in_pages(site: Site, broker: Broker, number: int) -
     third = number // 3
     broker.admin.config_set("slowlog-max-len", 10_000)
     broker.admin.config_set("slowlog-log-slower-than", 0)
-    assert site.ask(["parked", "sample"]) == {"tasks": {"sample.gone": third, "sample.later": 2 * third}}
+    assert site.ask(["parked", "sample"]) == {"tasks": {"sample.gone": third, "sample.later": 2 * third}, "others": 0}
     answer = site.ask(["requeue_unacknowledged", "sample"], LATER="1")
     assert answer["known"] == {"sample.later": 2 * third}
     broker.admin.config_set("slowlog-log-slower-than", -1)
@@ -76,7 +76,7 @@ def test_a_long_list_is_read_in_pages(site: Site, broker: Broker, number: int) -
     assert spans
     assert set(spans) == {200}
     assert queued(broker) == sent
-    assert site.ask(["parked", "sample"]) == {"tasks": {"sample.gone": third}}
+    assert site.ask(["parked", "sample"]) == {"tasks": {"sample.gone": third}, "others": 0}
 
 
 def test_concurrent_processes_requeue_each_parked_message_once(site: Site, broker: Broker) -> None:
@@ -102,4 +102,10 @@ def test_messages_parked_before_0_1_0_are_kept(site: Site, broker: Broker) -> No
     site.worker(concurrency=1, LATER="1")
     wait_until(lambda: site.lines("END") == sent)
     assert not broker.admin.exists("celery-set-aside")
-    assert site.ask(["parked", "sample"]) == {"tasks": {"sample.gone": 2}}
+    assert site.ask(["parked", "sample"]) == {"tasks": {"sample.gone": 2}, "others": 0}
+
+
+def test_a_deployment_adopts_what_old_workers_have_parked_meanwhile(site: Site, broker: Broker) -> None:
+    park(site, broker, 6, key="celery-set-aside")
+    assert site.ask(["requeue_unacknowledged", "sample"], LATER="1")["known"] == {"sample.later": 4}
+    assert not broker.admin.exists("celery-set-aside")

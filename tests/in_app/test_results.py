@@ -229,3 +229,16 @@ def test_outcomes_of_the_main_process_are_recorded_later(site: Site, broker: Bro
     before = len(site.lines("START"))
     held = [site.send() for _ in range(2)]
     wait_until(lambda: sorted(site.lines("START")[before:]) == sorted(held))
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_task_that_the_database_cannot_store_runs_once(
+    site: Site, broker: Broker, database: Database, pool: str
+) -> None:
+    """Its ID is too long, which waiting does not change."""
+    worker = site.worker(pool=pool, concurrency=PLACES, **database.variables)
+    sent = [site.send("sample.brief", task_id=f"{number:0300}") for number in range(PLACES)]
+    wait_until(lambda: sorted(site.lines("END")) == sorted(sent))
+    assert "continues: cannot record the start" in site.output(worker)
+    assert_every_place_is_free(site)
+    assert sorted(site.lines("START")[:PLACES]) == sorted(sent)

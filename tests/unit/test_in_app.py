@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hostctl.in_app import broker, compat, consumer, questions
+from hostctl.in_app import broker, compat, consumer, questions, returns
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "hostctl/in_app").glob("*.py"))
@@ -242,3 +242,47 @@ def test_corrected_run_is_written_to_the_database() -> None:
     compat.set_last_run(scheduler, entry, datetime(2026, 1, 1))
     assert entry.last_run_at == entry.model.last_run_at == datetime(2026, 1, 1)
     assert scheduler._dirty == {"a"}
+
+
+# --- Returns -------------------------------------------------------------------------------------------------------
+
+
+def test_returns_are_counted_in_the_message_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    message: dict[str, Any] = {"properties": {}}
+    monkeypatch.setattr(returns.time, "time", lambda: 1_000_000.0)
+    assert [returns.count(message["properties"]), returns.add(message), returns.add(message)] == [0, 1, 2]
+    assert returns.is_last_chance(message["properties"])
+    monkeypatch.setattr(returns.time, "time", lambda: 1_000_000.0 + returns.REMEMBER_SECONDS + 1)
+    assert returns.count(message["properties"]) == 0
+    assert returns.add(message) == 1
+    returns.reset(message)
+    assert message == {"properties": {}}
+
+
+@pytest.mark.parametrize("properties", [None, [], {"hostctl_returns": "x"}, {"hostctl_returns": {}}])
+def test_strange_properties_have_no_returns(properties: Any) -> None:
+    assert returns.count(properties) == 0
+
+
+def test_tasks_with_a_last_chance_run_one_by_one() -> None:
+    requests = [SimpleNamespace(message=SimpleNamespace(delivery_tag=tag)) for tag in "abc"]
+    started: list[str] = []
+    noted: list[str] = []
+    tasks = returns.OneByOne(lambda request: started.append(request.message.delivery_tag), noted.append)
+    for request in requests:
+        tasks.add(request)
+    assert started == noted == ["a"]
+    tasks.ended("other")
+    assert started == ["a"]
+    tasks.ended("a")
+    assert started == noted == ["a", "b"]
+    # The connection is lost; b still runs.
+    tasks.forget(but={"b"})
+    tasks.add(requests[2])
+    assert started == ["a", "b"]
+    tasks.ended("b")
+    assert started == ["a", "b", "c"]
+    # It is lost again, and the task was not begun.
+    tasks.forget(but=())
+    tasks.add(requests[0])
+    assert started == ["a", "b", "c", "a"]

@@ -11,7 +11,7 @@ from probes import wait_for
 from traffic import verdict
 
 AWAY_SECONDS = 10
-SETTLE_SECONDS = 120
+SETTLE_SECONDS = 240
 # Long enough for all of a worker's places to be occupied at the same time.
 HOLD_SECONDS = 8
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -13,7 +14,10 @@ SECONDS = 90
 
 
 @pytest.mark.os("debian13")
-def test_long_task_ends_once(deployments: Deployments, traffic: Traffic, old: str) -> None:
+def test_long_task_ends_once_and_keeps_no_deployment_waiting(
+    deployments: Deployments, traffic: Traffic, old: str
+) -> None:
+    """It is named before the switch. The next deployment begins, and goes live, while it runs."""
     version = deployments.version("long")
     deployments.hold_tasks()
     task = traffic.start_task("ledger.wait")
@@ -22,14 +26,22 @@ def test_long_task_ends_once(deployments: Deployments, traffic: Traffic, old: st
     wait_for(deployments.stopping, 240, "its worker is told to stop", lambda names: "worker-heavy" in names)
     # For the signal to arrive.
     traffic.pause(2)
+    between, watch = deployments.current, deployments.watch("drain")
+    following = deployments.begin(deployments.version("following"))
+    run.wait().succeeded().says(f"worker-heavy@{old} has been running the task ledger.wait ({task.id})")
+    run.says("Another deployment begins. Still finishing their tasks")
+    assert watch.result()["step"] == "drain"
+    assert deployments.current != between
+    assert task.id not in deployments.ledger().ended
     deployments.release_tasks()
-    run.wait().succeeded()
+    following.wait().succeeded()
     counts = r"Tasks of the old workers: [1-9]\d* finished, \d+ \w+(?: \w+)?, 0 lost\. Failed requests \(5xx\): 0\."
-    assert re.search(counts, run.output), run.output
+    assert re.search(counts, following.output), following.output
     wait_for(lambda: task.id in deployments.ledger().ended, SECONDS, "the long task has ended")
     entries = [(entry.event, entry.release) for entry in deployments.ledger().entries if entry.id == task.id]
     assert entries == [("START", old), ("END", old)]
-    deployments.assert_zero_downtime(traffic, [old, deployments.current])
+    assert deployments.running_releases() == {deployments.current}
+    deployments.assert_zero_downtime(traffic, [old, between, deployments.current])
 
 
 @pytest.mark.os("debian12")
@@ -53,4 +65,21 @@ def test_task_unknown_after_a_rollback_is_parked(deployments: Deployments, old: 
         deployments.deploy(newer).succeeded()
     ledger = deployments.assert_no_task_lost(traffic)
     assert {task.id for task in unknown} <= ledger.ended
+    assert deployments.parked() == ""
+
+
+@pytest.mark.os("debian13")
+def test_message_that_kills_its_worker_does_not_stop_a_deployment(deployments: Deployments, traffic: Traffic) -> None:
+    """It is parked after three times; what waits behind it runs."""
+    version = deployments.version("poisoned")
+    killer = traffic.start_task("ledger.kill")
+    behind = [traffic.start_task("ledger.sleep", 0.1) for _ in range(5)]
+    deployments.deploy(version).succeeded()
+    ids = {task.id for task in behind}
+    wait_for(lambda: ids <= deployments.ledger().ended, SECONDS, "the tasks behind it have run")
+    wait_for(deployments.parked, SECONDS, "the message is parked")
+    (parked,) = json.loads(deployments.control("tasks", "parked", "list", "--json").wait().succeeded().output)
+    assert (parked["id"], parked["task"], parked["kind"]) == (killer.id, "ledger.kill", "returned")
+    assert [entry.event for entry in deployments.ledger().entries if entry.id == killer.id] == ["START"] * 3
+    deployments.control("tasks", "parked", "drop", killer.id, "--yes").wait().succeeded().says("Dropped 1 message.")
     assert deployments.parked() == ""

@@ -6,7 +6,7 @@ import pytest
 from deployments import Deployments
 from testinfra.host import Host
 
-# What 7e689fa put on a host under names that are gone: a shell pattern each.
+# What 7e689fa put on a host under names that are gone, and what all releases shared: a shell pattern each.
 OLD_FILES = (
     "/usr/local/sbin/{name}-release",
     "/usr/local/sbin/{name}-manage",
@@ -14,6 +14,10 @@ OLD_FILES = (
     "/usr/local/lib/{name}/*.py",
     "/etc/{name}/release.json",
     "/etc/{name}/release.env",
+    "/etc/{name}/app.env",
+    "/etc/{name}/settings.json",
+    "/etc/systemd/system/{name}-web@.service",
+    "/etc/systemd/system/{name}-worker-*@.service",
     "/usr/lib/sysusers.d/{name}.conf",
     "/usr/lib/tmpfiles.d/{name}.conf",
     "/srv/{name}/rollout*",

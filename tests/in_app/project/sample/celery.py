@@ -1,6 +1,7 @@
 """The Celery application. Its tasks write what happens to them to a file, and wait until a test lets them end."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import compat
 import migrations
 import worker
+from billiard import process as multiprocessing
 from celery import Celery
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "sample.settings")
@@ -64,6 +66,30 @@ def double(number: int) -> int:
 @app.task(name="sample.total")
 def total(numbers: list[int]) -> int:
     return sum(numbers)
+
+
+@app.task(name="sample.noop", bind=True)
+def noop(self: Any, *numbers: int) -> None:
+    write(f"END {self.request.id}")
+
+
+@app.task(name="sample.poison", bind=True)
+def poison(self: Any, how: str) -> None:
+    """End a process."""
+    write(f"START {self.request.id}")
+    if how == "memory":
+        raise MemoryError("too much")
+    if how == "exit":
+        sys.exit(3)
+    is_child = multiprocessing.current_process().name != "MainProcess"
+    process = os.getppid() if how == "main" and is_child else os.getpid()
+    os.kill(process, signal.SIGSEGV if how == "segfault" else signal.SIGKILL)
+    time.sleep(60)
+
+
+@app.task(name="sample.limited", time_limit=2)
+def limited() -> None:
+    time.sleep(60)
 
 
 @app.task(name="sample.tick", ignore_result=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import Any
 
@@ -35,6 +37,13 @@ def wait() -> None:
         time.sleep(0.1)
 
 
+@shared_task(name="ledger.kill", ignore_result=True)
+def kill() -> None:
+    """Kill the main process of the worker, a prefork one."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(LONGEST)
+
+
 @shared_task(name="ledger.effect")
 def effect(key: str, seconds: float = 0.1) -> None:
     """Have an effect once, however often this is called: a row that is written in the same commit decides."""
@@ -66,6 +75,7 @@ def are_an_effect(args: Any) -> bool:
 OFFERED = {
     "ledger.sleep": (sleep, are_seconds),
     "ledger.wait": (wait, lambda args: args == []),
+    "ledger.kill": (kill, lambda args: args == []),
     "ledger.effect": (effect, are_an_effect),
     "ledger.effect_io": (effect_io, are_an_effect),
 }
