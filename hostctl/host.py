@@ -116,6 +116,10 @@ class Host:
         """Return the running units of all other releases."""
         return [unit for unit, of in self.manager.alive().items() if of != release]
 
+    def stopping_units(self) -> set[str]:
+        """Return the units that were told to stop and have not ended yet."""
+        return {state.unit for state in self.manager.states() if state.state == "deactivating"}
+
     def is_web(self, unit: str) -> bool:
         return unit.startswith(f"{self.settings.name}-web@")
 

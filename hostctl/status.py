@@ -61,6 +61,7 @@ def problems(host: Host) -> list[dict[str, str]]:
     release = host.current_release()
     if not release:
         return []
+    host = host.about(release)
     beat = f"{host.settings.name}-beat"
     found = []
     for state in host.manager.states_of(host.units(release) + ([beat] if host.settings.beat else [])):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..host import Host
-from ..settings import BusyError, ReleaseError, Settings
+from ..settings import ReleaseError, Settings
 from .build import check_disk_space
 from .record import Record
 
@@ -35,9 +35,7 @@ def receive(host: Host, options: Namespace, stdin: BinaryIO) -> None:
     Raises BusyError when a deployment is running, ReleaseError when the disk has no room.
     """
     if options.offset is None:
-        record = Record(host.settings)
-        if record.held():
-            raise BusyError(record.holder())
+        Record(host.settings).refuse_second()
         require_space(host, options)
     else:
         append(part_file(host.settings, options), options.offset, stdin)

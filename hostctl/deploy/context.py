@@ -16,6 +16,7 @@ class Context:
     state["was_built"]        the release existed before: its folder is not removed
     state["steps"]            seconds that each completed step took
     state["stopped_consuming"] queues by node of the old workers that were told to stop consuming them
+    state["draining"]         units that were told to stop; another deployment may begin before they have ended
     state["beat_stopped"]     beat belongs to another host now and was stopped here
     """
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -19,6 +21,9 @@ from .record import Record
 from .steps import FINAL
 from .verify import verify
 
+# Seconds that a deployment may take to end when it is taken over: it removes old releases before.
+TAKE_OVER_SECONDS = 60
+
 # Options that concern the archive and the following of a deployment.
 ONLY_HERE = ("--json", "--seconds", "--by", "--key", "--bytes", "--unpacked", "--offset")
 
@@ -30,6 +35,8 @@ def start(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO)
     """
     sends = options.command == "deploy" and str(options.archive) == "-"
     try:
+        if not detach.started_log(host.settings, options.key):
+            take_over(host.settings)
         if options.command == "rollback" and not options.release and not detach.started_log(host.settings, options.key):
             options.release = previous_release(host)
             arguments = [*arguments, options.release]
@@ -44,6 +51,22 @@ def start(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO)
     return detach.show(host.settings, log, 0, options.seconds, options.json)
 
 
+def take_over(settings: Settings) -> None:
+    """Have a deployment that only waits for old processes end now: these finish their tasks without it."""
+    record = Record(settings)
+    state = record.unfinished()
+    if not state.get("draining") or not record.held():
+        return
+    # The state may be that of an earlier, killed deployment.
+    if detach.main_process(settings) != state["pid"]:
+        return
+    with suppress(ProcessLookupError):
+        os.kill(state["pid"], signal.SIGUSR1)
+    deadline = time.monotonic() + TAKE_OVER_SECONDS
+    while (record.held() or detach.unit_is_active(settings)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def running_log(host: Host, options: Namespace) -> Path | None:
     """Return the log of the deployment that this call only follows."""
     return detach.started_log(host.settings, options.key) or waiting_log(host.settings, options)
@@ -51,7 +74,7 @@ def running_log(host: Host, options: Namespace) -> Path | None:
 
 def launch(host: Host, options: Namespace, arguments: list[str], stdin: BinaryIO) -> Path:
     """Store the archive and start the deployment; return its log."""
-    detach.refuse_second(host.settings)
+    Record(host.settings).refuse_second()
     stored = None
     if options.command == "deploy":
         stored = archive.store(host, options, stdin)
@@ -121,7 +144,13 @@ def run_deployment(host: Host, options: Namespace) -> int:
         action=options.command, release=options.release, by=options.by, archive=getattr(options, "archive", None),
         force=options.force, log=options.log,
     )  # fmt: skip
-    return Deployment(host, record, request).run()
+    deployment = Deployment(host, record, request)
+
+    def hand_over(number: int, frame: FrameType | None) -> None:
+        deployment.handed_over = True
+
+    signal.signal(signal.SIGUSR1, hand_over)
+    return deployment.run()
 
 
 def follow(host: Host, options: Namespace) -> int:

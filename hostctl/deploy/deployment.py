@@ -44,6 +44,8 @@ class Deployment(Context):
         self.migrations: dict[str, Any] = {"pending": []}
         self.schema_check: Future[dict[str, Any]] | None = None
         self.sync: subprocess.Popen[bytes] | None = None
+        # Set by a signal while old processes finish: another deployment wants to begin.
+        self.handed_over = False
         # Seconds since 1970, and the workers that messages have ended since then.
         self.began = time.time()
         self.excused: set[str] = set()

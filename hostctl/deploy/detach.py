@@ -12,7 +12,7 @@ from uuid import UUID
 
 from ..settings import BusyError, ReleaseError, Settings, say
 from .barriers import has_reached
-from .record import Record
+from .record import Record, history
 
 KEPT_LOGS = 20
 # Without free memory the kernel kills a program of the deployment first, which then fails and is reverted; the
@@ -34,7 +34,7 @@ def launch(settings: Settings, arguments: list[str], key: UUID) -> Path:
 
     Raises BusyError when a deployment is running, and ReleaseError when the unit cannot be started.
     """
-    refuse_second(settings)
+    Record(settings).refuse_second()
     log = new_log(settings, key)
     properties = ["Type=exec", "KillMode=mixed", "TimeoutStopSec=120", *WITHOUT_MEMORY]
     properties += [f"Standard{stream}=append:{log}" for stream in ("Output", "Error")]
@@ -47,13 +47,6 @@ def launch(settings: Settings, arguments: list[str], key: UUID) -> Path:
             raise BusyError(Record(settings).holder())
         raise ReleaseError(f"The deployment could not be started: {done.stderr.strip()}")
     return log
-
-
-def refuse_second(settings: Settings) -> None:
-    """Raise BusyError when a deployment is running."""
-    record = Record(settings)
-    if record.held():
-        raise BusyError(record.holder())
 
 
 def new_log(settings: Settings, key: UUID) -> Path:
@@ -78,7 +71,8 @@ def follow(settings: Settings, log: Path, offset: int, seconds: float, barrier: 
     while True:
         state, held = record.read(), record.held()
         own = state.get("log") == str(log)
-        ended = (own and "status" in state) or (not held and not unit_is_active(settings))
+        past = {} if own else past_state(settings, log)
+        ended = (own and "status" in state) or bool(past) or (not held and not unit_is_active(settings))
         reached = own and has_reached(state, barrier)
         if ended or reached or time.monotonic() > deadline:
             break
@@ -89,14 +83,26 @@ def follow(settings: Settings, log: Path, offset: int, seconds: float, barrier: 
     if not ended:
         # Only whole lines while more may follow.
         text = text[: text.rfind(b"\n") + 1]
-    state = (record.read() if own else {}) | {"running": not ended, "reached": reached}
+    state = (record.read() if own else past) | {"running": not ended, "reached": reached}
     return text.decode(errors="replace"), offset + len(text), state
+
+
+def past_state(settings: Settings, log: Path) -> dict[str, Any]:
+    """Return the outcome of a deployment that another one has followed; {} when it has none, or was killed."""
+    found = [entry for entry in history(settings) if entry.get("log") == str(log)]
+    return found[-1] if found and not found[-1]["outcome"].startswith("interrupted") else {}
 
 
 def unit_is_active(settings: Settings) -> bool:
     """Return whether the unit runs; it may not hold the lock yet."""
     command = ["systemctl", "is-active", "--quiet", f"{settings.name}-deploy"]
     return subprocess.run(command, check=False).returncode == 0
+
+
+def main_process(settings: Settings) -> int:
+    """Return the process ID of the unit's main process; 0 when it does not run."""
+    command = ["systemctl", "show", "--property=MainPID", "--value", f"{settings.name}-deploy"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=False).stdout or 0)
 
 
 def show(settings: Settings, log: Path, offset: int, seconds: float | None, as_json: bool, barrier: str = "") -> int:

@@ -8,13 +8,17 @@ import time
 from typing import TYPE_CHECKING
 
 from ..host import release_of
-from ..settings import say
+from ..settings import ReleaseError, Worker, say
+from ..status import moment
 from ..upgrade import OLD_REQUEUED, remove_old_files, remove_unlisted_modules
 from . import archive, health
 from .configuration import adopt_earlier, remove_earlier
 
 if TYPE_CHECKING:
     from .deployment import Deployment
+
+# Seconds after which a running task is worth a line.
+LONG_TASK = 10
 
 
 def restart_beat(deployment: Deployment) -> None:
@@ -33,15 +37,19 @@ def drain(deployment: Deployment) -> None:
     units = host.other_units(deployment.release)
     web = [unit for unit in units if host.is_web(unit)]
     workers = [unit for unit in units if unit not in web]
-    empty_queues(deployment, workers)
+    stopping = host.stopping_units()
+    empty_queues(deployment, [unit for unit in workers if unit not in stopping])
     manager.stop(workers, wait=False)
     for unit in web:
         health.wait_until_idle(host.socket(release_of(unit)))
-    manager.stop(web)
-    await_end(deployment, workers)
-    if workers:
+    manager.stop(web, wait=False)
+    # From here on these processes end without this program: another deployment may begin (control.take_over).
+    deployment.record.note(draining=units)
+    await_end(deployment, units)
+    ended = [unit for unit in workers if unit not in manager.alive()]
+    if ended:
         answer = deployment.application.ask("requeue_unacknowledged", deployment.settings.celery_app)
-        count_tasks(deployment, workers, answer["requeued"])
+        count_tasks(deployment, ended, answer["requeued"])
 
 
 def warn_of_memory(deployment: Deployment) -> None:
@@ -52,6 +60,34 @@ def warn_of_memory(deployment: Deployment) -> None:
                 f"{process.unit} has reached its memory limit: the kernel has killed {process.memory_kills} of its "
                 "processes. Raise memory_mb in app_workers or app_web, or lower concurrency."
             )
+
+
+def announce_tasks(deployment: Deployment, units: list[str]) -> None:
+    """Name the tasks that old workers have been running for a while: the drain will wait for them."""
+    nodes = {deployment.host.node(unit): unit for unit in units}
+    try:
+        answer = deployment.application.ask("running", deployment.settings.celery_app, 3, *nodes)
+    except ReleaseError:
+        return  # It is only an announcement.
+    for unit, task in [(nodes[node], task) for node, tasks in sorted(answer.items()) for task in tasks]:
+        seconds, limit = int(time.time() - task["since"]), stop_timeout(deployment, unit)
+        text = (
+            f"{unit} has been running the task {task['name']} ({task['id']}) for {seconds} s, since "
+            f"{moment(int(task['since']))}. After the switch this deployment waits up to {limit} s for it; then "
+            "the worker is killed. Another deployment may begin meanwhile."
+        )
+        if seconds > limit:
+            deployment.warn(text)
+        elif seconds >= LONG_TASK:
+            say(text)
+
+
+def stop_timeout(deployment: Deployment, unit: str) -> int:
+    """Return the seconds that a worker may take to finish the tasks it holds."""
+    name = deployment.host.worker_name(unit)
+    workers = deployment.settings.of(release_of(unit)).workers
+    found = [worker.stop_timeout for worker in workers if worker.name == name]
+    return found[0] if found else Worker.stop_timeout
 
 
 def empty_queues(deployment: Deployment, workers: list[str]) -> None:
@@ -71,11 +107,18 @@ def empty_queues(deployment: Deployment, workers: list[str]) -> None:
 
 
 def await_end(deployment: Deployment, units: list[str]) -> None:
-    """Wait until stopping units have ended."""
-    said = time.monotonic()
+    """Wait until stopping units have ended, or until another deployment takes over."""
+    began = said = time.monotonic()
     while left := sorted(set(units) & set(deployment.manager.alive())):
+        if deployment.handed_over:
+            say(f"Another deployment begins. Still finishing their tasks: {', '.join(left)}.")
+            return
         if time.monotonic() - said > 10:
-            say(f"Waiting for workers to finish their tasks: {', '.join(left)}.")
+            most = max(stop_timeout(deployment, unit) for unit in left) - (time.monotonic() - began)
+            say(
+                f"Waiting for workers to finish their tasks, for up to {max(most, 0):.0f} s: {', '.join(left)}. "
+                "Another deployment may begin."
+            )
             # Repeated: Supervisor restarts a program that had exited just before it was told to stop.
             deployment.manager.stop(left, wait=False)
             said = time.monotonic()

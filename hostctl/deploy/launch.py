@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..application import Application
 from ..host import release_of
 from ..settings import ReleaseError, say
-from . import build, health
+from . import build, drain, health
 from .configuration import keep_connections
 from .context import Context
 from .ended import ended
@@ -41,6 +41,9 @@ def start_workers(deployment: Deployment) -> None:
 
 
 def start_units(deployment: Deployment, units: list[str]) -> None:
+    if stopping := sorted(deployment.host.stopping_units() & set(units)):
+        most = max(drain.stop_timeout(deployment, unit) for unit in stopping)
+        say(f"Still finishing tasks after an earlier deployment, up to {most} s, then started: {', '.join(stopping)}.")
     try:
         deployment.manager.start(units)
     except ReleaseError as error:

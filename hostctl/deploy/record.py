@@ -56,6 +56,11 @@ class Record:
         state = self.read()
         return state if state and "status" not in state else {}
 
+    def refuse_second(self) -> None:
+        """Raise BusyError when a deployment is running, unless it only waits for old processes to end."""
+        if self.held() and not self.unfinished().get("draining"):
+            raise BusyError(self.holder())
+
     def hold(self) -> None:
         """Take the lock for as long as this process lives.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..application import Application
 from ..settings import ReleaseError, say
-from . import health
+from . import drain, health
 from .context import Context
 from .ended import ended
 from .launch import health_problem
@@ -27,8 +27,10 @@ def stop_consuming(deployment: Deployment) -> None:
         deployment.record.note(beat_stopped=True)
         deployment.manager.stop_beat()
         say("Beat stopped: it belongs to another host now.")
-    stopped = {}
-    for unit in deployment.host.other_units(deployment.release):
+    stopped, stopping = {}, deployment.host.stopping_units()
+    # Workers that finish their tasks after an earlier deployment consume nothing, and answer nothing.
+    units = [unit for unit in deployment.host.other_units(deployment.release) if unit not in stopping]
+    for unit in units:
         shared = [queue for queue in deployment.host.queues(unit) if queue in deployment.settings.queues]
         if shared and not deployment.host.is_web(unit):
             stopped[deployment.host.node(unit)] = shared
@@ -41,6 +43,7 @@ def stop_consuming(deployment: Deployment) -> None:
         if deployment.application.ask("consumers", celery, "cancel", ",".join(queues), node)["silent"]:
             deployment.warn(f"Worker {node} did not confirm that it stopped consuming; it is stopped later.")
     say("Old workers stopped consuming.")
+    drain.announce_tasks(deployment, [unit for unit in units if deployment.host.node(unit) in stopped])
 
 
 def resume_consumers(context: Context) -> None:

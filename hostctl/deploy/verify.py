@@ -60,7 +60,9 @@ def start_missing(host: Host) -> list[str]:
 def silent_workers(host: Host) -> dict[str, str]:
     """Ask the workers which queues they consume; return what is wrong, by process."""
     settings, release = host.settings, host.current_release()
-    nodes = {host.node(unit): worker for unit, worker in zip(host.worker_units(release), settings.workers, strict=True)}
+    pairs = zip(host.worker_units(release), settings.workers, strict=True)
+    # The pool solo answers nothing while it runs a task.
+    nodes = {host.node(unit): worker for unit, worker in pairs if worker.pool != "solo"}
     if not nodes:
         return {}
     application = Application(host, release)

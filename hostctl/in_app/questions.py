@@ -6,6 +6,7 @@ periodic CELERY                   enabled periodic tasks without code
 ping CELERY SECONDS WORKER...     workers that do not answer
 consumed CELERY SECONDS {WORKER: [QUEUE, ...]}
                                   queues that workers should consume and do not
+running CELERY SECONDS WORKER...  tasks that workers run, and since when
 consumers CELERY cancel|add QUEUE,... WORKER...
                                   have workers stop consuming queues, or consume them again
 smoke_test CELERY SECONDS RELEASE {WORKER: [QUEUE, ...]} QUEUE...
@@ -149,6 +150,21 @@ def consumed(celery: str, seconds: float, workers: dict[str, list[str]]) -> dict
             answers[node] = [queue["name"] for queue in queues]
     missing = {node: sorted(set(workers[node]) - set(queues)) for node, queues in answers.items()}
     return {"silent": sorted(silent), "missing": {node: queues for node, queues in missing.items() if queues}}
+
+
+def running(celery: str, seconds: float, *workers: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the tasks that workers run, each with its name, ID and start (seconds since the epoch)."""
+    inspect = find_celery(celery).control.inspect(
+        destination=sorted(workers), timeout=float(seconds), limit=len(workers)
+    )
+    return {
+        node: [
+            {"name": task["name"], "id": task["id"], "since": task["time_start"]}
+            for task in tasks
+            if task.get("time_start") and task["name"] != smoke_test.TASK
+        ]
+        for node, tasks in (inspect.active() or {}).items()
+    }
 
 
 def consumers(celery: str, action: str, queues: str, *workers: str) -> dict[str, Any]:
@@ -335,6 +351,7 @@ QUESTIONS = {
     "periodic": periodic,
     "ping": ping,
     "consumed": consumed,
+    "running": running,
     "consumers": consumers,
     "smoke_test": smoke_test_queues,
     "depths": depths,

@@ -94,6 +94,7 @@ class Answers:
             "ping": {"silent": []},
             "consumed": {"silent": [], "missing": {}},
             "consumers": {"silent": []},
+            "running": {},
             "smoke_test": {"silent": [], "other": {}, "busy": []},
             "requeue_unacknowledged": {"requeued": 0},
             "depths": {},

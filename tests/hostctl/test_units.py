@@ -56,6 +56,12 @@ def test_a_request_may_take_as_long_as_the_settings_say() -> None:
     assert '__services_longest_stop: "{{ ([__services_web_stop | int]' in variables
 
 
+@pytest.mark.parametrize("kind", ["web", "worker"])
+def test_a_process_that_was_killed_at_its_end_leaves_no_failed_unit(kind: str) -> None:
+    text = render(f"systemd/{kind}.service.j2", __services_worker=WORKER)
+    assert "\nCollectMode=inactive-or-failed\n" in text[: text.index("[Service]")]
+
+
 @pytest.mark.parametrize("kind", ["web", "worker", "beat"])
 def test_both_managers_start_the_same_commands(kind: str) -> None:
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";",))

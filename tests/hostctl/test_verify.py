@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -14,7 +15,7 @@ from hostctl import cli, status, upgrade
 from hostctl.deploy import health, record, verify
 from hostctl.host import Host
 from hostctl.processes.state import ProcessState
-from hostctl.settings import BusyError, ReleaseError
+from hostctl.settings import BusyError, ReleaseError, Worker
 from tests.hostctl.fakes import OLD, Answers, Manager, failure, make_release, node
 
 WEB, WORKER = f"shop-web@{OLD}", f"shop-worker-default@{OLD}"
@@ -163,6 +164,12 @@ def test_workers_that_are_silent_or_idle_fail_although_pages_answer(
     message = refused(live)
     assert text in message
     assert "`shopctl logs worker-default` shows why" in message
+
+
+def test_a_worker_that_answers_between_its_tasks_only_is_not_asked(live: Host, answers: Answers) -> None:
+    live.settings = dataclasses.replace(live.settings, workers=[Worker("default", ["default"], pool="solo")])
+    assert verify.verify(live) == []
+    assert answers.asked == []
 
 
 def test_an_application_that_cannot_be_asked_fails(live: Host, answers: Answers) -> None:

@@ -109,7 +109,7 @@ def test_beat_follows_a_clock_that_goes_a_day_forward_and_back(
 
     def wait_for_ticks() -> None:
         number = site.depth("ticks")
-        wait_until(lambda: site.depth("ticks") >= number + 3, 30)
+        wait_until(lambda: site.depth("ticks") >= number + 3)
 
     def corrections(process: subprocess.Popen) -> int:
         return site.output(process).count("The clock was set back by about 86")

@@ -59,6 +59,20 @@ def test_smoke_test_behind_a_long_task_finds_the_queue_busy(site: Site, broker: 
 
 
 @pytest.mark.core
+def test_workers_say_what_they_consume_and_run(site: Site, broker: Broker) -> None:
+    site.worker(queues="default,other")
+    node, sent, began = f"one.r1@{HOST}", site.send(), time.time()
+    wait_until(lambda: site.lines("START") == [sent])
+    expected = {node: ["default", "other", "ticks"], "two.r1@nowhere": ["default"]}
+    consumed, running = site.ask(["consumed", "sample", 3, expected], ["running", "sample", 10, node])
+    assert consumed == {"silent": ["two.r1@nowhere"], "missing": {node: ["ticks"]}}
+    [task] = running[node]
+    assert (task["name"], task["id"]) == ("sample.hold", sent)
+    assert began - 1 < task["since"] < time.time() + 1
+    site.gate.touch()
+
+
+@pytest.mark.core
 def test_worker_stops_consuming_and_resumes(site: Site, broker: Broker) -> None:
     node = f"one.r1@{HOST}"
     worker = site.worker(queues="default,other")

@@ -50,6 +50,23 @@ def novelty() -> None:
 OFFERED["ledger.novelty"] = (novelty, lambda args: args == [])
 """
 A_MODULE = "a_module_that_is_not_there"
+DIES = """
+
+import os
+import sys
+import threading
+import time
+
+
+def die_when_told() -> None:
+    while not os.path.exists(os.path.join(MEDIA_ROOT, "die")):
+        time.sleep(0.2)
+    os._exit(3)
+
+
+if "gunicorn" in sys.argv[0] or "worker" in sys.argv:
+    threading.Thread(target=die_when_told, daemon=True).start()
+"""
 
 
 def append(file: Path, text: str) -> None:
@@ -117,6 +134,11 @@ def health(answer: str) -> Callable[[Path], None]:
     return change
 
 
+def dies_when_told(folder: Path) -> None:
+    """End every web and worker process, again and again, while the file `die` is in the folder of uploads."""
+    append(folder / "core/settings.py", DIES)
+
+
 CHANGES: dict[str, Callable[[Path], None]] = {
     "new-task": new_task,
     "style": style,
@@ -125,6 +147,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "import-error-in-worker": import_error_in_worker,
     "missing-dependency": missing_dependency,
     "failing-migration": failing_migration,
+    "dies-when-told": dies_when_told,
     "health-500": health("500"),
     "health-hangs": health("hangs"),
     "health-names-another": health("names another"),

@@ -61,4 +61,5 @@ def test_running_report_was_finished_and_recorded_before_the_shutdown(
     names = "', '".join(report.strip("/").split("/")[-1] for report in before["reports"])
     sql = f"SELECT extract(epoch FROM date_done) FROM django_celery_results_taskresult WHERE task_id IN ('{names}')"
     done = sorted(float(line) for line in query(host, app, sql).split())
-    assert before["at"] < done[0] < booted < done[-1]
+    # The time of the boot is only known to a second or two; no worker takes a task sooner after it.
+    assert before["at"] < done[0] < booted + 2 < done[-1]

@@ -14,7 +14,10 @@ SECONDS = 90
 
 
 @pytest.mark.os("debian13")
-def test_long_task_ends_once(deployments: Deployments, traffic: Traffic, old: str) -> None:
+def test_long_task_ends_once_and_keeps_no_deployment_waiting(
+    deployments: Deployments, traffic: Traffic, old: str
+) -> None:
+    """It is named before the switch. The next deployment begins, and goes live, while it runs."""
     version = deployments.version("long")
     deployments.hold_tasks()
     task = traffic.start_task("ledger.wait")
@@ -23,14 +26,22 @@ def test_long_task_ends_once(deployments: Deployments, traffic: Traffic, old: st
     wait_for(deployments.stopping, 240, "its worker is told to stop", lambda names: "worker-heavy" in names)
     # For the signal to arrive.
     traffic.pause(2)
+    between, watch = deployments.current, deployments.watch("drain")
+    following = deployments.begin(deployments.version("following"))
+    run.wait().succeeded().says(f"worker-heavy@{old} has been running the task ledger.wait ({task.id})")
+    run.says("Another deployment begins. Still finishing their tasks")
+    assert watch.result()["step"] == "drain"
+    assert deployments.current != between
+    assert task.id not in deployments.ledger().ended
     deployments.release_tasks()
-    run.wait().succeeded()
+    following.wait().succeeded()
     counts = r"Tasks of the old workers: [1-9]\d* finished, \d+ \w+(?: \w+)?, 0 lost\. Failed requests \(5xx\): 0\."
-    assert re.search(counts, run.output), run.output
+    assert re.search(counts, following.output), following.output
     wait_for(lambda: task.id in deployments.ledger().ended, SECONDS, "the long task has ended")
     entries = [(entry.event, entry.release) for entry in deployments.ledger().entries if entry.id == task.id]
     assert entries == [("START", old), ("END", old)]
-    deployments.assert_zero_downtime(traffic, [old, deployments.current])
+    assert deployments.running_releases() == {deployments.current}
+    deployments.assert_zero_downtime(traffic, [old, between, deployments.current])
 
 
 @pytest.mark.os("debian12")

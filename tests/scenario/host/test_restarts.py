@@ -23,7 +23,8 @@ SERVICES = (
     "NAME-beat.service",
     "NAME-flower.service",
 )
-SECONDS = 30
+# Twelve services start at once, maybe on a busy machine.
+SECONDS = 60
 # Longer than the 2 s until a restart.
 PAUSE = 4
 
