@@ -416,13 +416,13 @@ class Certificate:
         """
         folder, names = self.folder / "kept", self.names(self.chain)
         wanted: dict[Path, tuple[str, int]] = {}
-        for name in map(canonical, self.module.params["keep"]):
+        for name in self.module.params["keep"]:
             chain, key = folder / f"{name}.pem", folder / f"{name}.key"
-            if covers(names, name):
+            if covers(names, canonical(name)):
                 pair = (self.chain, self.key)
             else:
                 pair = (chain, key)
-                if before and covers(names_before, name):
+                if before and covers(names_before, canonical(name)):
                     texts = before
                 elif chain.exists() and key.exists():
                     texts = chain.read_text(), key.read_text()

@@ -58,6 +58,12 @@ def test_a_name_that_the_new_certificate_lacks_keeps_the_old_one(tmp_path: Path)
     assert shown(tmp_path, "old.example") == "DNS:old.example, IP Address:10.0.0.1"
 
 
+def test_the_file_has_the_name_as_the_web_server_includes_it(tmp_path: Path) -> None:
+    provide(tmp_path, "Old.Example")
+    provide(tmp_path, "new.example", keep=("Old.Example",))
+    assert shown(tmp_path, "Old.Example") == "DNS:old.example"
+
+
 def test_a_name_that_the_certificate_has_uses_it(tmp_path: Path) -> None:
     provide(tmp_path, "a.example", "www.a.example")
     provide(tmp_path, "a.example", "www.a.example", keep=("www.a.example",))
