@@ -176,6 +176,14 @@ def test_limits_of_time() -> None:
     assert "return 503;" in long[1]
 
 
+def test_a_path_without_its_slash_is_left_to_the_application() -> None:
+    """Without a location of its own, nginx would redirect /export to /export/."""
+    found = re.findall(r"location (.*/export.*) {", render(nginx_long_requests={"/export/": 600, "/export2": 600}))
+    assert found == ["/export/", "/export2", "= /export"]
+    both = render(nginx_long_requests={"/export/": 600, "/export": 700})
+    assert re.findall(r"location (.*/export.*) {", both) == ["/export/", "/export"]
+
+
 def test_schemes_that_gunicorn_compares_are_set_or_dropped() -> None:
     """gunicorn answers 400 when one of its secure_scheme_headers contradicts another."""
     sent = dict(re.findall(r"proxy_set_header (\S+) (.+);", render()))
