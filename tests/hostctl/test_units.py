@@ -139,6 +139,8 @@ def test_a_process_is_restarted_without_a_limit(name: str) -> None:
     assert {"Restart=always", "RestartSec=2", "StartLimitIntervalSec=0"} < set(text.splitlines())
     program = render("supervisor/_process.j2").splitlines()
     assert {"autorestart=true", "startsecs=0"} < set(program)
+    supervisord = render("supervisor/supervisor.service.conf.j2", __services_longest_stop=360)
+    assert {"Restart=always", "RestartSec=2", "StartLimitIntervalSec=0"} < set(supervisord.splitlines())
 
 
 @pytest.mark.parametrize("name", ["web", "worker", "beat"])
