@@ -121,6 +121,8 @@ class Settings:
             values = json.loads((self.configuration(release) / RELEASE_FILE).read_text()) if release else {}
         except FileNotFoundError:
             return self
+        # An earlier version recorded the first name only.
+        values = {"domains": []} | values if values else values
         values |= {name: values[old] for old, name in EARLIER_NAMES.items() if old in values}
         return replace(self, **with_workers({name: values[name] for name in OF_RELEASE if name in values}))
 

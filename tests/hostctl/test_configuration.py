@@ -371,7 +371,8 @@ def test_a_release_of_an_earlier_version_runs_with_its_files(earlier: Host, mana
     assert Processes(earlier.settings).missing(OLD) == []
     assert Application(earlier, OLD).environment()["SETTING"] == "earlier"
     assert Application(earlier, OLD).folder == earlier.path(OLD) / "src"
-    assert earlier.domains() == ["shop.example.org", "www.example.org"]
+    names = ["shop.example.org", "www.example.org"]
+    assert earlier.domains() == with_settings(earlier, domains=["new.example.org"]).domains() == names
     answers.override["smoke_test"] = failure("smoke test")
     assert deploy(earlier) == 1
     assert manager.running == before
