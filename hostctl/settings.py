@@ -77,7 +77,7 @@ class Settings:
     bake: int = 3
     keep_releases: int = 5
     dump_before_migrate: bool = True
-    # How long requests and tasks may wait behind a migration before it is aborted; 0: for ever.
+    # How long requests and tasks may wait behind a migration before it is aborted; 0 is no limit.
     migration_block_seconds: int = 5
     # Commands of the application: before_migrate, before_switch, after_switch.
     hooks: dict[str, list[str]] = field(default_factory=dict)

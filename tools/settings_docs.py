@@ -100,7 +100,8 @@ def read_blocks(text: str) -> Iterator[Block]:
 def type_name(option: dict[str, Any]) -> str:
     """Return an option's type in words; its choices, where it has some."""
     if option.get("choices"):
-        return " or ".join(f"`{choice}`" for choice in option["choices"])
+        choices = " or ".join(f"`{choice}`" for choice in option["choices"])
+        return f"list of {choices}" if option["type"] == "list" else choices
     if option["type"] == "list":
         elements = {"str": "texts", "dict": "dictionaries", "int": "integers"}
         return f"list of {elements.get(option.get('elements', 'str'), 'values')}"
