@@ -16,10 +16,10 @@ from __future__ import annotations
 import logging
 import mmap
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial, wraps
@@ -102,11 +102,8 @@ class Run:
         return min(now + OUTCOME_SECONDS, self.began + hard - LIMIT_SECONDS if hard else now + OUTCOME_SECONDS)
 
 
-class Here(threading.local):
-    run: Run | None = None
-
-
-here = Here()
+# What this child, thread or greenlet runs. A threading.local from before gevent's patch would be one for all greenlets.
+current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 
 
 # --- The result backend --------------------------------------------------------------------------------------------
@@ -125,11 +122,11 @@ def guarded(method: Callable[..., Any], stage_of: Callable[..., Stage | None]) -
 
     @wraps(method)
     def call(backend: Any, *args: Any, **options: Any) -> Any:
-        stage = stage_of(*args, **options)
-        if not stage or (here.run and here.run.is_recording):
+        stage, run = stage_of(*args, **options), current_run.get()
+        if not stage or (run and run.is_recording):
             return method(backend, *args, **options)
         record = partial(method, backend, *args, **options)
-        return record_in_pool(here.run, stage, record) if here.run else record_in_main_process(stage, record)
+        return record_in_pool(run, stage, record) if run else record_in_main_process(stage, record)
 
     return call
 
@@ -146,7 +143,7 @@ def stage_of_query(*_args: Any, **_options: Any) -> Stage | None:
     """Return the stage of a question about a task's state: Celery asks it before it runs a redelivered task."""
     from celery import current_task
 
-    return Stage.QUERY if here.run and not current_task else None
+    return Stage.QUERY if current_run.get() and not current_task else None
 
 
 def record_in_pool(run: Run, stage: Stage, record: Callable[[], Any]) -> Any:
@@ -273,9 +270,10 @@ def run_task(target: Callable[..., Any], name: str, task_id: str, request: dict[
     from celery import current_app
     from celery.exceptions import Reject
 
-    here.run = Run(current_app.tasks[name], task_id, request)
+    run = Run(current_app.tasks[name], task_id, request)
+    token = current_run.set(run)
     try:
-        await_backend(here.run)
+        await_backend(run)
         return target(name, task_id, request, *args)
     except NotRecorded as error:
         logger.error("%s", error)
@@ -284,7 +282,7 @@ def run_task(target: Callable[..., Any], name: str, task_id: str, request: dict[
         except Reject:
             return 1, ExceptionInfo(internal=True), 0.0
     finally:
-        here.run = None
+        current_run.reset(token)
 
 
 def await_backend(run: Run) -> None:

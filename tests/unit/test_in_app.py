@@ -12,9 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import greenlet
 import pytest
 
-from hostctl.in_app import broker, compat, consumer, questions, returns
+from hostctl.in_app import broker, compat, consumer, questions, requeue, results, returns
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "hostctl/in_app").glob("*.py"))
@@ -42,6 +43,25 @@ def test_nothing_is_imported_before_gevent_can_patch() -> None:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
                 packages = {name.partition(".")[0] for name in names}
                 assert not packages & {"celery", "kombu", "billiard", "django", "redis"}, module.name
+
+
+def test_tasks_of_greenlets_do_not_share_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """results.py is imported before gevent replaces threading.local."""
+    app = SimpleNamespace(tasks={"shop.wait": SimpleNamespace(backend=None)})
+    monkeypatch.setitem(sys.modules, "celery", SimpleNamespace(current_app=app))
+    monkeypatch.setitem(sys.modules, "celery.exceptions", SimpleNamespace(Reject=Exception))
+    monkeypatch.setitem(sys.modules, "billiard.einfo", SimpleNamespace(ExceptionInfo=None))
+    loop = greenlet.getcurrent()
+
+    def wait(name: str, task_id: str, request: dict[str, Any]) -> str:
+        loop.switch()
+        return results.current_run.get().task_id
+
+    tasks = {task_id: greenlet.greenlet(results.run_task) for task_id in ("first", "second")}
+    for task_id, task in tasks.items():
+        task.switch(wait, "shop.wait", task_id, {})
+    assert results.current_run.get() is None
+    assert {task_id: task.switch() for task_id, task in tasks.items()} == {"first": "first", "second": "second"}
 
 
 def test_queues_that_no_worker_consumes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
