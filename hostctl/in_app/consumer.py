@@ -269,7 +269,7 @@ def consumer_class(app: Any, summary: Path) -> type:
                 if (tag := request.message.delivery_tag) in mine:
                     with channel.conn_or_acquire() as client:
                         client.transaction(requeue.requeue_one(channel, *keys, tag), keys[0])
-                        stays = client.hexists(keys[0], tag)  # No queue is bound to its exchange.
+                        stays = client.hget(keys[0], tag) is not None  # No queue is bound to its exchange.
                     if not stays:
                         entry.cancel()
                         channel.qos.ack(tag)

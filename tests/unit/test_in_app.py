@@ -15,7 +15,7 @@ from typing import Any
 import greenlet
 import pytest
 
-from hostctl.in_app import broker, compat, consumer, questions, requeue, results, returns
+from hostctl.in_app import broker, compat, consumer, questions, results, returns
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "hostctl/in_app").glob("*.py"))
@@ -43,6 +43,23 @@ def test_nothing_is_imported_before_gevent_can_patch() -> None:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
                 packages = {name.partition(".")[0] for name in names}
                 assert not packages & {"celery", "kombu", "billiard", "django", "redis"}, module.name
+
+
+# Redis commands to which kombu adds the transport option global_keyprefix, in every tested version.
+PREFIXED = {
+    "delete", "hdel", "hget", "hlen", "hset", "llen", "lpush", "rpush", "sadd", "set", "smembers", "srem", "zrem"
+}  # fmt: skip
+WITHOUT_KEY = {"multi", "transaction", "scan_iter", "sendto"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_keys_have_the_prefix_where_kombu_does_not_add_it(module: Path) -> None:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        if ast.unparse(node.func.value) in ("client", "pipe") and node.func.attr not in PREFIXED | WITHOUT_KEY:
+            keys = [ast.unparse(argument) for argument in node.args]
+            assert "full_name(" in keys[0], f"{module.name}:{node.lineno}: {ast.unparse(node)}"
 
 
 def test_tasks_of_greenlets_do_not_share_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
