@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial, wraps
-from typing import Any
+from typing import Any, ClassVar
 
 # Seconds to wait for the result backend before a task; at most a tenth of the task's time limit, which runs meanwhile.
 START_SECONDS = 30
@@ -70,6 +70,10 @@ class OutcomeNotRecordedError(Exception):
 class Run:
     """A task that is run by this child, thread or greenlet of the pool."""
 
+    # Does the pool enforce the time limits of messages and tasks, and those of the settings?
+    has_limits: ClassVar[bool] = True
+    has_default_limits: ClassVar[bool] = False
+
     task: Any
     task_id: str
     request: dict[str, Any]
@@ -88,11 +92,22 @@ class Run:
     def is_redelivered(self) -> bool:
         return bool((self.request.get("delivery_info") or {}).get("redelivered"))
 
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """Return the hard and the soft time limit, of the message, the task, or the settings; None without one."""
+        if not self.has_limits:
+            return None, None
+        hard, soft = self.request.get("timelimit") or (None, None)
+        hard, soft = hard or self.task.time_limit, soft or self.task.soft_time_limit
+        if self.has_default_limits:
+            settings = self.task.app.conf
+            hard, soft = hard or settings.task_time_limit, soft or settings.task_soft_time_limit
+        return hard, soft
+
     def deadline(self, stage: Stage) -> float:
         """Return when waiting ends, of time.monotonic()."""
         now = time.monotonic()
-        hard, soft = self.request.get("timelimit") or (None, None)
-        hard, soft = hard or self.task.time_limit, soft or self.task.soft_time_limit
+        hard, soft = self.limits
         if stage is Stage.QUERY and self.ignores_result:
             return now
         if stage in (Stage.QUERY, Stage.START):
@@ -234,12 +249,14 @@ def reset_connections() -> None:
 
 def guard_pool(pool: Any) -> None:
     """Have a pool run tasks by `run_task`, and tell the worker about every end of a task."""
-    from celery.concurrency.prefork import TaskPool
+    from celery.concurrency import prefork, solo, thread
 
+    is_prefork = isinstance(pool, prefork.TaskPool)
+    Run.has_limits, Run.has_default_limits = not isinstance(pool, solo.TaskPool | thread.TaskPool), is_prefork
     apply_async = pool.apply_async
 
     def apply(target: Callable[..., Any], args: Any = (), kwargs: Any = None, **options: Any) -> Any:
-        if not isinstance(pool, TaskPool):
+        if not is_prefork:
             options["callback"] = report(options["callback"], options["error_callback"])
             return apply_async(run_task_here, (target, *args), kwargs, **options)
         return apply_async(run_task, (target, *args), kwargs, **options)

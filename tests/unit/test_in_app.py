@@ -62,6 +62,32 @@ def test_keys_have_the_prefix_where_kombu_does_not_add_it(module: Path) -> None:
             assert "full_name(" in keys[0], f"{module.name}:{node.lineno}: {ast.unparse(node)}"
 
 
+@pytest.mark.parametrize(
+    ("message", "of_task", "of_settings", "start", "outcome"),
+    [
+        (None, None, None, 30, 300),
+        (None, None, 60, 6, 55),
+        (None, 100, 60, 10, 95),
+        ([40, None], 100, 60, 4, 35),
+        ([3600, None], 100, 60, 30, 300),
+    ],
+)
+def test_a_wait_for_the_result_backend_ends_before_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch, message: Any, of_task: Any, of_settings: Any, start: float, outcome: float
+) -> None:
+    settings = SimpleNamespace(task_time_limit=of_settings, task_soft_time_limit=None)
+    task = SimpleNamespace(app=SimpleNamespace(conf=settings), time_limit=of_task, soft_time_limit=None)
+    monkeypatch.setattr(results.time, "monotonic", lambda: 0)
+    monkeypatch.setattr(results.Run, "has_default_limits", True)
+    run = results.Run(task, "1", {"timelimit": message}, began=0)
+    stages = results.Stage.START, results.Stage.OUTCOME
+    assert [run.deadline(stage) for stage in stages] == [start, outcome]
+    monkeypatch.setattr(results.Run, "has_default_limits", False)
+    assert run.limits[0] == (message or [of_task])[0]
+    monkeypatch.setattr(results.Run, "has_limits", False)
+    assert [run.deadline(stage) for stage in stages] == [30, 300]
+
+
 def test_tasks_of_greenlets_do_not_share_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """results.py is imported before gevent replaces threading.local."""
     app = SimpleNamespace(tasks={"shop.wait": SimpleNamespace(backend=None)})
