@@ -258,12 +258,12 @@ class Database:
             names = ", ".join(left) if len(left) <= 10 else f"{len(left)} migrations"
             self.say(f"Migrating: {names or 'signal handlers'}.")
             began = time.monotonic()
-            watch = Watch(self, session, lambda: plan.is_reverted(self.first_left(portion)))
+            watch = Watch(self, session, lambda: plan.is_reverted(first_left(session, portion)))
             try:
                 with watch:
                     manage("migrate", *target, "--noinput", environment=environment, stop=watch.abort)
             except ReleaseError as error:
-                done = self.applied()
+                done = applied(self)
                 left = [name for name in portion if name not in done]
                 if watch.aborted:
                     raise ReleaseError(plan.failure(left, done, watch.aborted, "")) from None
@@ -275,18 +275,6 @@ class Database:
             else:
                 self.say(f"Applied in {time.monotonic() - began:.1f} s.")
                 return
-
-    def first_left(self, portion: list[str]) -> str:
-        """Return the first migration that is not applied, which is the one that runs; "" after the last one."""
-        done = self.applied()
-        return next((name for name in portion if name not in done), "")
-
-    def applied(self) -> set[str]:
-        """Return the migrations that the database records as applied."""
-        [table] = self.ask("SELECT to_regclass('django_migrations') IS NOT NULL AS here")
-        if not table["here"]:
-            return set()
-        return {row["name"] for row in self.ask("SELECT app || '.' || name AS name FROM django_migrations")}
 
 
 @dataclass(frozen=True)
@@ -479,6 +467,23 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
+
+
+def first_left(session: Session, portion: list[str]) -> str:
+    """Return the first migration that is not applied, which is the one that runs; "" after the last one."""
+    done = applied(session)
+    return next((name for name in portion if name not in done), "")
+
+
+def applied(database: Database | Session) -> set[str]:
+    """Return the migrations that the database records as applied.
+
+    While a migration runs, ask over the session that is open: those who wait behind it may occupy all connections.
+    """
+    [table] = database.ask("SELECT to_regclass('django_migrations') IS NOT NULL AS here")
+    if not table["here"]:
+        return set()
+    return {row["name"] for row in database.ask("SELECT app || '.' || name AS name FROM django_migrations")}
 
 
 def sessions(one: dict[str, Any]) -> str:

@@ -76,7 +76,9 @@ class Host:
         order = dict.fromkeys([*built[:1], *(release for release in built if release == previous), *built])
         used = {self.current_release(), *self.manager.alive().values()}
         keep = used | set(list(order)[: self.settings.keep_releases])
-        removed = [path.name for path in self.settings.releases.iterdir() if path.name not in keep]
+        # A configuration without its release was left by a kill, and holds credentials.
+        places = [place for place in (self.settings.releases, self.settings.configurations) if place.exists()]
+        removed = sorted({path.name for place in places for path in place.iterdir()} - keep)
         for release in removed:
             self.remove(release)
         return removed

@@ -188,10 +188,10 @@ def make_folder(path: Path, mode: int, user: str, group: str) -> None:
     path.chmod(mode)
 
 
-def start_sync(folder: Path) -> subprocess.Popen[bytes] | None:
-    """Start to write a folder's file system to disk; None when that fails."""
+def start_sync(*folders: Path) -> subprocess.Popen[bytes] | None:
+    """Start to write the file systems of folders to disk; None when that fails."""
     try:
-        return subprocess.Popen([SYNC, "--file-system", str(folder)], stdin=subprocess.DEVNULL)
+        return subprocess.Popen([SYNC, "--file-system", *map(str, folders)], stdin=subprocess.DEVNULL)
     except OSError:
         return None
 

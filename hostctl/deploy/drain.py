@@ -46,10 +46,10 @@ def drain(deployment: Deployment) -> None:
     # From here on these processes end without this program: another deployment may begin (control.take_over).
     deployment.record.note(draining=units)
     await_end(deployment, units)
-    ended = [unit for unit in workers if unit not in manager.alive()]
-    if ended:
+    if workers:
+        # Also without one that has ended: they may have parked tasks that this release knows.
         answer = deployment.application.ask("requeue_unacknowledged", deployment.settings.celery_app)
-        count_tasks(deployment, ended, answer["requeued"])
+        count_tasks(deployment, [unit for unit in workers if unit not in manager.alive()], answer["requeued"])
 
 
 def warn_of_memory(deployment: Deployment) -> None:

@@ -70,7 +70,8 @@ def check(deployment: Deployment) -> None:
     if not deployment.state["was_built"]:
         write_facts(deployment, found)
     # Also for a release that was built before: a killed run may not have got this far.
-    deployment.sync = build.start_sync(deployment.host.path(deployment.release))
+    release = deployment.release
+    deployment.sync = build.start_sync(deployment.host.path(release), settings.configuration(release))
     say("Application checks passed, static files collected.")
 
 

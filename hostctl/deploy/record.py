@@ -84,8 +84,9 @@ class Record:
         os.close(self.handle)
 
     def holder(self) -> str:
-        state = self.read()
+        state = self.unfinished()
         if not state:
+            # It has just begun, or `verify` starts what does not run.
             return "Another deployment is running. Wait until it has ended, then run again."
         seconds = int(time.time() - state["began"])
         name = self.settings.name

@@ -12,6 +12,8 @@ from .record import Record
 
 # Seconds that workers, and pages on a busy host, may take to answer.
 ANSWER_SECONDS = 20
+# Seconds for loading the application that asks the workers.
+LOAD_SECONDS = 100
 
 
 def verify(host: Host) -> list[str]:
@@ -23,11 +25,12 @@ def verify(host: Host) -> list[str]:
         raise ReleaseError("No release is live: deploy one first.")
     host = host.about(host.current_release())
     started = start_missing(host)
-    deadline = time.monotonic() + (host.settings.health_check_timeout if started else ANSWER_SECONDS)
+    seconds = host.settings.health_check_timeout if started else ANSWER_SECONDS
+    deadline = time.monotonic() + seconds
     while (found := problems(host)) and time.monotonic() < deadline:
         time.sleep(0.5)
     lines = {one["process"]: one["text"] for one in found}
-    lines |= {process: text for process, text in silent_workers(host).items() if process not in lines}
+    lines |= {process: text for process, text in silent_workers(host, seconds).items() if process not in lines}
     if lines:
         raise ReleaseError("\n".join([*started, explain(host, lines)]))
     return started
@@ -57,8 +60,8 @@ def start_missing(host: Host) -> list[str]:
     return lines
 
 
-def silent_workers(host: Host) -> dict[str, str]:
-    """Ask the workers which queues they consume; return what is wrong, by process."""
+def silent_workers(host: Host, seconds: float) -> dict[str, str]:
+    """Ask the workers which queues they consume, for up to `seconds`; return what is wrong, by process."""
     settings, release = host.settings, host.current_release()
     pairs = zip(host.worker_units(release), settings.workers, strict=True)
     # The pool solo answers nothing while it runs a task.
@@ -68,12 +71,12 @@ def silent_workers(host: Host) -> dict[str, str]:
     application = Application(host, release)
     try:
         queues = {node: worker.queues for node, worker in nodes.items()}
-        answer = application.ask("consumed", settings.celery_app, ANSWER_SECONDS, queues)
+        answer = application.ask("consumed", settings.celery_app, seconds, queues, seconds=seconds + LOAD_SECONDS)
     except ReleaseError as error:
         return {"worker": str(error)}
     finally:
         application.close()
-    found = dict.fromkeys(answer["silent"], f"no answer within {ANSWER_SECONDS} s")
+    found = dict.fromkeys(answer["silent"], f"no answer within {seconds} s")
     found |= {node: f"does not consume {', '.join(queues)}" for node, queues in answer["missing"].items()}
     return {f"worker-{nodes[node].name}": text for node, text in sorted(found.items())}
 

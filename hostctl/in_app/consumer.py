@@ -111,6 +111,7 @@ def consumer_class(app: Any, summary: Path) -> type:
 
         def connect(self) -> Any:
             """Connect, and requeue first what Redis has refused; while it refuses anything, nothing more is taken."""
+            connection = None
             try:
                 connection = super().connect()
                 if count := requeue.requeue_refused(connection.default_channel, self.refused):
@@ -118,6 +119,10 @@ def consumer_class(app: Any, summary: Path) -> type:
             except (*self.connection_errors, *self.channel_errors) as error:
                 if not self.refused:
                     raise
+                if connection:
+                    # Celery does not know it yet: after hours, no file descriptor would be left.
+                    with suppress(Exception):
+                        connection.close()
                 time.sleep(broker.RECONNECT_SECONDS)
                 raise ConnectionError(f"Redis refuses to take {len(self.refused)} messages back: {error}") from error
             return connection
@@ -269,7 +274,7 @@ def consumer_class(app: Any, summary: Path) -> type:
                 if (tag := request.message.delivery_tag) in mine:
                     with channel.conn_or_acquire() as client:
                         client.transaction(requeue.requeue_one(channel, *keys, tag), keys[0])
-                        stays = client.hexists(keys[0], tag)  # No queue is bound to its exchange.
+                        stays = client.hget(keys[0], tag) is not None  # No queue is bound to its exchange.
                     if not stays:
                         entry.cancel()
                         channel.qos.ack(tag)

@@ -61,7 +61,7 @@ def requeue_of_dead_worker(channel: Any, node: str) -> int:
         was_told = client.hget(state, "stopping")
         alone = (client.hget(state, "alone") or b"").decode()
         # Oldest first, each behind the others.
-        for tag in reversed([tag.decode() for tag in client.zrevrangebyscore(index, "+inf", 0)]):
+        for tag in tags_of(channel, client, index):
             move = return_one(channel, unacked, index, tag, counts=not was_told, is_alone=tag == alone)
             was_requeued, was_counted = client.transaction(move, unacked, value_from_callable=True)
             requeued += was_requeued
@@ -124,12 +124,17 @@ def requeue_unacknowledged(channel: Any, node: str, *, before: float | str = "+i
     unacked, index = options["unacked_key"], options["unacked_index_key"]
     with channel.conn_or_acquire() as client:
         # Newest first, each to the front of its queue: the oldest is then the next to run.
-        tags = [tag.decode() for tag in client.zrevrangebyscore(index, before, 0)]
         return sum(
             client.transaction(requeue_one(channel, unacked, index, tag), unacked, value_from_callable=True)
-            for tag in tags
+            for tag in reversed(tags_of(channel, client, index, before))
             if tag not in keep
         )
+
+
+def tags_of(channel: Any, client: Any, index: str, before: float | str = "+inf") -> list[str]:
+    """Return the delivery tags of a slot, oldest first."""
+    # kombu adds global_keyprefix to ZREVRANGEBYSCORE up to version 5.6 only, and to this command never.
+    return [tag.decode() for tag in client.zrangebyscore(parking.full_name(channel, index), 0, before)]
 
 
 def requeue_one(channel: Any, unacked: str, index: str, tag: str) -> Callable[[Any], bool]:
@@ -157,7 +162,8 @@ def requeue_refused(channel: Any, refused: list[list[Any]]) -> int:
         tag = entry[0]["properties"]["delivery_tag"]
 
         def move(pipe: Any, entry: list[Any] = entry, tag: str = tag) -> None:
-            is_in_slot = pipe.hexists(channel.unacked_key, tag)  # Only the answer was lost.
+            # Not HEXISTS: kombu does not add global_keyprefix to it.
+            is_in_slot = pipe.hget(channel.unacked_key, tag) is not None  # Only the answer was lost.
             pipe.multi()
             if not is_in_slot:
                 compat.restore_message(channel, *entry, pipe)

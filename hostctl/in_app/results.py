@@ -16,14 +16,14 @@ from __future__ import annotations
 import logging
 import mmap
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial, wraps
-from typing import Any
+from typing import Any, ClassVar
 
 # Seconds to wait for the result backend before a task; at most a tenth of the task's time limit, which runs meanwhile.
 START_SECONDS = 30
@@ -70,6 +70,10 @@ class OutcomeNotRecordedError(Exception):
 class Run:
     """A task that is run by this child, thread or greenlet of the pool."""
 
+    # Does the pool enforce the time limits of messages and tasks, and those of the settings?
+    has_limits: ClassVar[bool] = True
+    has_default_limits: ClassVar[bool] = False
+
     task: Any
     task_id: str
     request: dict[str, Any]
@@ -88,11 +92,22 @@ class Run:
     def is_redelivered(self) -> bool:
         return bool((self.request.get("delivery_info") or {}).get("redelivered"))
 
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """Return the hard and the soft time limit, of the message, the task, or the settings; None without one."""
+        if not self.has_limits:
+            return None, None
+        hard, soft = self.request.get("timelimit") or (None, None)
+        hard, soft = hard or self.task.time_limit, soft or self.task.soft_time_limit
+        if self.has_default_limits:
+            settings = self.task.app.conf
+            hard, soft = hard or settings.task_time_limit, soft or settings.task_soft_time_limit
+        return hard, soft
+
     def deadline(self, stage: Stage) -> float:
         """Return when waiting ends, of time.monotonic()."""
         now = time.monotonic()
-        hard, soft = self.request.get("timelimit") or (None, None)
-        hard, soft = hard or self.task.time_limit, soft or self.task.soft_time_limit
+        hard, soft = self.limits
         if stage is Stage.QUERY and self.ignores_result:
             return now
         if stage in (Stage.QUERY, Stage.START):
@@ -102,11 +117,8 @@ class Run:
         return min(now + OUTCOME_SECONDS, self.began + hard - LIMIT_SECONDS if hard else now + OUTCOME_SECONDS)
 
 
-class Here(threading.local):
-    run: Run | None = None
-
-
-here = Here()
+# What this child, thread or greenlet runs. A threading.local from before gevent's patch would be one for all greenlets.
+current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
 
 
 # --- The result backend --------------------------------------------------------------------------------------------
@@ -125,11 +137,11 @@ def guarded(method: Callable[..., Any], stage_of: Callable[..., Stage | None]) -
 
     @wraps(method)
     def call(backend: Any, *args: Any, **options: Any) -> Any:
-        stage = stage_of(*args, **options)
-        if not stage or (here.run and here.run.is_recording):
+        stage, run = stage_of(*args, **options), current_run.get()
+        if not stage or (run and run.is_recording):
             return method(backend, *args, **options)
         record = partial(method, backend, *args, **options)
-        return record_in_pool(here.run, stage, record) if here.run else record_in_main_process(stage, record)
+        return record_in_pool(run, stage, record) if run else record_in_main_process(stage, record)
 
     return call
 
@@ -146,7 +158,7 @@ def stage_of_query(*_args: Any, **_options: Any) -> Stage | None:
     """Return the stage of a question about a task's state: Celery asks it before it runs a redelivered task."""
     from celery import current_task
 
-    return Stage.QUERY if here.run and not current_task else None
+    return Stage.QUERY if current_run.get() and not current_task else None
 
 
 def record_in_pool(run: Run, stage: Stage, record: Callable[[], Any]) -> Any:
@@ -237,12 +249,14 @@ def reset_connections() -> None:
 
 def guard_pool(pool: Any) -> None:
     """Have a pool run tasks by `run_task`, and tell the worker about every end of a task."""
-    from celery.concurrency.prefork import TaskPool
+    from celery.concurrency import prefork, solo, thread
 
+    is_prefork = isinstance(pool, prefork.TaskPool)
+    Run.has_limits, Run.has_default_limits = not isinstance(pool, solo.TaskPool | thread.TaskPool), is_prefork
     apply_async = pool.apply_async
 
     def apply(target: Callable[..., Any], args: Any = (), kwargs: Any = None, **options: Any) -> Any:
-        if not isinstance(pool, TaskPool):
+        if not is_prefork:
             options["callback"] = report(options["callback"], options["error_callback"])
             return apply_async(run_task_here, (target, *args), kwargs, **options)
         return apply_async(run_task, (target, *args), kwargs, **options)
@@ -273,9 +287,10 @@ def run_task(target: Callable[..., Any], name: str, task_id: str, request: dict[
     from celery import current_app
     from celery.exceptions import Reject
 
-    here.run = Run(current_app.tasks[name], task_id, request)
+    run = Run(current_app.tasks[name], task_id, request)
+    token = current_run.set(run)
     try:
-        await_backend(here.run)
+        await_backend(run)
         return target(name, task_id, request, *args)
     except NotRecorded as error:
         logger.error("%s", error)
@@ -284,7 +299,7 @@ def run_task(target: Callable[..., Any], name: str, task_id: str, request: dict[
         except Reject:
             return 1, ExceptionInfo(internal=True), 0.0
     finally:
-        here.run = None
+        current_run.reset(token)
 
 
 def await_backend(run: Run) -> None:

@@ -118,11 +118,11 @@ def test_a_release_is_on_disk_before_the_switch(
     live: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any,
     script: str, warned: bool, was_built: bool,
 ) -> None:  # fmt: skip
-    """A sync that fails or hangs only warns."""
+    """With its configuration, which may be on another disk. A sync that fails or hangs only warns."""
     program, seen = tmp_path / "sync", tmp_path / "seen"
     monkeypatch.setattr(build, "SYNC", str(program))
     monkeypatch.setattr(build, "SYNC_SECONDS", 0.5 if "exec" in script else 60)
-    now = f'echo "$2 $(basename "$(readlink {live.settings.current})")" >{seen}'
+    now = f'echo "$2 $3 $(basename "$(readlink {live.settings.current})")" >{seen}'
     program.write_text(f"#!/bin/sh\n{script if warned else f'{script}; {now}'}\n")
     program.chmod(0o755)
     if was_built:
@@ -130,7 +130,7 @@ def test_a_release_is_on_disk_before_the_switch(
     assert deploy(live) == 0
     assert live.current_release() == NEW
     assert ("may not be on disk yet" in capsys.readouterr().out) is warned
-    assert warned or seen.read_text() == f"{live.path(NEW)} {OLD}\n"
+    assert warned or seen.read_text() == f"{live.path(NEW)} {live.settings.configurations / NEW} {OLD}\n"
 
 
 @pytest.mark.parametrize("text", ["", "\0" * 40, '{"id": '], ids=["empty", "zeros", "cut"])

@@ -70,6 +70,7 @@ def test_a_deployment_that_waits_for_a_task_makes_way_for_the_next(
     assert f"Another deployment begins. Still finishing their tasks: {WORKER}." in capsys.readouterr().out
     entry = record.history(live.settings)[-1]
     assert (entry["release"], entry["outcome"], entry["tasks"]["lost"]) == (NEW, "succeeded", 0)
+    assert ("requeue_unacknowledged", "core") in answers.asked, "what the old worker has parked meanwhile"
     # Its release stays, and it is not counted as killed.
     assert live.path(OLD).exists()
     assert entry["tasks"] == {"finished": 0, "requeued": 0, "lost": 0}

@@ -35,6 +35,15 @@ def test_old_releases_are_removed_but_not_the_current_one(settings: Settings, ho
     assert {path.name for path in settings.releases.iterdir()} == {"newest-4", "newer-3", "oldest-1"}
 
 
+def test_configurations_without_a_release_are_removed(settings: Settings, host: Host) -> None:
+    make_release(host, "newest-4")
+    host.switch("newest-4")
+    for name in ("newest-4", "newest-4.new", "removed-1"):
+        (settings.configurations / name).mkdir(parents=True)
+    assert host.prune() == ["newest-4.new", "removed-1"]
+    assert {path.name for path in settings.configurations.iterdir()} == {"newest-4"}
+
+
 def test_a_release_with_a_running_process_stays(settings: Settings, host: Host, manager: Manager) -> None:
     for age, release in enumerate(("newest-4", "newer-3", "draining-2")):
         make_release(host, release, age=age * 60)

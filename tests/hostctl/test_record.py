@@ -25,6 +25,16 @@ def test_a_second_deployment_is_refused_with_facts_about_the_first(settings: Set
     second.hold()
 
 
+def test_a_deployment_that_has_ended_is_not_named_as_the_holder(settings: Settings) -> None:
+    """The lock may be that of one that has not begun, or of `verify`."""
+    first, second = record.Record(settings), record.Record(settings)
+    first.hold()
+    first.begin("deploy", "abcd-1", "anna@laptop")
+    first.end(0, "succeeded")
+    with pytest.raises(BusyError, match=r"^Another deployment is running\. Wait until it has ended, then run again\.$"):
+        second.hold()
+
+
 def test_the_lock_ends_with_its_process(settings: Settings) -> None:
     path = settings.home / "lock"
     lock = f"file = open({str(path)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True)"

@@ -115,6 +115,15 @@ def test_what_does_not_run_is_started(live: Host, manager: Manager, answers: Ans
     assert verify.verify(live) == []
 
 
+def test_workers_that_were_started_have_the_time_of_a_deployment_to_answer(
+    live: Host, manager: Manager, answers: Answers
+) -> None:
+    manager.stop([WORKER])
+    verify.verify(live)
+    seconds = live.settings.health_check_timeout
+    assert ("consumed", "core", seconds, {node(OLD): ["default"]}) in answers.asked
+
+
 def test_beat_is_started(live: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager, "beat_runs", lambda: bool(manager.beat))
     assert verify.verify(live) == ["Started, since they did not run: beat."]

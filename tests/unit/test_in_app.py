@@ -12,9 +12,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import greenlet
 import pytest
 
-from hostctl.in_app import broker, compat, consumer, questions, returns
+from hostctl.in_app import broker, compat, consumer, questions, results, returns
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "hostctl/in_app").glob("*.py"))
@@ -42,6 +43,68 @@ def test_nothing_is_imported_before_gevent_can_patch() -> None:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
                 packages = {name.partition(".")[0] for name in names}
                 assert not packages & {"celery", "kombu", "billiard", "django", "redis"}, module.name
+
+
+# Redis commands to which kombu adds the transport option global_keyprefix, in every tested version.
+PREFIXED = {
+    "delete", "hdel", "hget", "hlen", "hset", "llen", "lpush", "rpush", "sadd", "set", "smembers", "srem", "zrem"
+}  # fmt: skip
+WITHOUT_KEY = {"multi", "transaction", "scan_iter", "sendto"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_keys_have_the_prefix_where_kombu_does_not_add_it(module: Path) -> None:
+    for node in ast.walk(ast.parse(module.read_text())):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        if ast.unparse(node.func.value) in ("client", "pipe") and node.func.attr not in PREFIXED | WITHOUT_KEY:
+            keys = [ast.unparse(argument) for argument in node.args]
+            assert "full_name(" in keys[0], f"{module.name}:{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize(
+    ("message", "of_task", "of_settings", "start", "outcome"),
+    [
+        (None, None, None, 30, 300),
+        (None, None, 60, 6, 55),
+        (None, 100, 60, 10, 95),
+        ([40, None], 100, 60, 4, 35),
+        ([3600, None], 100, 60, 30, 300),
+    ],
+)
+def test_a_wait_for_the_result_backend_ends_before_the_time_limit(
+    monkeypatch: pytest.MonkeyPatch, message: Any, of_task: Any, of_settings: Any, start: float, outcome: float
+) -> None:
+    settings = SimpleNamespace(task_time_limit=of_settings, task_soft_time_limit=None)
+    task = SimpleNamespace(app=SimpleNamespace(conf=settings), time_limit=of_task, soft_time_limit=None)
+    monkeypatch.setattr(results.time, "monotonic", lambda: 0)
+    monkeypatch.setattr(results.Run, "has_default_limits", True)
+    run = results.Run(task, "1", {"timelimit": message}, began=0)
+    stages = results.Stage.START, results.Stage.OUTCOME
+    assert [run.deadline(stage) for stage in stages] == [start, outcome]
+    monkeypatch.setattr(results.Run, "has_default_limits", False)
+    assert run.limits[0] == (message or [of_task])[0]
+    monkeypatch.setattr(results.Run, "has_limits", False)
+    assert [run.deadline(stage) for stage in stages] == [30, 300]
+
+
+def test_tasks_of_greenlets_do_not_share_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """results.py is imported before gevent replaces threading.local."""
+    app = SimpleNamespace(tasks={"shop.wait": SimpleNamespace(backend=None)})
+    monkeypatch.setitem(sys.modules, "celery", SimpleNamespace(current_app=app))
+    monkeypatch.setitem(sys.modules, "celery.exceptions", SimpleNamespace(Reject=Exception))
+    monkeypatch.setitem(sys.modules, "billiard.einfo", SimpleNamespace(ExceptionInfo=None))
+    loop = greenlet.getcurrent()
+
+    def wait(name: str, task_id: str, request: dict[str, Any]) -> str:
+        loop.switch()
+        return results.current_run.get().task_id
+
+    tasks = {task_id: greenlet.greenlet(results.run_task) for task_id in ("first", "second")}
+    for task_id, task in tasks.items():
+        task.switch(wait, "shop.wait", task_id, {})
+    assert results.current_run.get() is None
+    assert {task_id: task.switch() for task_id, task in tasks.items()} == {"first": "first", "second": "second"}
 
 
 def test_queues_that_no_worker_consumes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
