@@ -74,7 +74,7 @@ def problem(findings: list[dict[str, str]], take_over: list[str], host: str) -> 
     refused = [finding for finding in findings if finding["name"] not in take_over]
     if not refused:
         return ""
-    lines = [f"Nothing was changed: {host} is in use by others ({len(refused)})."]
+    lines = [f"No service was changed: {host} is in use by others ({len(refused)})."]
     lines += [f"  {finding['name'] or 'remove first'}: {finding['text']}" for finding in refused]
     names = {finding["name"] for finding in findings if finding["name"]}
     if names - set(take_over):

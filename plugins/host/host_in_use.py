@@ -271,7 +271,8 @@ class Host:
         )
 
     def supervisor(self) -> Iterator[Finding]:
-        files = [path for path in self.paths("/etc/supervisor/conf.d/*.conf") if not path.name.startswith(self.name)]
+        ours = re.compile(re.escape(self.name) + r"[-@.]")
+        files = [path for path in self.paths("/etc/supervisor/conf.d/*.conf") if not ours.match(path.name)]
         marks = self.paths(f"/etc/systemd/system/supervisor.service.d/{self.name}-supervisor.conf")
         if files and not marks:
             yield (
@@ -367,7 +368,11 @@ class Host:
         for line in run("ufw", "show", "added").splitlines():
             if not line.startswith("ufw ") or (rule := line.removeprefix("ufw ")) in self.rules:
                 continue
-            match = re.match(r"(?:allow|limit) (?:in )?'?([^/']+?)'?(?:/tcp)?(?: comment .*)?$", rule)
+            match = re.match(
+                r"(?:allow|limit) (?:in )?(?:on \S+ )?(?:to any port )?'?([^/' ]+(?: [A-Za-z]+)?)'?"
+                r"(?:/tcp| proto tcp)?(?: comment .*)?$",
+                rule,
+            )
             opened = match[1].lower() if match else ""
             numbers = [int(word) for word in opened.split(",") if word.isdigit()]
             if opened not in profiles and not (numbers and set(numbers) <= ports):

@@ -107,7 +107,10 @@ def test_a_bare_host_is_accepted(files: Files, tmp_path_factory: pytest.TempPath
 
 @pytest.mark.parametrize(
     "rules",
-    ["", "ufw allow 22/tcp", "ufw limit OpenSSH", "ufw allow 80,443/tcp\nufw allow 'Nginx Full'", "ufw allow ssh"],
+    [
+        *("", "ufw allow 22/tcp", "ufw limit OpenSSH", "ufw allow 80,443/tcp\nufw allow 'Nginx Full'", "ufw allow ssh"),
+        *("ufw limit to any port 22 proto tcp", "ufw allow in on eth0 to any port 22 proto tcp comment 'ours'"),
+    ],
 )
 def test_unmodified_packages_are_accepted(files: Files, rules: str) -> None:
     """As in a provider's image, also with a firewall that only lets SSH and the site pass."""
@@ -155,6 +158,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str, str]] = {
         "/etc/supervisor/conf.d/blog",
     ),
     "ufw": ({}, {"ufw": "Added:\nufw allow 22/tcp\nufw allow 8080/tcp\n"}, "firewall", "removed: allow 8080/tcp."),
+    "supervisor, a longer name": ({"/etc/supervisor/conf.d/shopping.conf": ""}, {}, "supervisor", "conf.d/shopping"),
     "ufw range": ({}, {"ufw": "Added:\nufw allow from 10.0.0.7 to any port 22\n"}, "firewall", "allow from 10.0.0.7"),
     "iptables": ({}, {"iptables-save": "-A INPUT -p tcp --dport 25 -j DROP\n"}, "firewall", "--dport 25 -j DROP"),
     "nftables": ({}, {"nft": "table inet filter\n"}, "firewall", "table inet filter"),
@@ -277,7 +281,7 @@ def test_default_servers_of_others(files: Files, text: str, ports: list[int]) ->
 def test_the_refusal_says_what_to_write() -> None:
     findings = [{"name": "nginx", "text": "a"}, {"name": "redis", "text": "b"}, {"name": "", "text": "c"}]
     text = action.problem(findings, [], "server1")
-    assert text.startswith("Nothing was changed: server1 is in use by others (3).\n  nginx: a\n")
+    assert text.startswith("No service was changed: server1 is in use by others (3).\n  nginx: a\n")
     assert "  remove first: c\n" in text
     assert "app_take_over: [nginx, redis]" in text
     accepted = action.problem(findings, ["nginx", "redis"], "server1")
