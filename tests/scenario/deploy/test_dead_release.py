@@ -8,7 +8,11 @@ from probes import wait_for
 
 
 @pytest.mark.os("debian12")
-def test_release_that_dies_is_reported_and_rolled_back(deployments: Deployments, old: str) -> None:
+@pytest.mark.usefixtures("old")
+def test_release_that_dies_is_reported_and_rolled_back(deployments: Deployments) -> None:
+    # With every migration that the database has, so that it can be rolled back to.
+    deployments.deploy(deployments.version("healthy")).succeeded()
+    healthy = deployments.current
     version = deployments.version("mortal", "dies-when-told")
     deployments.deploy(version).succeeded()
     dead, status = deployments.current, f"{deployments.app.name}ctl status"
@@ -29,6 +33,6 @@ def test_release_that_dies_is_reported_and_rolled_back(deployments: Deployments,
         deployments.rollback().succeeded()
     finally:
         deployments.host.check_output(f"rm -f {deployments.media}/die")
-    assert deployments.current == old
+    assert deployments.current == healthy
     assert deployments.host.run(status).rc == 0
-    assert deployments.running_releases() == {old}
+    assert deployments.running_releases() == {healthy}
