@@ -10,6 +10,8 @@ from deployments import Deployments
 from probes import wait_for
 from traffic import Traffic
 
+from hostctl.deploy.drain import LONG_TASK
+
 SECONDS = 90
 
 
@@ -20,20 +22,26 @@ def test_long_task_ends_once_and_keeps_no_deployment_waiting(
     """It is named before the switch. The next deployment begins, and goes live, while it runs."""
     version = deployments.version("long")
     deployments.hold_tasks()
-    task = traffic.start_task("ledger.wait")
-    wait_for(lambda: task.id in {entry.id for entry in deployments.ledger().of("START")}, 15, "the task has started")
-    run = deployments.begin(version)
-    wait_for(deployments.stopping, 240, "its worker is told to stop", lambda names: "worker-heavy" in names)
-    # For the signal to arrive.
-    traffic.pause(2)
-    between, watch = deployments.current, deployments.watch("drain")
-    following = deployments.begin(deployments.version("following"))
-    run.wait().succeeded().says(f"worker-heavy@{old} has been running the task ledger.wait ({task.id})")
-    run.says("Another deployment begins. Still finishing their tasks")
-    assert watch.result()["step"] == "drain"
-    assert deployments.current != between
-    assert task.id not in deployments.ledger().ended
-    deployments.release_tasks()
+    try:
+        task = traffic.start_task("ledger.wait")
+        wait_for(
+            lambda: task.id in {entry.id for entry in deployments.ledger().of("START")}, 15, "the task has started"
+        )
+        # Until it counts as long.
+        traffic.pause(LONG_TASK)
+        run = deployments.begin(version)
+        wait_for(deployments.stopping, 240, "its worker is told to stop", lambda names: "worker-heavy" in names)
+        # For the signal to arrive.
+        traffic.pause(2)
+        between, watch = deployments.current, deployments.watch("drain")
+        following = deployments.begin(deployments.version("following"))
+        run.wait().succeeded().says(f"worker-heavy@{old} has been running the task ledger.wait ({task.id})")
+        run.says("Another deployment begins. Still finishing their tasks")
+        assert watch.result()["step"] == "drain"
+        assert deployments.current != between
+        assert task.id not in deployments.ledger().ended
+    finally:
+        deployments.release_tasks()
     following.wait().succeeded()
     counts = r"Tasks of the old workers: [1-9]\d* finished, \d+ \w+(?: \w+)?, 0 lost\. Failed requests \(5xx\): 0\."
     assert re.search(counts, following.output), following.output
