@@ -67,6 +67,7 @@ def test_a_long_list_is_read_in_pages(site: Site, broker: Broker, number: int) -
     third = number // 3
     broker.admin.config_set("slowlog-max-len", 10_000)
     broker.admin.config_set("slowlog-log-slower-than", 0)
+    broker.admin.slowlog_reset()
     assert site.ask(["parked", "sample"]) == {"tasks": {"sample.gone": third, "sample.later": 2 * third}, "others": 0}
     answer = site.ask(["requeue_unacknowledged", "sample"], LATER="1")
     assert answer["known"] == {"sample.later": 2 * third}

@@ -15,7 +15,7 @@ def test_installed_versions_are_supported(site: Site, broker: Broker) -> None:
 
 
 def test_a_missing_private_name_is_reported_and_workers_run_without(site: Site, broker: Broker) -> None:
-    site.change("compat", '"_do_restore_message", ', '"_do_restore_message", "_gone", ')
+    site.change("compat", '"_get_message_priority", ', '"_get_message_priority", "_gone", ')
     [warning] = site.ask(CHECK, **VARIABLES)["warnings"]
     assert warning.startswith("Celery lacks kombu.transport.redis:Channel._gone: workers run as plain `celery worker`")
     site.worker()
@@ -56,7 +56,7 @@ def test_plain_worker_with_an_unsupported_version(site: Site, broker: Broker) ->
         {"default": 0},
         nothing_silent,
         {"requeued": 0, "known": {}},
-        {"tasks": {}},
+        {"tasks": {}, "others": 0},
     ]
     sent = site.send()
     wait_until(lambda: site.lines("START") == [sent])
