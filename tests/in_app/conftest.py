@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parent / "project"
 HOST = socket.gethostname()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 240) -> Any:
     """Return the condition's first true value; raises AssertionError when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
