@@ -112,7 +112,7 @@ def test_a_task_that_kills_its_worker_is_parked_after_three_times(site: Site, br
         # Both have returned twice by then, and run one after the other from now on.
         if site.lines("START").count(poison) == 2:
             site.gate.touch()
-        return {*good, beside} <= set(site.lines("END"))
+        return broker.admin.llen("celery-parked") == 1 and {*good, beside} <= set(site.lines("END"))
 
     workers = keep_alive(site, met, pool=pool)
     assert site.lines("START").count(poison) == 3
