@@ -33,15 +33,15 @@ PLAIN = {
 REMOVE = """
 set -eu
 name={name}
-systemctl stop "$name-*.service" "$name-*.timer" 2>/dev/null || systemctl stop "$name-*.service"
+systemctl stop "$name-*.service"
 systemctl reset-failed "$name-*"
 find "/srv/$name" -mindepth 1 -maxdepth 1 ! -name shared -exec rm -rf {{}} +
 find "/srv/$name/shared" -mindepth 2 -delete
 rm -rf "/etc/$name/releases" /var/backups/"$name"/*
 cd /
 runuser -u postgres -- dropdb --if-exists --force "$name"
-for server in broker cache; do
-    url=$(. "/etc/$name/next/app.env" && [ $server = broker ] && echo "$CELERY_BROKER_URL" || echo "$CACHE_URL")
+. "/etc/$name/next/app.env"
+for url in "$CELERY_BROKER_URL" "$CACHE_URL"; do
     redis-cli --no-auth-warning -u "$url" flushdb
 done
 """
