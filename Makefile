@@ -42,7 +42,7 @@ releases: .venv ## Who deployed what, when, and the outcome; INVENTORY=inventory
 	@ansible-playbook -i $(INVENTORY) playbooks/releases.yml
 
 .PHONY: check
-check: .venv ## Lint and unit tests, for every commit (two minutes)
+check: .venv ## Lint and unit tests, for every commit (about two and a half minutes)
 	@$(PYTHON) tests/run.py lint unit
 
 .PHONY: test
