@@ -35,14 +35,47 @@ demo: ## A throwaway server on this machine, provisioned; OS=debian12, PORT=8443
 demo-destroy: ## Remove the demo: its server, SSH configuration, inventory and secrets
 	@$(PYTHON) tools/demo.py destroy
 
-INVENTORY ?= inventory/demo.yml
+# Answers for `make init`; it asks for those that are missing. They go through the environment, so no shell reads them.
+# Variables of the calling shell do not count: NAME and ENV may stand for something else there.
+given = $(if $(filter command line,$(origin $(1))),$($(1)))
+environment := $(or $(call given,ENV),production)
+init: export INIT_PROJECT := $(call given,PROJECT)
+init: export INIT_ENV := $(environment)
+init: export INIT_DOMAIN := $(call given,DOMAIN)
+init: export INIT_SERVER := $(call given,SERVER)
+init: export INIT_NAME := $(call given,NAME)
+init: export INIT_REF := $(call given,REF)
+init: export INIT_SETTINGS := $(call given,SETTINGS)
+init: export INIT_WSGI := $(call given,WSGI)
+init: export INIT_CELERY := $(call given,CELERY)
+
+.PHONY: init
+init: .venv ## Inspect your project, write inventory/ENV.yml and group_vars/ENV/app.yml; PROJECT=folder-or-git-url, ENV=production
+	@.venv/bin/python tools/init.py
+
+.PHONY: inspect
+inspect: .venv ## What was found in the project, and what it needs; ENV=production
+	@test -e inventory/$(environment).yml || \
+		{ echo "There is no inventory/$(environment).yml. Type: make init PROJECT=folder-or-git-url ENV=$(environment)"; exit 1; }
+	@ANSIBLE_DISPLAY_OK_HOSTS=false ansible-playbook -i inventory/$(environment).yml playbooks/inspect.yml
+
+INVENTORY ?= inventory/$(or $(call given,ENV),demo).yml
 
 .PHONY: releases
-releases: .venv ## Who deployed what, when, and the outcome; INVENTORY=inventory/production.yml
+releases: .venv ## Who deployed what, when, and the outcome; ENV=production
 	@ansible-playbook -i $(INVENTORY) playbooks/releases.yml
 
+.PHONY: doctor
+doctor: .venv ## Is every host well, and what to type where one is not; ENV=production
+	@$(if $(call given,ENV)$(call given,INVENTORY),,echo "Asks the hosts of $(INVENTORY). Others: make doctor ENV=production";) \
+		ansible-playbook -i $(INVENTORY) playbooks/doctor.yml
+
+.PHONY: logs
+logs: .venv ## Logs of every host in the order of time; ENV=production, PROCESS=worker-heavy, LINES=100, FOLLOW=1
+	@.venv/bin/python tools/logs.py -i $(INVENTORY) -n $(or $(call given,LINES),100) $(if $(call given,FOLLOW),-f) $(call given,PROCESS)
+
 .PHONY: check
-check: .venv ## Lint and unit tests, for every commit (about two and a half minutes)
+check: .venv ## Lint and unit tests, for every commit (about two minutes on two cores)
 	@$(PYTHON) tests/run.py lint unit
 
 .PHONY: test

@@ -8,6 +8,8 @@ release  seconds from playbooks/deploy.yml with changed code to the first page w
 rollback seconds from playbooks/rollback.yml to the first page of the previous release
 latency  the 99th percentile of requests during a deployment against that before it
 far      release and again, with 30 ms to the host's SSH port and back
+backup   seconds, CPU seconds and peak memory of a copy of the log, a base backup, a drill and a restore of a database
+         with BACKUP_MB (200) MB of rows, on the host alone, and the size of the repository
 memory   MiB of memory that all processes of the host use (PSS), idle, and at most during a deployment
 
 Each figure is a median; what is compared runs alternately on one machine. RUNS=1 makes it quicker and rougher.
@@ -52,6 +54,8 @@ FAR_PORT = 2233
 
 # Idle memory is measured some time after the last work: unused connections are closed after a minute.
 SETTLE_SECONDS = 120
+# For so long, the mean counts: what a timer runs every minute, or every 15 s, has its part in it.
+MEAN_SECONDS = 120
 # A line for each process: its control group, which systemd names after the service, and its share of memory in KiB.
 # Logins by SSH are this measurement's own and Ansible's, as is the process that reads this.
 PSS = """
@@ -192,10 +196,15 @@ def memory() -> None:
     provisioned()
     say(f"Letting the host rest for {SETTLE_SECONDS} s ...")
     time.sleep(SETTLE_SECONDS)
-    used = [services() for _ in range(RUNS)]
-    say(", ".join(f"{name} {mib:.0f}" for name, mib in sorted(used[0].items(), key=lambda item: -item[1])) + " MiB")
-    everything = statistics.median(sum(each.values()) for each in used)
-    debians = statistics.median(sum(each.get(name, 0) for name in DEBIANS_OWN) for each in used)
+    used, end = [], time.monotonic() + MEAN_SECONDS
+    while time.monotonic() < end:
+        used.append(services())
+        time.sleep(0.2)
+    names = {name for each in used for name in each}
+    mean = {name: statistics.mean(each.get(name, 0) for each in used) for name in names}
+    say(", ".join(f"{name} {mib:.1f}" for name, mib in sorted(mean.items(), key=lambda item: -item[1])) + " MiB")
+    everything = sum(mean.values())
+    debians = sum(mean.get(name, 0) for name in DEBIANS_OWN)
     # Another value in the environment is another release.
     release = json.dumps({"app_environment": {"BENCH": str(time.time())}})
     samples = []
@@ -329,6 +338,44 @@ def far() -> None:
         INVENTORY.write_text(inventory_text(PORTS, ca_files()))
 
 
+# --- backups
+
+
+# Runs a command; prints its seconds, its CPU seconds and the largest memory of one of its processes, in MiB.
+USED = """
+import json, resource, subprocess, sys, time
+began = time.monotonic()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([time.monotonic() - began, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+BACKUP_MB = int(os.environ.get("BACKUP_MB", "200"))
+
+
+def used_by(words: str) -> list[float]:
+    return json.loads(ssh(f"python3 - {words}", USED.encode()))
+
+
+def backup() -> None:
+    provisioned()
+    rows = "CREATE TABLE IF NOT EXISTS bench AS SELECT md5(n::text) || md5((-n)::text) AS text FROM generate_series"
+    ssh(f'cd / && runuser -u postgres -- psql -q shop -c "{rows}(1, {BACKUP_MB} * 10000) AS n"')
+    ssh("shopctl backup --full")
+    commands = {
+        "copy of the log": "shopctl backup ship",
+        "full backup": "shopctl backup --full",
+        "daily backup": "shopctl backup",
+        "drill": "shopctl backup drill",
+        "restore": "shopctl backup restore --yes",
+    }
+    for name, words in commands.items():
+        took = [used_by(words) for _ in range(RUNS)]
+        seconds, cpu, mib = (statistics.median(one[index] for one in took) for index in range(3))
+        say(f"backup   {name}: {seconds:.1f} s, {cpu:.1f} s of CPU, at most {mib:.0f} MiB in one process")
+    sizes = ssh("du -sm /var/lib/pgbackrest /var/lib/postgresql/*/main | cut -f1").split()
+    say(f"backup   the repository has {sizes[0]} MB, the database {sizes[1]} MB")
+
+
 def main() -> None:
     figures = {
         "fresh": fresh,
@@ -337,6 +384,7 @@ def main() -> None:
         "rollback": rollback,
         "latency": latency,
         "far": far,
+        "backup": backup,
         "memory": memory,
     }
     chosen = sys.argv[1:] or list(figures)

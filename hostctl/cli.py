@@ -11,12 +11,20 @@
                          the disk (called by Ansible)
     follow               the output of the running deployment, or of the last one
     cancel               stop the running deployment; it reverts
-    logs [PROCESS]       logs of web, worker, worker-NAME, beat or flower; of all without PROCESS
+    logs [PROCESS]       logs of web, worker, worker-NAME, process-NAME, cron-NAME, beat or flower; of all
+                         without PROCESS
     manage [--owner] ARGS...
-                         manage.py of the current release, as the application; with --owner, as the database's owner
+                         manage.py of the current release (or django-admin, where it has none), as the application; with
+                         --owner, as the database's owner
     celery ARGS...       celery -A APP ARGS of the current release, as the application
     tasks parked list    messages that no worker runs: they cannot be read, or ended a process three times
     tasks parked show ID | requeue ID|--all | drop ID|--all
+    import-database FILE restore a dump of another server in place of the database, under the right owner; --return NAME
+                         returns to the database that an import has kept
+    doctor               is this host well, and what to type where it is not; exit status 0, 1 (a warning), 2 (broken)
+    watch                the same checks, with history, status page and alerts (called by a timer each minute)
+    alert test           send a test message by every channel of the alerts
+    backup [ACTION]      make a backup; list, restore, drill (see backup --help)
     boot                 start the processes of the current release (called by systemd)
     halt                 stop every process of the application (called by systemd)
 
@@ -38,11 +46,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 from uuid import UUID, uuid4
 
-from . import __version__, logs, parked, upgrade
+from . import __version__, import_database, logs, parked, upgrade
 from .application import Application
+from .backup import commands as backup_commands
 from .deploy import archive, control
 from .deploy.record import caller, history
 from .deploy.steps import BARRIERS
+from .doctor import commands as doctor_commands
 from .host import Host
 from .settings import BusyError, ReleaseError, Settings, say
 from .status import describe, previous_release, status, table
@@ -100,7 +110,20 @@ def make_parser() -> Parser:
     for name in ("manage", "celery", "boot", "halt"):
         commands.add_parser(name)
     add_parked_commands(commands)
+    add_import_command(commands)
+    backup_commands.add_commands(commands)
+    doctor_commands.add_commands(commands)
     return parser
+
+
+def add_import_command(commands: Any) -> None:
+    command = commands.add_parser("import-database")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "file", type=Path, metavar="FILE", nargs="?", help="of pg_dump: plain SQL, .sql.gz, custom or tar"
+    )
+    which.add_argument("--return", dest="kept", metavar="NAME", default="", help="a database that an import has kept")
+    command.add_argument("--replace", action="store_true", help="even if the present database has rows; it is kept")
 
 
 def add_parked_commands(commands: Any) -> None:
@@ -160,6 +183,8 @@ def add_deployment_commands(commands: Any) -> None:
 def main(arguments: list[str]) -> int:
     """Run a command and return the exit status."""
     as_json = "--json" in split_passed_on(arguments)[0]
+    # Files have the same modes whatever the umask of the login.
+    os.umask(0o022)
     try:
         options = parse(arguments)
         if os.geteuid() != 0:
@@ -254,7 +279,8 @@ def show_logs(host: Host, options: argparse.Namespace, arguments: list[str]) -> 
 def manage(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
     owner = options.arguments[:1] == ["--owner"]
     words = options.arguments[1:] if owner else options.arguments
-    current_application(host).replace_process("manage.py", *words, owner=owner)
+    application = current_application(host)
+    application.replace_process(*application.django, *words, owner=owner)
 
 
 def celery(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
@@ -278,6 +304,28 @@ def current_application(host: Host) -> Application:
     if not (release := host.current_release()):
         raise ReleaseError("No release is live: deploy one first.")
     return Application(host, release)
+
+
+def import_dump(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    return import_database.run(host, options)
+
+
+def backup(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    return backup_commands.run(host, options)
+
+
+def doctor(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    return doctor_commands.run_doctor(host, options)
+
+
+def watch(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    doctor_commands.run_watch(host, options)
+    # What it finds is told elsewhere: its unit fails when the watch itself does.
+    return 0
+
+
+def alert_test(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    return doctor_commands.run_alert_test(host, options)
 
 
 def boot(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
@@ -305,6 +353,11 @@ COMMANDS = {
     "manage": manage,
     "celery": celery,
     "tasks": tasks,
+    "import-database": import_dump,
+    "backup": backup,
+    "doctor": doctor,
+    "watch": watch,
+    "alert": alert_test,
     "boot": boot,
     "halt": halt,
 }

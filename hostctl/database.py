@@ -60,6 +60,13 @@ def connection_variables(url: str) -> dict[str, str]:
     return {"PGCONNECT_TIMEOUT": "10"} | {name: value for name, value in found.items() if value}
 
 
+# How PostgreSQL refuses the owner of the database what only the owner of a table may do.
+FOREIGN_OWNER = re.compile(
+    r"permission denied for (?:table|sequence|schema|view|materialized view|relation)"
+    r"|must be owner of (?!extension|database|event trigger)"
+)
+
+
 class Database:
     """The database at DATABASE_URL of `environment`, which is the owner's; `say` prints progress."""
 
@@ -167,6 +174,8 @@ class Database:
         done = subprocess.run(**called, stderr=subprocess.PIPE, check=False)
         if done.returncode != 0:
             reason = tail(done.stderr.decode(errors="replace"))
+            if hint := self.foreign_owners(reason):
+                raise ReleaseError(f"{what} failed, so nothing was migrated:\n{reason}\n{hint}", cause=hint)
             raise ReleaseError(
                 f"{what} failed, so nothing was migrated (app_dump_before_migrate: false skips the dump):\n{reason}"
             )
@@ -176,6 +185,25 @@ class Database:
         dumps = sorted(folder.glob("before-*.dump"), key=lambda dump: dump.stat().st_mtime_ns, reverse=True)
         for dump in dumps[keep:]:
             dump.unlink()
+
+    def foreign_owners(self, reason: str) -> str:
+        """Return what to do when the owner may not read or change a table, as after a restore by hand; else "".
+
+        Only for the first database on this host, which import-database replaces.
+        """
+        name, owner = self.connection.get("PGDATABASE", ""), self.connection.get("PGUSER", "")
+        place = self.connection.get("PGHOST", "")
+        is_first = (name, owner) == (self.settings.name, f"{self.settings.name}_owner")
+        is_here = place in ("", "localhost", "127.0.0.1", "::1") or place.startswith("/")
+        if not FOREIGN_OWNER.search(reason) or not is_first or not is_here:
+            return ""
+        program, folder = f"{self.settings.name}ctl", f"/var/backups/{name}"
+        dump = f"{folder}/owners.dump"
+        return (
+            f"Tables of the database {name} do not belong to its owner {owner}, as after a restore by hand. To give it "
+            f"all of them, on the server as root: install -d -m 0700 {folder} && (cd / && runuser -u postgres -- "
+            f"pg_dump -Fc {name}) >{dump} && {program} import-database {dump} --replace && rm {dump}"
+        )
 
     # -- migrations
 
@@ -269,7 +297,9 @@ class Database:
                     raise ReleaseError(plan.failure(left, done, watch.aborted, "")) from None
                 held = lock_problem(str(error), watch.blockers, timeout)
                 if not held or delay is None or (left and left[0] in plan.not_atomic):
-                    raise ReleaseError(plan.failure(left, done, held, tail(str(error)))) from None
+                    hint = self.foreign_owners(str(error))
+                    text = plan.failure(left, done, held, tail(str(error)))
+                    raise ReleaseError(f"{text}\n{hint}".rstrip(), cause=hint) from None
                 self.say(f"{left[0] if left else 'Signal handlers'}: {held} Next attempt in {delay:.0f} s.")
                 time.sleep(delay)
             else:

@@ -13,17 +13,26 @@ from .settings import ReleaseError, Settings, tail
 
 
 def process_pattern(settings: Settings, process: str) -> str:
-    """Return a glob for the units of a process: web, worker, worker-NAME (or NAME), beat, flower; "" for all.
+    """Return a glob for the units of a process.
+
+    That is web, worker, worker-NAME or process-NAME (or NAME), cron-NAME, beat or flower; "" stands for all.
 
     Raises ReleaseError for another name.
     """
     names = {"": "*", "web": "web@*", "worker": "worker-*", "beat": "beat", "flower": "flower"}
-    for worker in settings.workers:
-        names[f"worker-{worker.name}"] = f"worker-{worker.name}@*"
-        names.setdefault(worker.name, names[f"worker-{worker.name}"])
+    names |= {f"cron-{name}": f"cron-{name}" for name in settings.cron}
+    for kind, found in {"worker": settings.workers, "process": settings.processes}.items():
+        for one in found:
+            names[f"{kind}-{one.name}"] = f"{kind}-{one.name}@*"
+            names.setdefault(one.name, names[f"{kind}-{one.name}"])
     if process not in names:
         raise ReleaseError(f"There is no process {process!r}; choose from: {', '.join(sorted(filter(None, names)))}.")
     return f"{settings.name}-{names[process]}"
+
+
+def in_files(settings: Settings, process: str) -> bool:
+    """Return whether a process logs to files. Flower and commands on a timer are always units of systemd."""
+    return settings.manager == "supervisor" and process != "flower" and not process.startswith("cron-")
 
 
 def log_files(settings: Settings, pattern: str) -> list[str]:
@@ -33,8 +42,7 @@ def log_files(settings: Settings, pattern: str) -> list[str]:
 def command(settings: Settings, process: str, *, follow: bool, lines: int) -> list[str]:
     """Return the command that shows the logs."""
     pattern = process_pattern(settings, process)
-    # Flower is always a unit of systemd.
-    if settings.manager == "supervisor" and process != "flower":
+    if in_files(settings, process):
         files = log_files(settings, pattern)
         if not files:
             raise ReleaseError(f"{LOGS / settings.name} has no log {pattern}.log.")
@@ -51,7 +59,7 @@ def show(settings: Settings, process: str, *, follow: bool, lines: int) -> NoRet
 def entries(settings: Settings, process: str, lines: int) -> list[dict[str, Any]]:
     """Return the last lines as {"unit", "time", "message"}; Supervisor's log files have no time: None."""
     pattern = process_pattern(settings, process)
-    if settings.manager == "supervisor" and process != "flower":
+    if in_files(settings, process):
         return [
             {"unit": file.stem, "time": None, "message": line}
             for file in sorted((LOGS / settings.name).glob(f"{pattern}.log"))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
-import ssl
 import sys
 import time
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from .application import Application
+from .redis_connection import RedisConnection, RedisError, is_redis
 from .settings import ReleaseError, Settings, read_environment, say
 
 # The Redis list of parked messages.
@@ -97,34 +95,15 @@ def number(settings: Settings, release: str, prefix: str = "") -> int | None:
     try:
         file = settings.configuration(release) / "app.env"
         url = read_environment(file).get("CELERY_BROKER_URL", "") if settings.celery_app else ""
-        return length(url, f"{prefix}{LIST}") if url.startswith(("redis://", "rediss://")) else None
+        return length(url, f"{prefix}{LIST}") if is_redis(url) else None
     except (OSError, ValueError):
         return None
 
 
 def length(url: str, key: str) -> int:
     """Return the length of a list in the Redis of a URL. Raises OSError or ValueError."""
-    place = urlsplit(url)
-    user, password = unquote(place.username or ""), unquote(place.password or "")
-    commands = [["AUTH", *([user] if user else []), password]] if password else []
-    commands += [["SELECT", place.path.strip("/") or "0"], ["LLEN", key]]
-    with socket.create_connection((place.hostname or "127.0.0.1", place.port or 6379), TIMEOUT) as plain:
-        if place.scheme == "redis":
-            return ask(plain, commands)
-        with ssl.create_default_context().wrap_socket(plain, server_hostname=place.hostname) as secured:
-            return ask(secured, commands)
-
-
-def ask(connection: socket.socket, commands: list[list[str]]) -> int:
-    """Send commands in the protocol of Redis, and return the last answer, an integer."""
-    lines = b""
-    for words in commands:
-        encoded = [word.encode() for word in words]
-        parts = [b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded]
-        connection.sendall(b"*%d\r\n%s" % (len(parts), b"".join(parts)))
-    with connection.makefile("rb") as answers:
-        for _ in commands:
-            lines = answers.readline()
-            if not lines.startswith((b"+", b":")):
-                raise ValueError(f"Redis answers {lines!r}")
-    return int(lines[1:])
+    with RedisConnection(url, TIMEOUT) as redis:
+        [number] = redis.ask(["LLEN", key])
+    if not isinstance(number, int):
+        raise RedisError(f"Redis answers {number!r}")
+    return number

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import __version__, parked
+from . import __version__, beat, parked
+from .backup.notes import notes
 from .deploy import health
 from .deploy.record import Record, history
 from .host import Host, release_of
@@ -15,6 +16,8 @@ from .settings import ReleaseError
 
 # A process that was restarted so often, the last time less than so many seconds ago, does not keep running.
 RESTARTS, STEADY = 2, 120
+# Seconds after a start or a first restart until a process counts as stable. (deploy/verify.py waits for longer.)
+SETTLE = 15
 
 
 def status(host: Host) -> dict[str, Any]:
@@ -25,13 +28,42 @@ def status(host: Host) -> dict[str, Any]:
         "releases": host.built(),
         "running": running(host),
         "beat": host.manager.beat_runs(),
+        "cron": host.cron.states(current),
         "problems": problems(host),
+        "domain": host.settings.of(current).domain if current else "",
+        "health_path": host.settings.of(current).health_path if current else "",
+        "health_status": host.settings.of(current).health_status if current else 200,
+        "warnings": beat_warnings(host),
+        "backup": notes(host.settings),
+        "alerts": alert_notes(host),
         "versions": host.facts(current).get("versions", {}),
+        # A release of an earlier version has not recorded it.
+        "admin_page": host.facts(current).get("admin_page", "/admin/"),
         "parked": parked.number(host.settings, current, host.facts(current).get("key_prefix", "")),
         "deployment": Record(host.settings).unfinished() or None,
         "configuration": configuration(host),
         "version": __version__,
     }
+
+
+def alert_notes(host: Host) -> list[str]:
+    """Return why no one may be told when something breaks; [] when alerts arrive, or monitoring is off."""
+    # These modules import this one.
+    from .doctor.commands import context_of
+    from .watch import alerts
+
+    if not (alerts.UNITS / f"{host.settings.name}-watch.timer").exists():
+        return []
+    try:
+        finding = alerts.look(context_of(host))
+    except ReleaseError:
+        return []
+    return [finding.text] if finding and finding.state != "ok" else []
+
+
+def beat_warnings(host: Host) -> list[str]:
+    """Return what beat does not do although it runs."""
+    return beat.warnings(host.settings) if host.manager.beat_runs() else []
 
 
 def running(host: Host) -> list[dict[str, Any]]:
@@ -62,12 +94,19 @@ def problems(host: Host) -> list[dict[str, str]]:
     if not release:
         return []
     host = host.about(release)
-    beat = f"{host.settings.name}-beat"
+    beat_unit = f"{host.settings.name}-beat"
     found = []
-    for state in host.manager.states_of(host.units(release) + ([beat] if host.settings.beat else [])):
-        process = "beat" if state.unit == beat else host.process_name(state.unit)
+    if host.lacks_python(release):
+        text = "its Python is gone (an upgrade of Debian): run site.yml, which makes its .venv again"
+        found.append({"process": "release", "unit": "", "text": text})
+    for state in host.manager.states_of(host.units(release) + ([beat_unit] if host.settings.beat else [])):
+        process = "beat" if state.unit == beat_unit else host.process_name(state.unit)
         text = problem_of(state) or (page_problem(host, release) if process == "web" else "")
         found += [{"process": process, "unit": state.unit, "text": text}] if text else []
+    for timer in host.cron.states(release):
+        if timer["timer"] != "active":
+            unit = f"{host.settings.name}-{timer['name']}.timer"
+            found.append({"process": timer["name"], "unit": unit, "text": f"its timer is {timer['timer']}"})
     return found
 
 
@@ -76,8 +115,8 @@ def problem_of(state: ProcessState) -> str:
     since = f" since {moment(state.since)}" if state.since else ""
     if not state.runs:
         return f"{state.state}{since}"
-    if (state.restarts or 0) >= RESTARTS and time.time() - state.since < STEADY:
-        return f"{state.state}{since}, restarted {state.restarts} times"
+    if state.restarts and time.time() - state.since < (STEADY if state.restarts >= RESTARTS else SETTLE):
+        return f"{state.state}{since}, restarted {state.restarts} time{'s' if state.restarts > 1 else ''}"
     return ""
 
 
@@ -113,9 +152,15 @@ def describe(found: dict[str, Any]) -> str:
         kills = f", {process['memory_kills']} killed at the memory limit" if process["memory_kills"] else ""
         lines.append(f"running     {process['unit']} ({process['state']}{since}{restarts}{kills})")
     lines += ["running     beat"] if found["beat"] else []
+    for timer in found["cron"]:
+        last = f"last run {moment(timer['last'])}: {timer['result']}" if timer["last"] else "has not run yet"
+        lines.append(f"on a timer  {timer['name']} ({'runs now' if timer['state'] == 'activating' else last})")
     if found["parked"]:
         lines.append(f"parked      {parked.number_of(found['parked'])}, which no worker runs: see `tasks parked list`")
     lines += [f"problem     {one['process']}: {one['text']}" for one in found["problems"]]
+    lines += [f"warning     {text}" for text in found["warnings"]]
+    lines += [f"backup      {text}" for text in found["backup"]]
+    lines += [f"alerts      {text}" for text in found["alerts"]]
     if state := found["deployment"]:
         request = f"{state['action']} {state['release']} by {state['by']} since {state['since']}"
         lines.append(f"deployment  {request}, at step {state['step']}")

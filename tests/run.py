@@ -35,7 +35,7 @@ LINT = [
     ["ruff", "format", "--check", "."],
     ["yamllint", "--strict", "."],
     [sys.executable, "tools/language_lint.py"],
-    ["ansible-lint"],
+    [sys.executable, "tools/ansible_lint.py"],
 ]
 
 
@@ -92,9 +92,10 @@ def scenario(name: str) -> Part:
 
 
 def all_parts() -> list[list[Part]]:
-    """Return two lanes of equal length.
+    """Return two lanes; when one is done, its worker takes parts of the other (see `run_lanes`).
 
-    The first has the scenarios with the highest load: they run one after another, or they would delay each other.
+    The first has the scenarios with the highest load: they run one after another, or they would delay each other. The
+    others follow by their length, the longest first, so that both workers end at about the same time.
     """
     unit = [
         "pytest",
@@ -108,15 +109,16 @@ def all_parts() -> list[list[Part]]:
     ]
     application = [sys.executable, "tools/testhost.py", "application-tests"]
     under_load = [name for name in scenarios() if name.startswith("deploy")]
-    long = [name for name in ("security", "default", "cluster") if name in scenarios()]
+    long = [name for name in ("faults", "backup", "security", "default", "cluster", "projects") if name in scenarios()]
     others = [name for name in scenarios() if name not in (*long, *under_load)]
     return [
-        [scenario(name) for name in (*under_load, *others)],
+        [scenario(name) for name in under_load],
         [
             Part("lint", LINT, has_tests=False),
             Part("unit", [unit]),
-            *(scenario(name) for name in long),
             Part("app", [[*application, system, f"{RESULTS}/app", *suites] for system, *suites in APPLICATION_TESTS]),
+            *(scenario(name) for name in long),
+            *(scenario(name) for name in others),
         ],
     ]
 

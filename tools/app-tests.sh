@@ -27,10 +27,18 @@ stop_servers() {
   redis-cli -s "$WORK/redis.sock" shutdown nosave
 }
 
-# NAME REQUIREMENTS: create a virtual environment.
+# NAME REQUIREMENTS [BASE]: create a virtual environment; with another as BASE, install what differs into a copy of it.
 create_environment() {
-  uv venv --quiet --clear --python /usr/bin/python3 "$CACHE/$1"
-  uv pip install --quiet --python "$CACHE/$1/bin/python" --require-hashes --requirement "$2"
+  local environment="$CACHE/$1" base="${3:-$1}"
+  if [ "$base" = "$1" ]; then
+    uv venv --quiet --clear --python /usr/bin/python3 "$environment"
+  else
+    # Hard links: uv and Python replace files, and write into none. Scripts in bin/ remain those of BASE, except python.
+    rm -rf "$environment"
+    cp --archive --link "$CACHE/$base" "$environment"
+  fi
+  # Compiled: each of the many processes that the tests start would compile Django and Celery again.
+  uv pip sync --quiet --compile-bytecode --python "$environment/bin/python" --require-hashes "$2"
 }
 
 # RESULT ENVIRONMENT FOLDER ARGUMENT...: run the tests of a folder; return 1 if they fail.
@@ -41,7 +49,7 @@ run_tests() {
   "$CACHE/$environment/bin/python" -m pytest -p no:cacheprovider ${JUNIT:+--junitxml="$JUNIT-$result.xml"} "${@:4}"
 }
 
-# The shop's first, which takes longest.
+# The shop's first: its tests take longest, and the environments of the others are made from its own.
 celery_versions=(5.6 5.7 5.5 5.4 5.3)
 
 # VERSION: run the whole suite with the shop's version of Celery, the core of it with others; print the output at the end.
@@ -85,7 +93,8 @@ for suite in "$@"; do
       ;;
     in_app)
       for version in "${celery_versions[@]}"; do
-        create_environment "celery$version" "/seedbed/tests/in_app/requirements-celery$version.txt"
+        requirements="/seedbed/tests/in_app/requirements-celery$version.txt"
+        create_environment "celery$version" "$requirements" "celery${celery_versions[0]}"
       done
       # Two at a time, since they mostly wait.
       printf '%s\n' "${celery_versions[@]}" | xargs --max-procs 2 --max-args 1 bash -c 'test_celery "$1"' - || status=1

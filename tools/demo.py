@@ -39,6 +39,8 @@ def inventory_text(ports: dict[str, int], certificates: list[Path]) -> str:
     lines = ["# Written by `make demo`.", "---", "demo:", "  hosts:", "    demo1:"]
     lines += [f"      {name}: {json.dumps(value)}" for name, value in host.items()]
     lines += ["  children:", *(f"    {group}: {{hosts: {{demo1: {{}}}}}}" for group in GROUPS)]
+    # Around the group demo, whose files then override group_vars/demo_shop.yml.
+    lines += ["demo_shop:", "  children:", "    demo: {}"]
     return "\n".join(lines) + "\n"
 
 

@@ -57,7 +57,10 @@ The processes of your application get these; `app_environment` adds to them or r
 | `DATABASE_URL` | PostgreSQL; migrations get the URL of the tables' owner under the same name |
 | `CELERY_BROKER_URL`, `CACHE_URL` | Redis |
 | `EMAIL_URL`, `DEFAULT_FROM_EMAIL` | outgoing mail; without `app_email_url`, files in `/srv/NAME/shared/mail` |
-| `STATIC_ROOT`, `STATIC_MANIFEST_ROOT`, `MEDIA_ROOT` | folders; the manifest of static files belongs to one release |
+| `STATIC_ROOT` | the release's own folder for static files; no setting of yours replaces it |
+| `STATIC_MANIFEST_ROOT` | another folder of the release |
+| `MEDIA_ROOT` | the folder of uploaded files |
+| `PRIVATE_ROOT` | a folder of files that are not served, except by `X-Accel-Redirect: /_private/PATH` |
 | `SECURE_HSTS_SECONDS`, `TIME_ZONE` | `app_hsts_seconds`, `app_time_zone` |
 | `RELEASE_ID` | the release; the health check can print it |
 
@@ -71,6 +74,7 @@ What the settings above do not cover. Each role's `defaults/main.yml` has exampl
 `group_vars/all/wiring.yml` computes from settings, and so cannot be set. (Set `app_domain`, not `nginx_domains`.)
 """
 TYPES = {"str": "text", "int": "integer", "bool": "boolean", "path": "path", "float": "number", "dict": "dictionary"}
+TYPES |= {"raw": "text or boolean"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def read_blocks(text: str) -> Iterator[Block]:
 def type_name(option: dict[str, Any]) -> str:
     """Return an option's type in words; its choices, where it has some."""
     if option.get("choices"):
-        choices = " or ".join(f"`{choice}`" for choice in option["choices"])
+        choices = " or ".join(f"`{choice if choice != '' else repr(choice)}`" for choice in option["choices"])
         return f"list of {choices}" if option["type"] == "list" else choices
     if option["type"] == "list":
         elements = {"str": "texts", "dict": "dictionaries", "int": "integers"}

@@ -38,7 +38,7 @@ FOLDER = STATE / "snapshots"
 SECRETS = FOLDER / "secrets"
 # A snapshot is built on this address, and boots as another host with an address of its own.
 ADDRESSES = {"debian12": "10.177.0.8", "debian13": "10.177.0.9"}
-GROUPS = ("web", "worker", "scheduler", "database", "broker")
+GROUPS = ("demo_shop", "web", "worker", "scheduler", "database", "broker")
 # Everything that determines what site.yml makes of a bare host.
 INPUTS = (
     *("ansible.cfg", "app_src", "group_vars", "hostctl", "playbooks", "plugins", "requirements.txt", "roles"),

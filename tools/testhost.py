@@ -362,6 +362,7 @@ def application_tests(os: str, results: Path, suites: Sequence[str]) -> int:
         ROOT / "hostctl": "/seedbed/hostctl:ro",
         ROOT / "roles": "/seedbed/roles:ro",  # The users of Redis.
         ROOT / "tests": "/seedbed/tests:ro",
+        ROOT / "docs": "/seedbed/docs:ro",  # What they show is run.
         TOOLS / "app-tests.sh": "/app-tests.sh:ro",
         find_uv(): "/usr/local/bin/uv:ro",
         results: "/results",

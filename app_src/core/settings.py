@@ -193,7 +193,6 @@ WAREHOUSE_EMAIL = config("WAREHOUSE_EMAIL", default=DEFAULT_FROM_EMAIL)
 
 STATIC_URL = "/static/"
 STATIC_ROOT = config("STATIC_ROOT", default=str(BASE_DIR / "var/static"))
-STATIC_MANIFEST_ROOT = config("STATIC_MANIFEST_ROOT", default=STATIC_ROOT)
 MEDIA_URL = "/media/"
 MEDIA_ROOT = config("MEDIA_ROOT", default=str(BASE_DIR / "var/media"))
 STORAGES = {
@@ -202,7 +201,7 @@ STORAGES = {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"allow_overwrite": True},
     },
-    "staticfiles": {"BACKEND": "core.storage.ReleaseStaticFilesStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
 }
 # nginx must be able to read uploaded and generated files, whatever the umask.
 FILE_UPLOAD_PERMISSIONS = 0o644

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..host import Host
 from ..settings import ReleaseError
+from .environment import BUILD_SECONDS
 from .record import Record
 from .steps import BARRIERS
 
@@ -34,10 +35,13 @@ def open_up_to(host: Host, barrier: str) -> None:
 def wait_at(host: Host, record: Record, barrier: str) -> None:
     """Wait until the barrier is open.
 
-    Raises ReleaseError after ten minutes, or after six hours while another host migrates.
+    Raises ReleaseError after ten minutes, after an hour while another host builds, after six hours while it migrates.
     """
     record.note(waits_at=barrier)
-    seconds = MIGRATE_SECONDS if barrier == "migrate" and not host.settings.leader else WAIT_SECONDS
+    # Up to the first barrier each host builds the release, with the project's own build commands.
+    seconds = BUILD_SECONDS if barrier == BARRIERS[0] else WAIT_SECONDS
+    if barrier == "migrate" and not host.settings.leader:
+        seconds = MIGRATE_SECONDS
     deadline = time.monotonic() + seconds
     while barrier not in barrier_file(host).read_text().split():
         if time.monotonic() > deadline:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
+import grp
 import os
-import re
-import shutil
+import pwd
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..application import as_user
 from ..host import Host
-from ..settings import ReleaseError, Settings, say
-from .configuration import configure
+from ..settings import ReleaseError, say
+from .builder import credentials, place_files, run_build_commands
+from .configuration import configure, keep, restore
 from .context import Context
+from .environment import base_environment, builder, make_environment
+from .safe_files import open_folder, replace_file
 
 if TYPE_CHECKING:
     from .deployment import Deployment
 
-UV = "/opt/uv/bin/uv"
-SYSTEM_CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
-# Holds the hash of what a release's environment was made from.
-MADE_FROM = "environment.sha256"
-# A requirement that is a folder or a file, in a requirements file or in uv.lock (where "." is the project, left out).
-LOCAL = re.compile(r"""^\s*(-e|--editable|[./])|file:|(editable|directory|path) = "(?!\."\s)""", re.M)
 # Assumed size of a first release.
 FIRST_BYTES, FIRST_FILES = 300 * 2**20, 20_000
 # The program that writes a file system to disk, and the seconds that it gets after the other steps.
@@ -33,9 +28,10 @@ SYNC, SYNC_SECONDS = "sync", 60
 
 
 def build(deployment: Deployment) -> None:
-    """Unpack the archive, copy the configuration and make the environment; or only configure a release built before."""
+    """Make a release: its files, configuration, environment and build commands; or only configure one built before."""
     host, release = deployment.host, deployment.release
     if release in host.built():
+        keep(host, release)
         configure(host, release)
         say(f"Release {release} is already built.")
         return
@@ -43,14 +39,20 @@ def build(deployment: Deployment) -> None:
         raise ReleaseError("it is not built on this host, and there is no archive to build it from.")
     unpack(host, release, deployment.request.archive)
     configure(host, release)
-    make_environment(host, release)
+    place_files(host, release)
+    with credentials(host) as secrets:
+        make_environment(host, release, secrets)
+        run_build_commands(host, release, secrets)
+    compile_sources(host, release)
     say(f"Release {release} built in {host.path(release)}.")
 
 
 def remove_release(context: Context) -> None:
-    """Undo: remove the folder, unless the release was there before."""
-    if not context.state.get("was_built"):
-        context.application.close()
+    """Undo: remove the folder; a release that was there before gets its configuration back."""
+    context.application.close()
+    if context.state.get("was_built"):
+        restore(context.host, context.release)
+    else:
         context.host.remove(context.release)
 
 
@@ -96,96 +98,31 @@ def unpack(host: Host, release: str, archive: Path) -> None:
     command = ["tar", "--extract", "--gzip", f"--file={archive}"]
     as_user(settings, command, base_environment(host), path, "Unpacking the archive", builder(host))
     make_folder(path / "run", 0o2750, settings.name, "www-data")
-    (path / "release.env").write_text(f'RELEASE_ID="{release}"\nSTATIC_MANIFEST_ROOT="{path}/run"\n')
+    make_folder(path / ".static", 0o755, builder(host), settings.name)
+    variables = {"RELEASE_ID": release, "STATIC_ROOT": f"{path}/.static", "STATIC_MANIFEST_ROOT": f"{path}/run"}
+    replace_file(path / "release.env", path, "".join(f'{name}="{value}"\n' for name, value in variables.items()))
 
 
-def make_environment(host: Host, release: str) -> None:
-    """Make .venv from the requirements file or uv.lock, as the build user, and compile the sources."""
-    path, settings = host.path(release), host.settings
-    requirements = path / settings.requirements
-    if not requirements.is_file():
-        raise ReleaseError(
-            f"the project has no {settings.requirements}. Set app_requirements in group_vars/ENV/app.yml to its "
-            "requirements file or uv.lock."
-        )
-    environment = base_environment(host) | {
-        "UV_CACHE_DIR": f"/var/cache/{settings.name}/uv",
-        "UV_PYTHON_INSTALL_DIR": f"/var/cache/{settings.name}/python",
-        "UV_PROJECT_ENVIRONMENT": f"{path}/.venv",
-        "UV_SYSTEM_CERTS": "true",
-        "SSL_CERT_FILE": SYSTEM_CERTIFICATES,
-        "UV_NO_PROGRESS": "true",
-    }
-    venv = path / ".venv"
-
-    def run(command: list[str], folder: Path, what: str) -> None:
-        as_user(settings, command, environment, folder, what, builder(host))
-
-    made_from = fingerprint(settings, requirements)
-    twin = find_twin(host, made_from)
-    if twin:
-        # The same packages: hard links take a tenth of the time, and no space.
-        run(["cp", "--archive", "--link", str(twin), str(venv)], path, "Copying .venv")
-    else:
-        python = ["--python", settings.python]
-        if settings.python == "python3":
-            python = ["--python", "/usr/bin/python3", "--no-python-downloads"]
-        run([UV, "venv", "--quiet", "--relocatable", *python, str(venv)], path, "Making .venv")
-        if requirements.name == "uv.lock":
-            install = ["sync", "--frozen", "--no-dev", "--no-install-project", *python]
-        else:
-            install = ["pip", "install", "--python", f"{venv}/bin/python", "--requirements", str(requirements)]
-        run([UV, *install, "--compile-bytecode"], requirements.parent, f"Installing {settings.requirements}")
-    (path / MADE_FROM).write_text(made_from)
-    pools = {worker.pool for worker in settings.workers}
-    needed = {"gunicorn": settings.web, "celery": settings.workers or settings.beat}
-    missing = [program for program, wanted in needed.items() if wanted and not (venv / "bin" / program).exists()]
-    missing += ["gevent"] if "gevent" in pools and not list(venv.glob("lib/python3*/site-packages/gevent")) else []
-    for package in missing:
-        raise ReleaseError(f"{settings.requirements} does not install {package}: add a pinned {package}.")
-    run([f"{venv}/bin/python", "-m", "compileall", "-q", "-x", "/[.]venv/", "."], path, "Compiling the application")
-
-
-def fingerprint(settings: Settings, requirements: Path) -> str:
-    """Hash everything that decides the content of .venv; "" when the project's own files are installed into it."""
-    texts, seen, waiting = [], set(), [requirements, requirements.with_name("pyproject.toml")]
-    while waiting:
-        file = waiting.pop()
-        if file in seen or not file.is_file():
-            continue
-        seen.add(file)
-        texts.append(file.read_text())
-        waiting += [
-            file.parent / name
-            for name in re.findall(r"^\s*-(?:r|c|-requirement|-constraint)[ =]*(\S+)", texts[-1], re.M)
-        ]
-    if any(LOCAL.search(text) for text in texts):
-        return ""
-    return hashlib.sha256("\0".join([settings.python, sys.version, requirements.name, *texts]).encode()).hexdigest()
-
-
-def find_twin(host: Host, made_from: str) -> Path | None:
-    """Return the environment of a release that was made from the same requirements."""
-    for release in host.built() if made_from else []:
-        mark = host.path(release) / MADE_FROM
-        if mark.is_file() and mark.read_text() == made_from:
-            return host.path(release) / ".venv"
-    return None
-
-
-def builder(host: Host) -> str:
-    """Return the build user. It owns the releases, so that the application cannot change its own code."""
-    return f"{host.settings.name}-build"
-
-
-def base_environment(host: Host) -> dict[str, str]:
-    return {"HOME": f"/var/cache/{host.settings.name}", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+def compile_sources(host: Host, release: str) -> None:
+    """Compile the application; sources of another language's packages may be for another Python."""
+    command = [
+        f"{host.path(release)}/.venv/bin/python",
+        "-m",
+        "compileall",
+        "-q",
+        "-x",
+        "/([.]venv|node_modules)/",
+        ".",
+    ]
+    variables, user = base_environment(host), builder(host)
+    as_user(host.settings, command, variables, host.path(release), "Compiling the application", user)
 
 
 def make_folder(path: Path, mode: int, user: str, group: str) -> None:
-    path.mkdir(exist_ok=True)
-    shutil.chown(path, user, group)
-    path.chmod(mode)
+    """Make a folder, or set owner and mode of one. Raises ReleaseError where a link of the project has its name."""
+    with open_folder(path, path.parent, make=True) as folder:
+        os.fchown(folder, pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
+        os.fchmod(folder, mode)
 
 
 def start_sync(*folders: Path) -> subprocess.Popen[bytes] | None:

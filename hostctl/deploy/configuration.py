@@ -7,16 +7,46 @@ finds the release as it was.
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 from ..host import Host
-from ..settings import RELEASE_FILE, ReleaseError, Settings, say
+from ..settings import ASSIGNMENT, RELEASE_FILE, ReleaseError, Settings, say
+from .builder import ONLY_FOR_BUILDS
 
 # Folders and files in /etc/APP that earlier versions of this program had for all releases.
 EARLIER_FILES = ("app.env", "migrate.env", "gunicorn.conf.py", "supervisor", RELEASE_FILE)
+# The end of the name of a kept configuration.
+KEPT = ".kept"
+
+
+def keep(host: Host, release: str) -> None:
+    """Keep a copy of the configuration of a release that was built before, until `restore` or `forget_kept`.
+
+    A deployment completes a configuration after it has copied it (queues, generated settings, health page), so a failed
+    one would leave a release that a rollback starts with half of it.
+    """
+    own = host.settings.configurations / release
+    kept = own.with_name(f"{release}{KEPT}")
+    # One that a killed deployment has kept is the complete one.
+    if own.exists() and not kept.exists():
+        copy(own, kept)
+
+
+def restore(host: Host, release: str) -> None:
+    """Undo: give a release the configuration back that it had before, if there is one."""
+    own = host.settings.configurations / release
+    kept = own.with_name(f"{release}{KEPT}")
+    if kept.exists():
+        shutil.rmtree(own, ignore_errors=True)
+        kept.rename(own)
+
+
+def forget_kept(host: Host) -> None:
+    """Remove the copies that `keep` has made: their releases are live, or were restored."""
+    for kept in host.settings.configurations.glob(f"*{KEPT}"):
+        shutil.rmtree(kept)
 
 
 def configure(host: Host, release: str) -> None:
@@ -29,6 +59,8 @@ def configure(host: Host, release: str) -> None:
         raise ReleaseError(f"{settings.next_configuration} is missing: run site.yml, which writes it.")
     own = settings.configurations / release
     copy(settings.next_configuration, own)
+    for name in ONLY_FOR_BUILDS:
+        (own / name).unlink(missing_ok=True)
     copy_runner(own / "lib/hostctl")
     settings.record(release)
     require_units(host, release)
@@ -72,24 +104,14 @@ def keep_connections(settings: Settings, release: str, live: str) -> None:
     names = settings.of(live).connections
     if not names or old == new:
         return
-    today = {name: line for name, line in assignments((new / "app.env").read_text()) if name in names}
+    today = {found[1]: found[0] for found in ASSIGNMENT.finditer((new / "app.env").read_text()) if found[1] in names}
     before = (old / "app.env").read_text()
-    after = "".join(
-        f"{today.get(match[1], line) if (match := ASSIGNMENT.match(line)) else line}\n" for line in before.splitlines()
-    )
+    after = ASSIGNMENT.sub(lambda found: today.get(found[1], found[0]), before)
     if after != before:
         replace_text(old / "app.env", after)
         say(f"Release {release} gets today's {', '.join(sorted(today))}.")
     if (new / "migrate.env").exists() and (old / "migrate.env").exists():
         replace_text(old / "migrate.env", (new / "migrate.env").read_text())
-
-
-ASSIGNMENT = re.compile(r"^(\w+)=")
-
-
-def assignments(text: str) -> list[tuple[str, str]]:
-    """Return the variables of an environment file, with their lines. (Preflight refuses values of several lines.)"""
-    return [(match[1], line) for line in text.splitlines() if (match := ASSIGNMENT.match(line))]
 
 
 def replace_text(path: Path, text: str) -> None:

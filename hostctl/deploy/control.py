@@ -16,6 +16,7 @@ from ..host import Host
 from ..settings import ReleaseError, Settings, say
 from ..status import previous_release
 from . import archive, barriers, detach
+from .configuration import restore
 from .deployment import Deployment, Request
 from .record import Record
 from .steps import FINAL
@@ -127,6 +128,9 @@ def run_deployment(host: Host, options: Namespace) -> int:
     """Run the deployment in this process, which is the unit's."""
     record = Record(host.settings)
     record.hold()
+    if options.command == "rollback" and options.release != host.current_release():
+        # A killed deployment of it may have left half a configuration.
+        restore(host, options.release)
     if options.command == "rollback" or options.release == host.current_release():
         # A deployment of another release has the settings of the next one.
         host = host.about(options.release)

@@ -7,16 +7,21 @@ import subprocess
 import time
 import traceback
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import causes
 from ..host import Host
 from ..settings import ReleaseError, say
-from . import archive, barriers, recovery, summary, traffic
+from . import archive, barriers, builder, recovery, summary, traffic
 from .context import Context
 from .record import Record
 from .steps import DEPLOY, FINAL, RESUME, ROLLBACK, STEPS, Step, undo_order
+
+# Of an output at most so many lines are shown where a command fails: its end.
+SHOWN_LINES = 15
 
 
 @dataclass(frozen=True)
@@ -41,14 +46,20 @@ class Deployment(Context):
         self.live = host.current_release()
         # What a killed deployment persisted; {} when the last one came to its end.
         self.killed = record.unfinished()
-        self.migrations: dict[str, Any] = {"pending": []}
+        self.migrations: dict[str, Any] = {"default": {"pending": []}}
+        # Of the project, where its health page may be: see health.detect.
+        self.login_pages: list[str] = []
         self.schema_check: Future[dict[str, Any]] | None = None
+        # Settings that a generated module takes from the environment.
+        self.overlay: list[str] = []
         self.sync: subprocess.Popen[bytes] | None = None
         # Set by a signal while old processes finish: another deployment wants to begin.
         self.handed_over = False
         # Seconds since 1970, and the workers that messages have ended since then.
         self.began = time.time()
         self.excused: set[str] = set()
+        # When the last of the processes had started that run only after the switch; see time.monotonic.
+        self.started_after_switch = 0.0
         self.tasks = {"finished": 0, "requeued": 0, "lost": 0}
 
     # -- plans
@@ -73,6 +84,7 @@ class Deployment(Context):
 
     def run(self) -> int:
         """Take the steps; revert when one fails. Returns the exit status."""
+        builder.remove_key(self.host)
         if self.is_current and not self.killed:
             say(f"Release {self.release} is already live.")
             return 0
@@ -83,9 +95,9 @@ class Deployment(Context):
                 self.take(step)
             summary.finish(self)
         except ReleaseError as error:
-            return self.fail(str(error))
+            return self.fail(error)
         except Exception:  # An unexpected error must not leave the host between two releases either.
-            return self.fail(f"Unexpected error:\n{traceback.format_exc()}")
+            return self.fail(ReleaseError(f"Unexpected error:\n{traceback.format_exc()}"))
         finally:
             self.application.close()
         return 0
@@ -117,30 +129,46 @@ class Deployment(Context):
 
     # -- failure
 
-    def fail(self, error: str) -> int:
+    def fail(self, error: ReleaseError) -> int:
         """Revert, say why, and record it."""
         # No signal, not even the first one, may interrupt the revert.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         step = self.state["step"]
+        cause = error.cause or str(causes.find(error.output or str(error), str(self.host.path(self.release))) or "")
         what = "Rollback to" if self.request.action == "rollback" else "Deployment of"
         say(f"{what} {self.release} failed at step {step}: {error}")
+        self.keep_output(error)
         if step in FINAL and self.host.current_release() == self.release:
+            say_cause(cause)
             say(f"Release {self.release} is live. Run the same command again to complete the remaining steps.")
             return 1
         try:
             self.revert()
         except Exception as problem:  # The disk may be full, the database or the broker away.
+            say_cause(cause)
             say(f"The revert failed, too: {problem}\nRun the same command again to complete or revert the deployment.")
             return 1
         current = self.host.current_release()
+        # Near the end: it is the last thing that the control machine prints.
+        say_cause(cause)
         say(f"Release {current} is live, as before." if current else "No release is live.")
         try:
-            self.record.end(1, f"failed at {step}: {in_one_line(error)}")
+            self.record.end(1, f"failed at {step}: {in_one_line(str(error), cause)}")
         except OSError as problem:
             # The next deployment treats this one as killed, and reverts it again.
             say(f"The outcome could not be recorded: {problem}")
         return 1
+
+    def keep_output(self, error: ReleaseError) -> None:
+        """Write an output that was shown in part only to a file beside the log."""
+        if len(error.output.splitlines()) > SHOWN_LINES and self.request.log:
+            path = Path(self.request.log).with_suffix(".output")
+            # On a full disk it is lost.
+            with suppress(OSError):
+                path.touch(0o640)
+                path.write_text(error.output)
+                say(f"The whole output is in {path}.")
 
     def revert(self) -> None:
         """Undo the steps that were taken; see steps.undo_order.
@@ -166,14 +194,21 @@ class Deployment(Context):
     # -- hooks
 
     def run_hook(self, name: str) -> None:
-        """Run the application's commands of a hook; before_migrate and after_switch only on the leader."""
-        if name in ("before_migrate", "after_switch") and not self.settings.leader:
+        """Run the application's commands of a hook; before_switch on every host, the others only on the leader."""
+        if name != "before_switch" and not self.settings.leader:
             return
         for command in self.application.hook(name):
             say(f"Hook {name} ran: {command}")
 
 
-def in_one_line(error: str) -> str:
-    """Shorten an error to its first line and, if that ends with a colon, the last line."""
+def say_cause(cause: str) -> None:
+    if cause:
+        say(f"Cause: {' '.join(cause.split())}")
+
+
+def in_one_line(error: str, cause: str = "") -> str:
+    """Shorten an error to its first line and its cause or, if that line ends with a colon, the last line."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
+    if cause:
+        return " ".join([lines[0], *cause.split()])
     return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]

@@ -55,6 +55,7 @@ def new_log(settings: Settings, key: UUID) -> Path:
     folder.mkdir(mode=0o750, exist_ok=True)
     for old in sorted(folder.glob("*.log"))[: -KEPT_LOGS + 1]:
         old.unlink()
+        old.with_suffix(".output").unlink(missing_ok=True)
     log = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{key.hex}.log"
     log.touch(0o640)
     return log

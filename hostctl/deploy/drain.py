@@ -7,12 +7,13 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from .. import beat
 from ..host import release_of
-from ..settings import ReleaseError, Worker, say
+from ..settings import ReleaseError, read_file, say
 from ..status import moment
 from ..upgrade import OLD_REQUEUED, remove_old_files, remove_unlisted_modules
-from . import archive, health
-from .configuration import adopt_earlier, remove_earlier
+from . import archive, health, static
+from .configuration import adopt_earlier, forget_kept, remove_earlier
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -22,12 +23,39 @@ LONG_TASK = 10
 
 
 def restart_beat(deployment: Deployment) -> None:
-    """Restart the only beat with the new release's code."""
+    """Restart the only beat with the new release's code, and what else runs once in an installation."""
     adopt_earlier(deployment.host, deployment.release)
     deployment.manager.mark_active(deployment.release)
     if deployment.settings.beat:
+        beat.forget(deployment.settings)
         deployment.manager.restart_beat(deployment.release)
+        beat.forget_others(deployment.settings, deployment.release)
         say("Beat restarted.")
+    restart_single(deployment)
+    deployment.started_after_switch = time.monotonic()
+    try:
+        deployment.host.cron.start(deployment.release)
+    except ReleaseError as error:
+        # Nor must a timer.
+        deployment.warn(str(error))
+
+
+def restart_single(deployment: Deployment) -> None:
+    """Start the processes of which only one may run, each after that of another release has ended.
+
+    One that does not start is a warning: it must not keep the old release from being drained.
+    """
+    host, manager, release = deployment.host, deployment.manager, deployment.release
+    units = host.process_units(release, single=True)
+    names = {host.process_name(unit) for unit in units}
+    if not units:
+        return
+    try:
+        manager.stop([unit for unit in host.other_units(release) if host.process_name(unit) in names])
+        manager.start(units)
+        say(f"Started, each after that of the previous release: {', '.join(units)}.")
+    except ReleaseError as error:
+        deployment.warn(f"{deployment.explain(units, str(error))}\nThe others of this release are not affected.")
 
 
 def drain(deployment: Deployment) -> None:
@@ -36,7 +64,8 @@ def drain(deployment: Deployment) -> None:
     warn_of_memory(deployment)
     units = host.other_units(deployment.release)
     web = [unit for unit in units if host.is_web(unit)]
-    workers = [unit for unit in units if unit not in web]
+    workers = [unit for unit in units if host.is_worker(unit)]
+    manager.stop([unit for unit in units if unit not in web + workers], wait=False)
     stopping = host.stopping_units()
     empty_queues(deployment, [unit for unit in workers if unit not in stopping])
     manager.stop(workers, wait=False)
@@ -58,7 +87,7 @@ def warn_of_memory(deployment: Deployment) -> None:
         if process.memory_kills:
             deployment.warn(
                 f"{process.unit} has reached its memory limit: the kernel has killed {process.memory_kills} of its "
-                "processes. Raise memory_mb in app_workers or app_web, or lower concurrency."
+                "processes. Raise its memory_mb (app_workers, app_web, app_processes), or lower concurrency."
             )
 
 
@@ -70,7 +99,7 @@ def announce_tasks(deployment: Deployment, units: list[str]) -> None:
     except ReleaseError:
         return  # It is only an announcement.
     for unit, task in [(nodes[node], task) for node, tasks in sorted(answer.items()) for task in tasks]:
-        seconds, limit = int(time.time() - task["since"]), stop_timeout(deployment, unit)
+        seconds, limit = int(time.time() - task["since"]), deployment.host.stop_timeout(unit)
         text = (
             f"{unit} has been running the task {task['name']} ({task['id']}) for {seconds} s, since "
             f"{moment(int(task['since']))}. After the switch this deployment waits up to {limit} s for it; then "
@@ -80,14 +109,6 @@ def announce_tasks(deployment: Deployment, units: list[str]) -> None:
             deployment.warn(text)
         elif seconds >= LONG_TASK:
             say(text)
-
-
-def stop_timeout(deployment: Deployment, unit: str) -> int:
-    """Return the seconds that a worker may take to finish the tasks it holds."""
-    name = deployment.host.worker_name(unit)
-    workers = deployment.settings.of(release_of(unit)).workers
-    found = [worker.stop_timeout for worker in workers if worker.name == name]
-    return found[0] if found else Worker.stop_timeout
 
 
 def empty_queues(deployment: Deployment, workers: list[str]) -> None:
@@ -114,9 +135,9 @@ def await_end(deployment: Deployment, units: list[str]) -> None:
             say(f"Another deployment begins. Still finishing their tasks: {', '.join(left)}.")
             return
         if time.monotonic() - said > 10:
-            most = max(stop_timeout(deployment, unit) for unit in left) - (time.monotonic() - began)
+            most = max(map(deployment.host.stop_timeout, left)) - (time.monotonic() - began)
             say(
-                f"Waiting for workers to finish their tasks, for up to {max(most, 0):.0f} s: {', '.join(left)}. "
+                f"Waiting for old processes to end, for up to {max(most, 0):.0f} s: {', '.join(left)}. "
                 "Another deployment may begin."
             )
             # Repeated: Supervisor restarts a program that had exited just before it was told to stop.
@@ -142,8 +163,8 @@ def worker_summary(deployment: Deployment, unit: str) -> dict[str, int]:
     host = deployment.host
     file = host.path(release_of(unit)) / "run" / f"{host.worker_name(unit)}.json"
     try:
-        numbers = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        numbers = json.loads(read_file(file))
+    except (OSError, ValueError):
         if not host.facts(release_of(unit)).get("plain_workers"):
             deployment.warn(
                 f"{unit} was killed before it had finished. Its unacknowledged tasks were requeued; what it ran "
@@ -161,9 +182,11 @@ def prune(deployment: Deployment) -> None:
         # The order of releases is the order of these times.
         os.utime(deployment.host.path(deployment.release) / "build.json")
     archive.discard(deployment.host)
+    forget_kept(deployment.host)
     remove_earlier(deployment.host)
     deployment.manager.remove_stale()
     for release in deployment.host.prune(deployment.previous if deploys else ""):
         say(f"Removed release {release}.")
+    static.prune(deployment.host)
     remove_old_files(deployment.settings)
     remove_unlisted_modules(deployment.settings)

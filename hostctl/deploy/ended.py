@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def ended(deployment: Deployment, units: list[str]) -> list[str]:
     """Return the units that have ended, except workers that held messages: each is parked after a few such ends."""
     failed = deployment.manager.failed(units)
-    nodes = {deployment.host.node(unit): unit for unit in failed if not deployment.host.is_web(unit)}
+    nodes = {deployment.host.node(unit): unit for unit in failed if deployment.host.is_worker(unit)}
     if not nodes:
         return failed
     celery = deployment.settings.celery_app

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..application import Application
 from ..host import release_of
 from ..settings import ReleaseError, say
-from . import build, drain, health
+from . import build, health, pages
 from .configuration import keep_connections
 from .context import Context
 from .ended import ended
@@ -28,26 +28,30 @@ def start(deployment: Deployment) -> None:
         keep_connections(deployment.settings, release, deployment.live)
     deployment.manager.prepare(release)
     if deployment.pages_first:
-        deployment.schema_check = ThreadPoolExecutor(1).submit(deployment.application.ask, "migrations")
+        deployment.schema_check = ThreadPoolExecutor(1).submit(
+            deployment.application.ask, "migrations", list(deployment.settings.databases)
+        )
         start_units(deployment, host.web_units(release))
     else:
-        start_units(deployment, host.units(release))
+        start_units(deployment, host.side_by_side(release))
 
 
 def start_workers(deployment: Deployment) -> None:
-    """Rollback: start the workers, once the pages are back."""
-    start_units(deployment, deployment.host.worker_units(deployment.release))
+    """Rollback: start the workers and further processes, once the pages are back."""
+    host, release = deployment.host, deployment.release
+    start_units(deployment, [unit for unit in host.side_by_side(release) if not host.is_web(unit)])
     check_workers(deployment)
+    check_processes(deployment)
 
 
 def start_units(deployment: Deployment, units: list[str]) -> None:
     if stopping := sorted(deployment.host.stopping_units() & set(units)):
-        most = max(drain.stop_timeout(deployment, unit) for unit in stopping)
+        most = max(map(deployment.host.stop_timeout, stopping))
         say(f"Still finishing tasks after an earlier deployment, up to {most} s, then started: {', '.join(stopping)}.")
     try:
         deployment.manager.start(units)
     except ReleaseError as error:
-        raise ReleaseError(deployment.explain(units, str(error))) from None
+        raise deployment.failure(units, str(error)) from None
     if units:
         say(f"Started: {', '.join(units)}.")
 
@@ -56,7 +60,7 @@ def stop_release(context: Context) -> None:
     """Undo: stop the release's processes. Its workers stop consuming first, or a task could run twice."""
     units = context.host.running_units(context.release)
     if "health_check" in context.state.get("steps", {}):
-        stop_new_consumers(context, [unit for unit in units if not context.host.is_web(unit)])
+        stop_new_consumers(context, [unit for unit in units if context.host.is_worker(unit)])
     if any(context.host.is_web(unit) for unit in units):
         health.wait_until_idle(context.host.socket(context.release), at_least=0.5 if context.previous else 0)
     context.manager.stop(units)
@@ -76,30 +80,13 @@ def stop_new_consumers(context: Context, units: list[str]) -> None:
 
 
 def health_check(deployment: Deployment) -> None:
-    """Wait until the release's own socket passes its health check and its own workers answer a ping."""
-    check_pages(deployment)
+    """Wait until the release's own socket passes its health check and its workers answer; its processes must run."""
+    pages.check_pages(deployment)
     if deployment.pages_first:
         return
     check_workers(deployment)
+    check_processes(deployment)
     deployment.run_hook("before_switch")
-
-
-def check_pages(deployment: Deployment) -> None:
-    settings = deployment.settings
-    if not settings.web:
-        return
-    units = deployment.host.web_units(deployment.release)
-    deadline = time.monotonic() + settings.health_check_timeout
-    while problem := health_problem(deployment):
-        if deployment.manager.failed(units) or time.monotonic() > deadline:
-            raise ReleaseError(deployment.explain(units, f"health check {settings.health_path}: {problem}."))
-        time.sleep(0.05)
-    say(f"Health check passed: {settings.health_path} answered 200 on the release's own socket.")
-
-
-def health_problem(deployment: Deployment) -> str:
-    """Return what is wrong with the release's health page, or ""."""
-    return health.problem(deployment.settings, deployment.host.socket(deployment.release), deployment.release)
 
 
 def check_workers(deployment: Deployment) -> None:
@@ -112,15 +99,22 @@ def check_workers(deployment: Deployment) -> None:
     while silent := deployment.application.ask("ping", settings.celery_app, 3, *nodes)["silent"]:
         if ended(deployment, units) or time.monotonic() > deadline:
             reason = f"no answer (within {seconds} s) from {', '.join(silent)}."
-            raise ReleaseError(deployment.explain(units, reason))
+            raise deployment.failure(units, reason)
     say(f"Workers answered: {', '.join(worker.name for worker in settings.workers)}.")
 
 
+def check_processes(deployment: Deployment) -> None:
+    """Raise ReleaseError where a further process has ended since its start. (The step bake looks again.)"""
+    units = deployment.host.process_units(deployment.release, single=False)
+    if failed := deployment.manager.failed(units):
+        reason = f"ended, but must run until it is stopped: {', '.join(failed)}."
+        raise deployment.failure(failed, reason)
+
+
 def warm_up(deployment: Deployment) -> None:
-    """Request pages, so that every process loads what its first visitor would wait for; sync the release to disk."""
+    """Request the warm-up pages; sync the release to disk."""
     if deployment.settings.web:
-        paths = deployment.settings.warmup_paths
-        health.warm_up(deployment.settings, deployment.host.socket(deployment.release), paths)
+        pages.warm_up_pages(deployment)
     # After a power failure `current` must not point to empty files. An older release was written long ago.
     if deployment.sync is not None and not build.is_synced(deployment.sync):
         deployment.warn(f"Release {deployment.release} may not be on disk yet (sync failed or took too long).")

@@ -86,8 +86,8 @@ class Record:
     def holder(self) -> str:
         state = self.unfinished()
         if not state:
-            # It has just begun, or `verify` starts what does not run.
-            return "Another deployment is running. Wait until it has ended, then run again."
+            # It has just begun, or `verify` starts what does not run, or `import-database` runs.
+            return "Another deployment or an import is running. Wait until it has ended, then run again."
         seconds = int(time.time() - state["began"])
         name = self.settings.name
         return (

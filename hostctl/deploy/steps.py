@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import build, drain, launch, preflight, schema, traffic
+from . import build, drain, launch, preflight, schema, static, traffic
 
 DEPLOY_PLAN, ROLLBACK_PLAN, RESUME_PLAN = "deploy", "rollback", "resume"
 NEW_RELEASE = frozenset({DEPLOY_PLAN})
@@ -39,7 +39,7 @@ class Step:
 STEPS = (
     Step("preflight", preflight.preflight),
     Step("build", build.build, undo=build.remove_release, plans=NEW_RELEASE),
-    Step("check", preflight.check, plans=NEW_RELEASE, barrier=True),
+    Step("check", preflight.check, undo=static.withdraw, plans=NEW_RELEASE, barrier=True),
     Step("snapshot", schema.snapshot, plans=NEW_RELEASE),
     Step("migrate", schema.migrate, plans=NEW_RELEASE, barrier=True),
     Step("start", launch.start, undo=launch.stop_release),

@@ -10,7 +10,7 @@ from ..settings import ReleaseError, say
 from . import drain, health
 from .context import Context
 from .ended import ended
-from .launch import health_problem
+from .pages import health_problem
 
 if TYPE_CHECKING:
     from .deployment import Deployment
@@ -26,13 +26,13 @@ def stop_consuming(deployment: Deployment) -> None:
     if deployment.manager.beat_runs() and not deployment.settings.beat:
         deployment.record.note(beat_stopped=True)
         deployment.manager.stop_beat()
-        say("Beat stopped: it belongs to another host now.")
+        say("Beat stopped: it does not run on this host any more.")
     stopped, stopping = {}, deployment.host.stopping_units()
     # Workers that finish their tasks after an earlier deployment consume nothing, and answer nothing.
     units = [unit for unit in deployment.host.other_units(deployment.release) if unit not in stopping]
     for unit in units:
         shared = [queue for queue in deployment.host.queues(unit) if queue in deployment.settings.queues]
-        if shared and not deployment.host.is_web(unit):
+        if shared and deployment.host.is_worker(unit):
             stopped[deployment.host.node(unit)] = shared
     if not stopped:
         return
@@ -130,7 +130,7 @@ def test_queues(deployment: Deployment, queues: list[str]) -> None:
     answer = deployment.application.ask("smoke_test", *arguments, seconds=seconds + 30)
     if answer["silent"]:
         reason = f"no task came back within {seconds} s from the queues: {', '.join(answer['silent'])}."
-        raise ReleaseError(deployment.explain(units, reason))
+        raise deployment.failure(units, reason)
     for queue, other in answer["other"].items():
         deployment.warn(f"The smoke test of queue {queue} was answered by release {other}.")
     if passed := [queue for queue in queues if queue not in answer["busy"]]:
@@ -143,16 +143,16 @@ def bake(deployment: Deployment) -> None:
     """For a few seconds after the switch, require healthy pages and running processes."""
     seconds = deployment.settings.bake
     deadline = time.monotonic() + seconds
-    units = deployment.host.units(deployment.release)
+    units = deployment.host.side_by_side(deployment.release)
     while True:
         problem = deployment.settings.web and health_problem(deployment)
         # One timeout on a busy machine is no reason to revert.
         if problem and problem.startswith("no answer"):
             problem = health_problem(deployment)
         if problem:
-            raise ReleaseError(deployment.explain(units, f"health check after the switch: {problem}."))
+            raise deployment.failure(units, f"health check after the switch: {problem}.")
         if failed := ended(deployment, units):
-            raise ReleaseError(deployment.explain(failed, f"ended after the switch: {', '.join(failed)}."))
+            raise deployment.failure(failed, f"ended after the switch: {', '.join(failed)}.")
         if time.monotonic() > deadline:
             say(f"Health checks passed for {seconds} s.")
             return

@@ -12,8 +12,13 @@ Entry scripts, started by path: celery_runner (worker and beat), inspector (ques
     watchdog          tell systemd that a worker is not frozen
     broker            detect a lost broker within seconds
     beat              beat, with signals deferred while it works
+    schedule          beat's scheduler, and what it stores; overdue: periodic tasks that were due and not sent
+    queues            the queues that the application publishes to; queue_calls: those that calls in the code name
     smoke_test        the task that a deployment sends through every queue
     questions         the answers of the inspector
+    administrator     which command creates the first administrator
+    overlay           which settings a project hard-codes; the module that takes them from the environment, with
+                      environment; settings_probe: which settings follow the environment
     migrations        pending and unknown migrations; migration_review: which of them lock, rewrite or break
 
 Nothing here imports Celery or Django at its top level: gevent must patch first, and the inspector starts without them.

@@ -8,9 +8,10 @@ import signal
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from . import broker, compat
+from . import broker, compat, overdue, schedule
 from .locks import lock
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -28,25 +29,34 @@ def run_beat(arguments: argparse.Namespace) -> int:
     file = arguments.schedule.with_name("lock")
     if not lock(file):
         sys.exit(f"Beat is already running: another process has locked {file}.")
+    state = arguments.schedule.with_name("state.json")
+    state.unlink(missing_ok=True)
     app = find_app(arguments.app)
-    beat = app.Beat(schedule=str(arguments.schedule), loglevel="INFO", quiet=True)
+    # As beat does: a scheduler with models can be imported then.
+    app.loader.init_worker()
+    scheduler = schedule.without_lock(schedule.scheduler_class(schedule.choose(app, arguments.scheduler)))
+    beat = app.Beat(schedule=str(arguments.schedule), scheduler_cls=scheduler, loglevel="INFO", quiet=True)
     if problems := compat.problems():
         print(*problems, sep="\n", file=sys.stderr, flush=True)
     else:
         broker.set_options(app)
-        defer_signals_once_ready(beat)
+        defer_signals_once_ready(beat, state)
     beat.run()
     return 0
 
 
-def defer_signals_once_ready(beat: Any) -> None:
-    """Let a signal end beat at once until it has read its schedule, since there is nothing to write; defer it then."""
+def defer_signals_once_ready(beat: Any, state: Path) -> None:
+    """Let a signal end beat at once until it has read its schedule, since there is nothing to write; defer it then.
+
+    From then on beat writes to `state` what it does not send (overdue.py).
+    """
     from celery.signals import beat_init
 
     install_handler, beat.install_sync_handler = beat.install_sync_handler, lambda service: None
 
     def on_init(sender: Any, **_: Any) -> None:
         follow_the_clock(sender.scheduler)
+        overdue.watch(sender.scheduler, state)
         compat.wrap_scheduler(sender.scheduler, defer_signals)
         install_handler(sender)
         # This waits for the broker, and a signal may end it.

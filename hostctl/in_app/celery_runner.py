@@ -1,7 +1,7 @@
 """Run a Celery worker or beat of a release, with the release's own interpreter; see worker.py and beat.py.
 
 worker --app CELERY --release ID --name NAME --run FOLDER --queues A,B --pool POOL --concurrency N
-beat   --app CELERY --release ID --schedule FILE
+beat   --app CELERY --release ID --schedule FILE [--scheduler CLASS]
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def parse() -> argparse.Namespace:
     beat = commands.add_parser("beat", parents=[common])
     beat.set_defaults(run_service=run_beat)
     beat.add_argument("--schedule", required=True, type=Path, help="beat's schedule file; the lock file is beside it")
+    beat.add_argument("--scheduler", default="", help="its class; default: the one that the project means")
     return parser.parse_args()
 
 

@@ -25,7 +25,7 @@ REQUIRED = {
     "kombu.transport.virtual.base:Channel": ("_lookup", "do_restore"),
     "kombu.transport.virtual.base:QoS": ("_delivered", "_dirty"),
     "kombu.transport.virtual.base:Message": ("_raw",),
-    "kombu.transport.redis:QoS": ("append",),
+    "kombu.transport.redis:QoS": ("append", "restore_visible"),
     "kombu.transport.redis:Channel": (
         "QoS",
         *("_in_poll", "_q_for_pri", "_get_message_priority", "_brpop_read", "handlers", "sep"),
@@ -112,6 +112,11 @@ def queues_of(channel: Any, exchange: str, routing_key: str) -> list[str]:
     return list(channel._lookup(exchange, routing_key))
 
 
+def keys_of(channel: Any, queue: str) -> list[str]:
+    """Return the Redis lists of a queue, one for each priority."""
+    return [channel._q_for_pri(queue, priority) for priority in channel.priority_steps]
+
+
 def restore_message(
     channel: Any, message: dict[str, Any], exchange: str, routing_key: str, pipe: Any, *, behind: bool = False
 ) -> None:
@@ -158,11 +163,15 @@ def bytes_to_str(text: bytes | str) -> str:
     return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
-def keep_refused_messages(refused: list[list[Any]], content_errors: tuple[type[Exception], ...]) -> None:
-    """Have kombu add messages to `refused`, as in requeue.py, that it took from a queue but cannot add to the slot.
+def keep_own_messages(refused: list[list[Any]], content_errors: tuple[type[Exception], ...]) -> None:
+    """Have kombu neither lose nor give out again what this process takes from Redis.
 
-    kombu would lose them. Redis refuses, for instance, while its disk or its memory is full. A message that raises
-    one of `content_errors` would never be added.
+    A message that it took from a queue but cannot add to the slot, it adds to `refused`, as in requeue.py. kombu would
+    lose it. Redis refuses, for instance, while its disk or its memory is full. A message that raises one of
+    `content_errors` would never be added.
+
+    After visibility_timeout kombu gives messages out again, also those of its own process, whose tasks run or wait for
+    their ETA. Here each process has a slot of its own, and requeue.py requeues those of dead workers only.
     """
     from kombu.transport import redis
 
@@ -177,6 +186,9 @@ def keep_refused_messages(refused: list[list[Any]], content_errors: tuple[type[E
                 refused.append([message._raw, delivery["exchange"], delivery["routing_key"]])
                 # One from which the worker reconnects, whatever the project's settings are.
                 raise ConnectionError(f"Redis refused to record a message that was taken: {error}") from error
+
+        def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+            pass
 
     redis.Channel.QoS = QoS
 

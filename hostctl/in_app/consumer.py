@@ -103,7 +103,7 @@ def consumer_class(app: Any, summary: Path) -> type:
             warn_of_limits = limits_warning(self.pool)
             self.unrecorded = results.Unrecorded()
             self.refused: list[list[Any]] = []
-            compat.keep_refused_messages(self.refused, reception.errors())
+            compat.keep_own_messages(self.refused, reception.errors())
 
         def ensure_connected(self, conn: Any) -> Any:
             broker.limit_reconnect_pause(conn)

@@ -22,6 +22,12 @@ if __name__ == "__main__":
 from hostctl.in_app.questions import QUESTIONS
 
 
+def set_up_django() -> None:
+    """Load the application. A project with django-configurations needs its importer, as in its manage.py."""
+    package = "configurations" if os.environ.get("DJANGO_CONFIGURATION") else "django"
+    importlib.import_module(package).setup()
+
+
 def main() -> None:
     """Answer until the end of the input. The application's own output goes to stderr, apart from the answers."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -29,9 +35,9 @@ def main() -> None:
     for line in sys.stdin:
         question, *arguments = json.loads(line)
         try:
-            if "DJANGO_SETTINGS_MODULE" in os.environ:
-                # Does nothing from the second time on.
-                importlib.import_module("django").setup()
+            # The overlay's question is about settings that are not loaded yet. From the second time on it does nothing.
+            if "DJANGO_SETTINGS_MODULE" in os.environ and question != "settings_overlay":
+                set_up_django()
             answer = {"answer": QUESTIONS[question](*arguments)}
         except (Exception, SystemExit):  # Whatever the application raises, hostctl reports it.
             answer = {"error": traceback.format_exc()}

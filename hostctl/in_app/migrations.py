@@ -14,8 +14,25 @@ from .migration_review import Review, is_concurrent, label
 IDLE_SECONDS = 60
 
 
-def migrations(targets: list[str] | None = None) -> dict[str, Any]:
-    """Compare the release's migrations with those applied to the database, and review the pending ones.
+def databases(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Compare the release with `default` and with each of the named databases; see `migrations`.
+
+    Raises ImproperlyConfigured for a name that DATABASES lacks.
+    """
+    from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
+
+    for name in names:
+        if name not in settings.DATABASES:
+            raise ImproperlyConfigured(
+                f"app_databases in group_vars/ENV/app.yml has {name}, and DATABASES in the settings has only "
+                f"{', '.join(settings.DATABASES)}."
+            )
+    return {name: migrations(database=name) for name in ("default", *names)}
+
+
+def migrations(targets: list[str] | None = None, database: str = "default") -> dict[str, Any]:
+    """Compare the release's migrations with those applied to a database, and review the pending ones.
 
     `targets` are names like "shop.0004_slug"; without them, every migration of the release. Returns
 
@@ -29,10 +46,11 @@ def migrations(targets: list[str] | None = None) -> dict[str, Any]:
         idle        sessions idle in a transaction for over a minute: pid, user, seconds, application
     """
     import django
-    from django.db import connection
+    from django.db import connections
     from django.db.migrations.executor import MigrationExecutor
 
     django.setup()
+    connection = connections[database]
     try:
         executor = MigrationExecutor(connection)
         loader = executor.loader

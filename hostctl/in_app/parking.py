@@ -3,8 +3,9 @@
 UNKNOWN     this release does not know its task: Celery drops such a message. A release that knows it requeues it.
 UNREADABLE  it cannot be read: Celery drops it, or ends
 RETURNED    its task ended a process again and again (returns.py)
+WAITING     it waited in a queue when the database was restored to an earlier state, which may not have its rows
 
-The last two wait for an operator: `APPctl tasks parked`. Why and when a message was parked is in the message itself.
+All but the first wait for an operator: `APPctl tasks parked`. Why and when a message was parked is in the message.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ FORMER_LIST = "celery-set-aside"
 # Messages read at once: the whole list may not fit into memory.
 PAGE = 200
 
-UNKNOWN, UNREADABLE, RETURNED = "unknown", "unreadable", "returned"
+UNKNOWN, UNREADABLE, RETURNED, WAITING = "unknown", "unreadable", "returned", "waiting"
 # In a parked message: kind, reason and since (seconds since 1970). Version 0.1.0 parked unknown tasks only, without it.
 DETAILS = "hostctl_parked"
 
@@ -68,6 +69,39 @@ def entry_of(item: bytes, queue: str) -> list[Any]:
 def park_entry(channel: Any, entry: list[Any], reason: str) -> None:
     with channel.conn_or_acquire() as client:
         add(client, entry, UNREADABLE, reason)
+
+
+def park_queue(channel: Any, queue: str, reason: str) -> Counter[str]:
+    """Move every message that waits in a queue to the parked ones, oldest first; count them by their task's name."""
+    names: Counter[str] = Counter()
+    with channel.conn_or_acquire() as client:
+        for key in compat.keys_of(channel, queue):
+            while name := client.transaction(park_oldest(channel, key, queue, reason), key, value_from_callable=True):
+                names[name] += 1
+    return names
+
+
+def park_oldest(channel: Any, key: str, queue: str, reason: str) -> Callable[[Any], str]:
+    """Return the transaction that parks the message which is next to be taken; its value is the task's name, or ""."""
+
+    def move(pipe: Any) -> str:
+        item = pipe.lindex(full_name(channel, key), -1)
+        if item is None:
+            pipe.multi()
+            return ""
+        try:
+            message = json.loads(item)
+            info = message["properties"]["delivery_info"]
+            entry = [message, info["exchange"], info["routing_key"]]
+        except (ValueError, LookupError, TypeError):
+            entry = entry_of(item, queue)
+        name = task_name_and_id(channel, entry[0])[0]
+        pipe.multi()
+        pipe.lrem(full_name(channel, key), -1, item)  # Searched from the end, where it is.
+        add(pipe, entry, WAITING, reason)
+        return name or "unknown"
+
+    return move
 
 
 def adopt_former_list(channel: Any) -> None:

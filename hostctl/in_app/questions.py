@@ -1,7 +1,18 @@
 """The questions of a deployment, each a function: its arguments and its result are JSON.
 
-check WSGI CELERY BEAT            import what the processes will import, run Django's checks, collect static files
-migrations                        compare the release's migrations with the database
+static_files                      where the project collects its static files
+collect_static                    collect them
+media_files                       the path of MEDIA_URL, and the folder of uploads
+check WSGI CELERY BEAT SCHEDULER [DATABASE, ...]
+                                  import what the processes will import, run Django's checks
+pages_below PATH...               those of these paths at which, or below which, the project has pages
+queues CELERY SCHEDULER BEAT FOLDER
+                                  the queues that the application publishes to
+settings_overlay MODE MODULE WSGI CELERY [DOMAIN, ...] FOLDER [VARIABLE, ...]
+                                  generate a settings module for what the project hard-codes
+administrator [VARIABLE, ...]     the command that creates the first administrator
+migrations [DATABASE, ...]        compare the release's migrations with `default` and with these
+exception PATH DOMAIN             the traceback of a page that answers 500
 periodic CELERY                   enabled periodic tasks without code
 ping CELERY SECONDS WORKER...     workers that do not answer
 consumed CELERY SECONDS {WORKER: [QUEUE, ...]}
@@ -21,6 +32,8 @@ list_parked CELERY                parked messages
 show_parked CELERY ID             parked messages with an ID, with their content
 take_parked CELERY requeue|drop ID
                                   requeue or delete parked messages; all of them without an ID
+known_migrations                  the release's migrations, without asking a database
+park_waiting CELERY REASON        park every waiting message
 """
 
 from __future__ import annotations
@@ -30,14 +43,19 @@ import importlib
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import compat, parking, requeue, returns, smoke_test
-from .broker import open_channel
-from .migrations import migrations
+from . import compat, parking, queues, requeue, returns, schedule, smoke_test
+from .administrator import administrator
+from .broker import OPTIONS, open_channel
+from .exceptions import exception
+from .migrations import databases
+from .overlay import settings_overlay
+from .static_files import collect_static, media_files, static_files
 
 # Seconds without an answer from a queue, after which its workers are asked what they run.
 BUSY_CHECK_SECONDS = 5
@@ -48,14 +66,17 @@ START_SECONDS = 20
 # --- The code of the release ---------------------------------------------------------------------------------------
 
 
-def check(wsgi: str, celery: str, beat: bool = False) -> dict[str, Any]:
-    """Import the WSGI callable, the Celery application and beat's scheduler, run Django's checks, collect static files.
+def check(
+    wsgi: str, celery: str, beat: bool = False, scheduler: str = "", required: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Import what gunicorn, Celery and beat will run, run Django's checks, and connect to broker and databases.
 
-    Returns the `versions` of the main packages, `warnings` to print, and the `login_pages`. Raises ImportError when
-    `beat` is to run and the release lacks its scheduler.
+    `required` are the databases beside `default` without which the release must not go live. Returns the `versions` of
+    the main packages, `warnings` and those of `beat` and of `databases` to print, the `login_pages`, the `admin_page`,
+    and whether the project `has_pages` at all.
+    Raises ImportError when `beat` is to run and the release lacks its scheduler.
     """
     import django
-    from django.conf import settings
     from django.core.management import call_command
 
     django.setup()
@@ -63,51 +84,156 @@ def check(wsgi: str, celery: str, beat: bool = False) -> dict[str, Any]:
     module, _, name = wsgi.partition(":")
     getattr(importlib.import_module(module), name or "application")
     application = find_celery(celery)
+    reach_broker(application)
+    unreachable = reach_databases({"default", *required})
+    beat_problems = []
     if beat:
-        import_scheduler(application.conf.beat_scheduler)
-    if settings.STATIC_ROOT:
-        call_command("collectstatic", "--noinput", verbosity=0)
+        scheduler = schedule.choose(application, scheduler)
+        import_scheduler(scheduler)
+        schedule.reach_redbeat(application, scheduler)
+        beat_problems = schedule.problems(application, scheduler)
     packages = [name for name in ("django", "celery", "gunicorn") if installed(name)]
     versions = {"python": sys.version.split()[0]} | {name: metadata.version(name) for name in packages}
     warnings = compat.problems() if installed("celery") else []
     prefix = application.conf.broker_transport_options.get("global_keyprefix", "")
-    return {"versions": versions, "warnings": warnings, "login_pages": login_pages(), "key_prefix": prefix}
+    return {
+        "versions": versions, "warnings": warnings, "beat": beat_problems, "databases": unreachable,
+        "login_pages": login_pages(), "has_pages": has_pages(), "admin_page": admin_page(),
+        "key_prefix": prefix,
+    }  # fmt: skip
+
+
+def reach_broker(application: Any) -> None:
+    """Connect to the broker, as a worker does. kombu checks the version of redis-py only when it connects."""
+    options = OPTIONS | application.conf.broker_transport_options
+    with application.connection_for_read(transport_options=options) as connection:
+        connection.ensure_connection(max_retries=3, interval_start=0.5).channel().close()
+
+
+def reach_databases(required: Collection[str] = ("default",)) -> list[str]:
+    """Connect to each PostgreSQL database of the settings with the login that the processes use.
+
+    Returns warnings of databases without a connection, with the alias, the login and the server. Raises
+    OperationalError, which says the same, for one that is required.
+    """
+    from django.db import DatabaseError, OperationalError, connections
+
+    warnings = []
+    for connection in connections.all():
+        if connection.vendor != "postgresql":
+            continue
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except DatabaseError as error:
+            settings = connection.settings_dict
+            reason = " ".join(str(error).split())
+            text = (
+                f"no connection to the database of DATABASES[{connection.alias!r}], {settings['NAME']} as "
+                f"{settings['USER'] or 'the user of the process'} on {settings['HOST'] or 'the local socket'}: {reason}"
+            )
+            if connection.alias in required:
+                raise OperationalError(text) from error
+            warnings.append(f"There is {text}")
+        finally:
+            connection.close()
+    return warnings
+
+
+def has_pages() -> bool:
+    """Return whether the project has any URL; one that only runs tasks may have none."""
+    from django.conf import settings
+    from django.urls import get_resolver
+
+    return bool(getattr(settings, "ROOT_URLCONF", "") and get_resolver().url_patterns)
 
 
 def login_pages() -> list[str]:
     """Return the paths of the project's login pages: those of its admin sites, and LOGIN_URL."""
-    from django.apps import apps
     from django.conf import settings
     from django.shortcuts import resolve_url
-    from django.urls import resolve, reverse
 
-    def find(page: Callable[[], str]) -> Iterator[str]:
-        # A page that the project does not have, or a project without URLs. Django's own checks report errors in them.
-        with contextlib.suppress(Exception):
-            resolve(path := page())
-            yield path
+    return sorted({*existing(lambda: resolve_url(settings.LOGIN_URL)), *admin_logins()})
 
-    pages = set(find(lambda: resolve_url(settings.LOGIN_URL)))
-    if apps.is_installed("django.contrib.admin"):
-        from django.contrib.admin.sites import all_sites
 
-        # By now the URLs are imported, and with them the admin sites.
-        for site in all_sites:
-            pages |= set(find(lambda name=site.name: reverse("admin:login", current_app=name)))
-    return sorted(pages)
+def admin_page() -> str:
+    """Return the path of the project's admin site; "" without one."""
+    from django.urls import reverse
+
+    return next(existing(lambda: reverse("admin:index")), "")
+
+
+def admin_logins() -> set[str]:
+    """Return the path of each admin site's login page."""
+    from django.apps import apps
+    from django.urls import reverse
+
+    if not apps.is_installed("django.contrib.admin"):
+        return set()
+    from django.contrib.admin.sites import all_sites
+
+    # By now the URLs are imported, and with them the admin sites.
+    sites = [site.name for site in all_sites]
+    return {path for site in sites for path in existing(lambda site=site: reverse("admin:login", current_app=site))}
+
+
+def existing(page: Callable[[], str]) -> Iterator[str]:
+    """Yield the path of a page, if the project has it. Django's own checks report errors in the URLs."""
+    from django.urls import resolve
+
+    with contextlib.suppress(Exception):
+        resolve(path := page())
+        yield path
+
+
+def pages_below(*paths: str) -> dict[str, list[str]]:
+    """Return those of the paths (/status/) at which the project has a page, or below which it has some.
+
+    A pattern that also matches any other name, such as <slug:page>/, is no page of that path.
+    """
+    from django.urls import get_resolver
+
+    if not has_pages():
+        return {"paths": []}
+    patterns = get_resolver().url_patterns
+    return {"paths": [path for path in paths if has_page(path) or has_pattern(patterns, path.removeprefix("/"))]}
+
+
+def has_page(path: str) -> bool:
+    """Return whether a view of the project is meant for this path, with or without the slash at the end."""
+    other = f"{path.rstrip('/')}-{uuid.uuid4().hex}"
+    return any(route_of(path.rstrip("/") + end) not in ("", route_of(other + end)) for end in ("/", ""))
+
+
+def route_of(path: str) -> str:
+    """Return the pattern of the view that answers a path, and "" without one."""
+    from django.urls import resolve
+
+    with contextlib.suppress(Exception):
+        return resolve(path).route
+    return ""
+
+
+def has_pattern(patterns: Iterable[Any], wanted: str, prefix: str = "") -> bool:
+    """Return whether a pattern of the URLs begins with `wanted`, such as status/."""
+    for one in patterns:
+        route = prefix + str(one.pattern).removeprefix("^")
+        if route.startswith(wanted):
+            return True
+        if wanted.startswith(route) and has_pattern(getattr(one, "url_patterns", ()), wanted, route):
+            return True
+    return False
 
 
 def import_scheduler(scheduler: Any) -> None:
     """Import beat's scheduler, found the way beat finds it."""
-    from celery.utils.imports import load_extension_class_names, symbol_by_name
-
     try:
-        symbol_by_name(scheduler, aliases=dict(load_extension_class_names("celery.beat_schedulers")))
+        schedule.scheduler_class(scheduler)
     except Exception as error:
         # Django raises RuntimeError for a package that is installed but not in INSTALLED_APPS.
         raise ImportError(
-            f"Beat's scheduler {scheduler} (the Celery setting beat_scheduler) cannot be imported ({error}). "
-            "Its package must be in the requirements and, where it has models, in INSTALLED_APPS."
+            f"Beat's scheduler {scheduler} (app_beat_scheduler, or Celery's beat_scheduler) cannot be imported "
+            f"({error}). Its package must be in the requirements and, where it has models, in INSTALLED_APPS."
         ) from None
 
 
@@ -146,8 +272,9 @@ def consumed(celery: str, seconds: float, workers: dict[str, list[str]]) -> dict
     answers: dict[str, list[str]] = {}
     while (silent := workers.keys() - answers.keys()) and time.monotonic() < deadline:
         inspect = application.control.inspect(destination=sorted(silent), timeout=1, limit=len(silent))
-        for node, queues in (inspect.active_queues() or {}).items():
-            answers[node] = [queue["name"] for queue in queues]
+        for node, found in (inspect.active_queues() or {}).items():
+            # The name of a broadcast queue is another one in every worker.
+            answers[node] = [name for queue in found for name in (queue["name"], queue.get("alias"))]
     missing = {node: sorted(set(workers[node]) - set(queues)) for node, queues in answers.items()}
     return {"silent": sorted(silent), "missing": {node: queues for node, queues in missing.items() if queues}}
 
@@ -327,6 +454,23 @@ def take_parked(celery: str, action: str, message_id: str) -> dict[str, Any]:
         return {"taken": taken, "stuck": stuck}
 
 
+def known_migrations() -> dict[str, Any]:
+    """Return the migrations of the code, without asking a database."""
+    from django.db.migrations.loader import MigrationLoader
+
+    return {"migrations": sorted(MigrationLoader(None, ignore_no_migrations=True).disk_migrations)}
+
+
+def park_waiting(celery: str, reason: str) -> dict[str, int]:
+    """Park every message that waits in a queue or that a dead worker held; count them by their task."""
+    with open_channel(find_celery(celery)) as (channel, client):
+        requeue.requeue_dead_workers(channel, Path(sys.prefix).parents[1])
+        names = Counter()
+        for queue in sorted(bound_queues(channel, client)):
+            names.update(parking.park_queue(channel, queue, reason))
+    return dict(names.most_common())
+
+
 # --- Helpers -------------------------------------------------------------------------------------------------------
 
 
@@ -346,8 +490,16 @@ def installed(package: str) -> bool:
 
 
 QUESTIONS = {
+    "settings_overlay": settings_overlay,
+    "static_files": static_files,
+    "collect_static": collect_static,
+    "media_files": media_files,
     "check": check,
-    "migrations": migrations,
+    "pages_below": pages_below,
+    "queues": queues.published,
+    "administrator": administrator,
+    "migrations": databases,
+    "exception": exception,
     "periodic": periodic,
     "ping": ping,
     "consumed": consumed,
@@ -362,4 +514,6 @@ QUESTIONS = {
     "list_parked": list_parked,
     "show_parked": show_parked,
     "take_parked": take_parked,
+    "known_migrations": known_migrations,
+    "park_waiting": park_waiting,
 }

@@ -24,6 +24,9 @@ from .locks import dead_worker
 
 # The Redis set with the nodes that have a slot.
 SLOTS = "unacked_slots"
+# Seconds after its last sign of life for which a worker of another host counts as living; or visibility_timeout, if
+# that is longer.
+ALIVE_SECONDS = 180
 
 logger = logging.getLogger("celery.hostctl")
 
@@ -33,8 +36,19 @@ def slot_options(node: str) -> dict[str, str]:
     return {f"{name}_key": f"{name}:{node}" for name in ("unacked", "unacked_index", "unacked_mutex")}
 
 
+def alive_key(node: str) -> str:
+    """Return the key that a worker sets again and again while it lives."""
+    return f"worker-alive:{node}"
+
+
+def note_alive(channel: Any, node: str) -> None:
+    """Tell the workers of other hosts that this one lives: they cannot see its lock file."""
+    with channel.conn_or_acquire() as client:
+        client.set(alive_key(node), str(time.time()), ex=max(ALIVE_SECONDS, int(channel.visibility_timeout)))
+
+
 def requeue_dead_workers(channel: Any, releases: Path, but: str = "") -> int:
-    """Requeue what dead workers of this host held, and messages of other hosts that exceed the visibility timeout.
+    """Requeue what dead workers of this host held, and messages of lost hosts that exceed the visibility timeout.
 
     Returns the number of messages; `but` is the node of the worker that asks.
     """
@@ -42,6 +56,8 @@ def requeue_dead_workers(channel: Any, releases: Path, but: str = "") -> int:
     with channel.conn_or_acquire() as client:
         for node in sorted({node.decode() for node in client.smembers(SLOTS)} - {but}):
             if node.rpartition("@")[2] != socket.gethostname():
+                if client.get(parking.full_name(channel, alive_key(node))):
+                    continue
                 count += requeue_unacknowledged(channel, node, before=time.time() - channel.visibility_timeout)
                 continue
             with dead_worker(node, releases) as is_dead:

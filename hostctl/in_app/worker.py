@@ -1,7 +1,8 @@
 """A Celery worker of a release, with what its place on a server needs.
 
-- Its unacknowledged messages are in Redis under its own name (requeue.py). Those of a killed worker are requeued when a
-  worker of the host starts, at the latest after REQUEUE_SECONDS by one that runs.
+- Its unacknowledged messages are in Redis under its own name (requeue.py), and are not given out again while it lives,
+  however long that is. Those of a killed worker are requeued when a worker of the host starts, at the latest after
+  REQUEUE_SECONDS by one that runs.
 - A message that ends its process again and again is parked (returns.py), as is one that cannot be read (reception.py)
   or whose task this release does not know (parking.py).
 - It loses neither a task nor a place in its pool while the result backend does not answer (results.py).
@@ -144,7 +145,7 @@ def requeue_step(node: str, releases: Path) -> type:
             except Exception:
                 logger.exception("Cannot requeue messages of dead workers. This worker runs without that.")
             self.stop(consumer)
-            self.timers = (consumer.timer.call_repeatedly(REQUEUE_SECONDS, self.requeue_dead, (channel,)),)
+            self.timers = (consumer.timer.call_repeatedly(REQUEUE_SECONDS, self.look_after_slots, (channel,)),)
             if consumer.hub and not compat.checks_brpop_itself():
                 watch = broker.BrokerWatch(consumer.task_consumer.channel)
                 self.timers += (consumer.timer.call_repeatedly(broker.CHECK_SECONDS, watch.check),)
@@ -156,6 +157,7 @@ def requeue_step(node: str, releases: Path) -> type:
         def requeue(self, consumer: Any, channel: Any) -> None:
             with channel.conn_or_acquire() as client:
                 client.sadd(requeue.SLOTS, node)
+            requeue.note_alive(channel, node)
             self.requeue_dead(channel)
             if self.is_first_connection or consumer.hub:
                 # With the connection Celery has forgotten the other tasks it held. (Without an event loop, as with
@@ -168,6 +170,10 @@ def requeue_step(node: str, releases: Path) -> type:
             parking.adopt_former_list(channel)
             for name, number in parking.requeue_known(channel, consumer.app.tasks).items():
                 logger.warning("Requeued %d parked messages of the task %s.", number, name)
+
+        def look_after_slots(self, channel: Any) -> None:
+            requeue.note_alive(channel, node)
+            self.requeue_dead(channel)
 
         def requeue_dead(self, channel: Any) -> None:
             self.log(requeue.requeue_dead_workers(channel, releases, but=node))

@@ -52,9 +52,9 @@ class Processes:
         """Return the units that have ended or were restarted automatically."""
         return [unit for manager, own in self.each(units) for unit in manager.failed(own)]
 
-    def recent_logs(self, units: list[str], lines: int = 25) -> str:
-        """Return the last log lines of the units."""
-        return "\n".join(manager.recent_logs(own, lines) for manager, own in self.each(units))
+    def recent_logs(self, units: list[str], lines: int = 25, since: float = 0) -> str:
+        """Return the last log lines of the units; `since` is in seconds of the epoch."""
+        return "\n".join(manager.recent_logs(own, lines, since) for manager, own in self.each(units))
 
     def missing(self, release: str) -> list[str]:
         """Return the units of a release that have no definition on this host."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import re
 import shutil
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import time
 import xmlrpc.client
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,10 @@ STATES |= {STOPPED: "inactive", FATAL: "failed", UNKNOWN: "failed"}
 # How supervisord logs the end of a program, unexpected or on purpose. It does not count restarts itself.
 END_OF_PROGRAM = re.compile(r" (exited|stopped): (\S+) \(|supervisord started with pid")
 LOG_BYTES = 200_000
+# The time of a line, as gunicorn and ISO 8601 write it. Without a zone it may be in that of the project.
+LINE_WITH_TIME = re.compile(
+    r"^\[?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,]\d+)? ?(Z|[+-]\d\d:?\d\d)[^\n]*", re.MULTILINE
+)
 BAD_NAME, NO_FILE, FAILED, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 20, 30, 60, 70, 90, 91
 
 
@@ -48,7 +54,7 @@ class Transport(xmlrpc.client.Transport):
 
 
 class Supervisor:
-    """Start, stop and inspect programs, named like systemd's units: APP-web@ID, APP-worker-NAME@ID, APP-beat.
+    """Start, stop and inspect programs, named like systemd's units: see systemd.py.
 
     The programs of a release are a group, APP@ID. None has autostart: APP.service starts those of the current release.
     """
@@ -96,10 +102,13 @@ class Supervisor:
         process = self.processes().get(self.beat)
         return process is not None and not has_ended(process)
 
-    def recent_logs(self, units: list[str], lines: int = 25) -> str:
-        """Return the last log lines of the programs."""
-        logs = [self.log(unit) for unit in units]
-        return "\n".join(tail(log.read_text(errors="replace"), lines) for log in logs if log.exists())
+    def recent_logs(self, units: list[str], lines: int = 25, since: float = 0) -> str:
+        """Return the last log lines of the programs; `since` is in seconds of the epoch.
+
+        A line without a time and its zone is as old as the one before it. A file not written since is left out.
+        """
+        logs = [log for unit in units if (log := self.log(unit)).exists() and log.stat().st_mtime >= int(since)]
+        return "\n".join(tail(text_since(log.read_text(errors="replace"), int(since)), lines) for log in logs)
 
     # -- starting and stopping
 
@@ -314,6 +323,22 @@ def count_restarts(log: str) -> dict[str, int]:
         else:
             restarts[match[2]] = restarts.get(match[2], 0) + 1 if match[1] == "exited" else 0
     return restarts
+
+
+def text_since(log: str, since: int) -> str:
+    """Return a log without what was written before a moment, as far as its lines have a time and its zone."""
+    old = [found.end() for found in LINE_WITH_TIME.finditer(log) if since and written(found) < since]
+    newer = LINE_WITH_TIME.search(log, old[-1]) if old else None
+    return log[newer.start() :] if newer else "" if old else log
+
+
+def written(line: re.Match[str]) -> float:
+    """Return when a line was written, in seconds since the epoch; infinite for an impossible time."""
+    zone = "+0000" if line[3] == "Z" else line[3].replace(":", "")
+    try:
+        return datetime.strptime(f"{line[1]} {line[2]} {zone}", "%Y-%m-%d %H:%M:%S %z").timestamp()
+    except ValueError:
+        return math.inf
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:

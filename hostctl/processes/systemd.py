@@ -16,7 +16,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Systemd:
-    """Start, stop and inspect units. Their names lack `.service`: APP-web@ID, APP-worker-NAME@ID, APP-beat."""
+    """Start, stop and inspect units.
+
+    Their names lack `.service`: APP-web@ID, APP-worker-NAME@ID, APP-process-NAME@ID, APP-beat.
+    """
 
     settings: Settings
     # NRestarts of units at the time of `start`; a higher number later means that the unit failed.
@@ -25,7 +28,7 @@ class Systemd:
     def alive(self) -> dict[str, str]:
         """Return every unit of every release that runs, starts or stops, and its release."""
         name = self.settings.name
-        patterns = [f"{name}-web@*", f"{name}-worker-*@*"]
+        patterns = [f"{name}-web@*", f"{name}-worker-*@*", f"{name}-process-*@*"]
         states = "--state=active,activating,deactivating,reloading"
         output = systemctl("list-units", "--plain", "--no-legend", states, *patterns)
         units = [line.split()[0].removesuffix(".service") for line in output.splitlines() if line.strip()]
@@ -37,14 +40,16 @@ class Systemd:
             unit
             for unit, state in self.states(units).items()
             if state["ActiveState"] not in ("active", "activating")
+            # It has ended, and is restarted in two seconds.
+            or state.get("SubState") == "auto-restart"
             or state["NRestarts"] != self.restarts.get(unit, "0")
         ]
 
     def states(self, units: list[str]) -> dict[str, dict[str, str]]:
-        """Return ActiveState, NRestarts, StateChangeTimestamp (@SECONDS) and ControlGroup of units."""
+        """Return ActiveState, SubState, NRestarts, StateChangeTimestamp (@SECONDS) and ControlGroup of units."""
         if not units:
             return {}
-        properties = "--property=Id,ActiveState,NRestarts,StateChangeTimestamp,ControlGroup"
+        properties = "--property=Id,ActiveState,SubState,NRestarts,StateChangeTimestamp,ControlGroup"
         output = systemctl("show", "--timestamp=unix", properties, *services(units))
         states = [dict(line.split("=", 1) for line in block.splitlines()) for block in output.strip().split("\n\n")]
         return {state["Id"].removesuffix(".service"): state for state in states}
@@ -121,6 +126,8 @@ class Systemd:
     def restart_beat(self, release: str) -> None:
         beat = f"{self.settings.name}-beat"
         self.install(services([beat]), release)
+        # All releases share this unit: restarts of an earlier one, which may have failed again and again, do not count.
+        subprocess.run(["systemctl", "reset-failed", *services([beat])], capture_output=True, check=False)
         systemctl("restart", *services([beat]))
         self.restarts.update({unit: state["NRestarts"] for unit, state in self.states([beat]).items()})
 
@@ -149,7 +156,7 @@ class Systemd:
     def remove_unwanted(self, wanted: set[str]) -> None:
         own = {unit: f"{unit}.service" for unit in self.alive()}
         used = {file if (UNITS / file).exists() else f"{unit.partition('@')[0]}@.service" for unit, file in own.items()}
-        patterns = ("web@*.service", "worker-*@*.service", "beat.service", "stop-order.target")
+        patterns = ("web@*.service", "worker-*@*.service", "process-*@*.service", "beat.service", "stop-order.target")
         files = [file for pattern in patterns for file in UNITS.glob(f"{self.settings.name}-{pattern}")]
         unwanted = [file for file in files if file.name not in wanted | used]
         for file in unwanted:
@@ -157,11 +164,11 @@ class Systemd:
         if unwanted:
             systemctl("daemon-reload")
 
-    def recent_logs(self, units: list[str], lines: int = 25) -> str:
-        """Return the last log lines of the units, including one that has just died."""
+    def recent_logs(self, units: list[str], lines: int = 25, since: float = 0) -> str:
+        """Return the last log lines of the units, including one that has just died; `since` seconds of the epoch."""
         subprocess.run(["journalctl", "--sync"], capture_output=True, check=False)
         selected = [argument for unit in services(units) for argument in ("--unit", unit)]
-        command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *selected]
+        command = ["journalctl", "--no-pager", "--output=cat", f"--lines={lines}", f"--since=@{int(since)}", *selected]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.rstrip()
 
 

@@ -182,9 +182,10 @@ class ActionModule(ActionBase):
         return output
 
     def reason(self, state: dict[str, Any]) -> str:
-        """Return which step failed and what is live now; the whole output was printed before."""
+        """Return which step failed, why, and what is live now; the whole output was printed before."""
         if "status" not in state:
             step = f" at step {state['step']}" if "step" in state else ""
             return f"The deployment was killed{step}. Run the same command again: it completes or reverts it."
         failed = [line for line in self.lines if " failed at step " in line]
-        return "\n".join(dict.fromkeys([*failed[-1:], *self.lines[-1:]]))
+        causes = [line for line in self.lines if line.startswith("Cause: ")]
+        return "\n".join(dict.fromkeys([*failed[-1:], *causes[-1:], *self.lines[-1:]]))

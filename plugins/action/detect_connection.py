@@ -138,11 +138,24 @@ def agent_keys() -> list[str]:
 
 def own_keys(private_key_file: str | None) -> set[str]:
     """Return the public keys whose private keys this machine probably has."""
-    files = [*Path("~/.ssh").expanduser().glob("*.pub")]
-    if private_key_file:
-        files.append(Path(f"{private_key_file}.pub").expanduser())
-    lines = [file.read_text(errors="replace") for file in files if file.is_file()]
+    folder = Path("~/.ssh").expanduser()
+    private = [*folder.glob("id_*"), *([Path(private_key_file).expanduser()] if private_key_file else [])]
+    private = [file for file in private if file.suffix != ".pub"]
+    public = dict.fromkeys([*folder.glob("*.pub"), *(file.with_name(f"{file.name}.pub") for file in private)])
+    lines = [file.read_text(errors="replace") for file in public if file.is_file()]
+    # A CI job has the private key only.
+    lines += [public_key(file) for file in private if not file.with_name(f"{file.name}.pub").is_file()]
     return {key_of(line) for line in lines + agent_keys()} - {""}
+
+
+def public_key(file: Path) -> str:
+    """Return the public key line of a private key file; "" if the file needs a passphrase or is no key."""
+    try:
+        command = ["ssh-keygen", "-y", "-P", "", "-f", str(file)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def guess_administrators(

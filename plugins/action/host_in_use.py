@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,24 @@ nginx_default_site_edited: {description: "Whether Debian's example site of nginx
 redis_server_port: {description: Port of Debian's instance of Redis; 0 if Redis is not installed., type: int}
 """
 
-NOTHING = {"findings": [], "nginx_default_ports": [], "nginx_default_site_edited": False, "redis_server_port": 0}
+NOTHING = {
+    "findings": [],
+    "former_cluster": [],
+    "nginx_default_ports": [],
+    "nginx_default_site_edited": False,
+    "redis_server_port": 0,
+}
+
+FORMER_CLUSTER = """\
+No service was changed: {host} has its databases in PostgreSQL {old}, and its Debian has PostgreSQL {new}, which would
+serve without them; or their upgrade is unfinished. Upgrade them (docs/operate.md, "Upgrade"), then run this again:
+  ansible-playbook -i INVENTORY playbooks/upgrade-postgresql.yml"""
 
 
-def problem(findings: list[dict[str, str]], take_over: list[str], host: str) -> str:
+def problem(findings: list[dict[str, str]], take_over: list[str], host: str, former_cluster: Sequence[str] = ()) -> str:
     """Return what stops the run: findings that are not accepted, and the setting that accepts them."""
+    if former_cluster:
+        return FORMER_CLUSTER.format(host=host, old=former_cluster[0], new=former_cluster[1])
     refused = [finding for finding in findings if finding["name"] not in take_over]
     if not refused:
         return ""
@@ -99,4 +113,5 @@ class ActionModule(HostProgramAction):
         """Run the program. A host without Python is bare."""
         command = f"if [ -x {PYTHON[0]} ]; then {self.command()}; else echo {shlex.quote(json.dumps(NOTHING))}; fi"
         found = self.answer(command, request)
-        return found | {"changed": False, "problem": problem(found.pop("findings"), self.take_over, self.host)}
+        text = problem(found.pop("findings"), self.take_over, self.host, found.pop("former_cluster"))
+        return found | {"changed": False, "problem": text}

@@ -9,10 +9,14 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.yaml import yaml_load
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible.utils import color
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from plugin_utils.findings import heading, listing, refusals
+from plugin_utils.inspection import Report
 from plugin_utils.preflight.checks import setting_problems
 from plugin_utils.preflight.files import (
     environment_of,
@@ -26,6 +30,7 @@ from plugin_utils.preflight.names import SET_BY_ROLES, Known, unknown_problems, 
 from plugin_utils.preflight.problems import APP, VAULT, Installation, Problem
 from plugin_utils.preflight.processes import NEEDS_FACTS
 from plugin_utils.preflight.secrets import secret_problems
+from plugin_utils.source_inspection import IDENTITY, NotInspectedError, inspect_source
 
 try:  # where a value was written; Ansible's own messages use it, but it is not a public interface
     from ansible._internal._datatag._tags import Origin
@@ -37,7 +42,7 @@ module: preflight
 short_description: Validate the settings before any host is contacted
 description:
   - Compares the variables of each host with C(roles/preflight/meta/argument_specs.yml), the specs of the roles and the
-    files of C(group_vars/all).
+    files of C(group_vars/all), and inspects the project.
   - Fails with one line for each invalid setting, which says where it is set, what is wrong and what to type.
   - Runs on the control machine only. Supports check mode; changes nothing.
 options:
@@ -46,10 +51,16 @@ options:
     type: path
     required: true
   scope:
-    description: V(files) checks only that no settings file is in group_vars/all, where Seedbed's files override it.
+    description:
+      - V(files) checks only that no settings file is in group_vars/all, where Seedbed's files override it.
+      - V(list) prints the invalid settings and all findings in the project, and does not fail because of them.
     type: str
-    choices: [all, files]
+    choices: [all, files, list]
     default: all
+  inspect:
+    description: Whether to inspect the project, too, and to fail if it needs something of the user.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -59,7 +70,8 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-msg: {description: The invalid settings., type: str, returned: failure}
+msg: {description: "The invalid settings, and what the project needs.", type: str, returned: failure}
+inspected: {description: Whether the project was inspected., type: bool, returned: success}
 """
 
 DEFAULTS, SECRETS, WIRING = (f"group_vars/all/{name}.yml" for name in ("defaults", "secrets", "wiring"))
@@ -86,15 +98,56 @@ class ActionModule(ActionBase):
         hosts = values.get("app_hosts")
         self.hosts = hosts if isinstance(hosts, list) else self.variables["groups"]["all"]
         self.environment = environment_of(self.variables["groups"], self.hosts, self.inventory, self.project)
-        if self._task.args.get("scope") == "files":
+        scope = self._task.args.get("scope", "all")
+        if scope == "files":
             problems = list(misplaced_files(self.project, self.environment))
         else:
             problems = [*self.name_problems(), *unresolved, *self.value_problems(values)]
-        if not problems:
-            return result | {"changed": False}
-        lines = [f"  {self.place(wrong)}: {wrong.name}{wrong.part} {self.sentence(wrong)}" for wrong in problems]
-        header = f"Invalid settings ({len(lines)}). No host was contacted."
-        return result | {"failed": True, "msg": "\n".join([header, *lines])}
+        lines = [f"{self.place(wrong)}: {wrong.name}{wrong.part} {self.sentence(wrong)}" for wrong in problems]
+        if scope == "list":
+            return result | self.list_everything(lines, values)
+        report = self.inspect(values, lines) if boolean(self._task.args.get("inspect", False)) else None
+        needs = refusals(report.findings, self.environment) if report else []
+        if not lines and not needs:
+            return result | {"changed": False, "inspected": report is not None}
+        text = [heading(len(lines), len(needs)), *(f"  {line}" for line in [*lines, *needs])]
+        if needs:
+            file = in_environment(APP, self.environment)
+            text.append(f"Answer what the project needs in {file} or in the project. All findings: {self.again()}")
+        return result | {"failed": True, "msg": "\n".join(text)}
+
+    def list_everything(self, lines: list[str], values: dict[str, Any]) -> dict[str, Any]:
+        """Print the invalid settings and the findings; return the findings."""
+        report = self.inspect(values, lines)
+        findings = report.findings if report else []
+        text = listing(findings, self.environment, min(self._display.columns, 110), color.ANSIBLE_COLOR)
+        if lines:
+            text = "\n".join([text, f"Invalid settings ({len(lines)})", *(f"  {line}" for line in lines), ""])
+        self._display.display(text)
+        return {"changed": False, "inspected": report is not None, "findings": [vars(found) for found in findings]}
+
+    def inspect(self, values: dict[str, Any], lines: list[str]) -> Report | None:
+        """Inspect the project; None if it cannot be, which is added to `lines` where it is for the user to correct."""
+        given = {
+            name: value
+            for name, value in values.items()
+            if name.startswith("app_") and (name in IDENTITY or self.is_set_by_user(name))
+        }
+        cache = self.written_folders().get("release_cache", self.project / ".releases")
+        try:
+            return inspect_source(self.project, cache, values, given)
+        except NotInspectedError as reason:
+            if reason.setting:
+                lines.append(f"{self.place(Problem(reason.setting, ''))}: {reason.setting} {reason}")
+            elif not lines:  # else the invalid settings say it
+                self._display.warning(f"The project was not inspected: {reason}")
+        return None
+
+    def again(self) -> str:
+        inventory = self.shown(self.inventory)
+        if inventory == f"inventory/{self.environment}.yml":
+            return f"make inspect ENV={self.environment}"
+        return f"ansible-playbook -i {inventory} playbooks/inspect.yml"
 
     def resolve_settings(self, values: dict[str, Any]) -> Iterator[Problem]:
         for name, option in self.spec.items():

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +28,8 @@ short_description: Pack a release of the application into one archive, on the co
 description:
   - The ID of the release consists of a hash of its content (or its git commit) and of the hash in O(configuration). The
     same content and configuration have the same ID, on every machine and at any time.
-  - In a git work tree, files that git ignores are left out.
+  - In a git work tree, files that git ignores are left out. Submodules and files of Git LFS are packed. Files named
+    C(.env) are left out always.
 options:
   source: {type: str, required: true, description: "A folder, relative to O(base), or the URL of a git repository."}
   git_ref: {type: str, default: "", description: "With a git URL, the branch, tag or commit. Default: the HEAD."}
@@ -57,6 +59,10 @@ path:
 
 # Files that a release does not need or that must not leave the control machine, in any folder of the project.
 EXCLUDED = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache"}
+
+# The mode of a submodule in git's lists, and the beginning of a file that Git LFS stores elsewhere.
+SUBMODULE = "160000 "
+LFS_POINTER = b"version https://git-lfs"
 
 # Where settings named in messages are edited.
 FILE = "group_vars/ENV/app.yml"
@@ -104,7 +110,30 @@ def project_files(folder: Path) -> list[Path]:
         return files_below(folder)
     listed = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", folder=folder).split("\0")
     wanted = [Path(name) for name in listed if name and not EXCLUDED & set(Path(name).parts)]
-    return sorted(file for file in wanted if (folder / file).is_symlink() or (folder / file).is_file())
+    found = [file for file in wanted if (folder / file).is_symlink() or (folder / file).is_file()]
+    for module in submodules(folder):
+        if not (folder / module / ".git").exists():
+            raise SourceError(
+                f"the submodule {module} has no files. Type in {folder}: git submodule update --init --recursive"
+            )
+        found += [module / file for file in project_files(folder / module)]
+    if pointer := next((file for file in found if is_lfs_pointer(folder / file)), None):
+        raise SourceError(f"{pointer} is a pointer of Git LFS, not the file itself. Type in {folder}: git lfs pull")
+    return sorted(found)
+
+
+def submodules(folder: Path) -> list[Path]:
+    """Return the submodules of a work tree below a folder, relative to it."""
+    entries = git("ls-files", "-z", "--stage", folder=folder).split("\0")
+    return [Path(entry.partition("\t")[2]) for entry in entries if entry.startswith(SUBMODULE)]
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Return whether a file is a pointer of Git LFS; those have less than a kilobyte."""
+    if file.is_symlink() or file.stat().st_size >= 1024:
+        return False
+    with file.open("rb") as content:
+        return content.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -149,8 +178,9 @@ def write_tar(folder: Path, files: list[Path], target: Any) -> None:
 
 
 def write_commit(clone: Path, commit: str, target: BinaryIO) -> None:
-    """Write the files of a commit as a tar archive. Raises SourceError when git fails."""
-    with subprocess.Popen(["git", "archive", "--format=tar", commit], cwd=clone, stdout=subprocess.PIPE) as process:
+    """Write the files of a commit as a tar archive, without any .env. Raises SourceError when git fails."""
+    command = ["git", "archive", "--format=tar", commit, "--", ".", ":(exclude,glob)**/.env"]
+    with subprocess.Popen(command, cwd=clone, stdout=subprocess.PIPE) as process:
         shutil.copyfileobj(process.stdout, target)
     if process.returncode != 0:
         raise SourceError(f"git archive {commit} failed with exit status {process.returncode}")
@@ -161,6 +191,41 @@ def commit_size(clone: Path, commit: str) -> int:
     lines = git("ls-tree", "-r", "--long", commit, folder=clone).splitlines()
     sizes = [line.partition("\t")[0].split()[-1] for line in lines]
     return sum(int(size) for size in sizes if size.isdigit())
+
+
+def needs_checkout(clone: Path, commit: str) -> bool:
+    """Return whether `git archive` would leave out files of a commit: those of submodules and of Git LFS."""
+    entries = git("ls-tree", "-r", commit, folder=clone).splitlines()
+    if any(entry.startswith(SUBMODULE) for entry in entries):
+        return True
+    attributes = [entry.partition("\t")[2] for entry in entries if entry.endswith(".gitattributes")]
+    return any("filter=lfs" in git("show", f"{commit}:{name}", folder=clone) for name in attributes)
+
+
+def check_out(clone: Path, url: str, commit: str, folder: Path) -> None:
+    """Check a commit out into a new folder, with its submodules and the files of Git LFS.
+
+    Raises SourceError when git fails, or where git-lfs is needed and missing.
+    """
+    git("clone", "--quiet", "--shared", "--no-checkout", str(clone), str(folder))
+    # Relative addresses of submodules, and the files of Git LFS, belong to the repository itself.
+    git("remote", "set-url", "origin", url, folder=folder)
+    git("-c", "advice.detachedHead=false", "checkout", "--quiet", commit, folder=folder)
+    git("submodule", "--quiet", "update", "--init", "--recursive", folder=folder)
+    if shutil.which("git-lfs"):
+        git("lfs", "pull", folder=folder)
+    elif "filter=lfs" in "".join(path.read_text() for path in folder.rglob(".gitattributes")):
+        raise SourceError("the repository has files in Git LFS. Type on this machine: apt-get install git-lfs")
+
+
+def pack_checkout(clone: Path, url: str, commit: str, path: Path) -> None:
+    """Pack a commit that `git archive` cannot pack, by way of a folder that is removed again."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as place:
+        folder = Path(place) / "source"
+        check_out(clone, url, commit, folder)
+        files, size = project_files(folder), Digest()
+        write_tar(folder, files, size)
+        compress(path, size.size, lambda target: write_tar(folder, files, target))
 
 
 def compress(path: Path, size: int, write: Callable[[BinaryIO], None]) -> None:
@@ -194,11 +259,16 @@ def pack(source: str, git_ref: str, base: Path, cache: Path, configuration: str)
 
     Raises SourceError when there is nothing to pack, or no room for the archive.
     """
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SourceError(f"the folder {cache} cannot be made: {error.strerror}. Set release_cache in {FILE}") from None
     if is_git_url(source):
         clone, commit = fetch(source, git_ref, cache)
         path = cache / f"{commit[:12]}.tar.gz"
-        if not path.exists():
+        if not path.exists() and needs_checkout(clone, commit):
+            pack_checkout(clone, source, commit, path)
+        elif not path.exists():
             compress(path, commit_size(clone, commit), lambda target: write_commit(clone, commit, target))
     else:
         path = pack_folder(base / source, git_ref, cache)

@@ -13,7 +13,7 @@ from ansible.plugins.action import ActionBase
 sys.path.append(str(Path(__file__).parents[1]))
 
 from plugin_utils.documented import documented_arguments
-from plugin_utils.generated import generate, read
+from plugin_utils.generated import LOGIN, MARK, NEXT, PREVIOUS, generate, read
 
 DOCUMENTATION = r"""
 module: rotate_secrets
@@ -62,11 +62,6 @@ RETURN = r"""
 names: {description: Secrets that rotate., type: list, elements: str}
 user_defined: {description: Secrets that the user set., type: list, elements: str}
 """
-
-# Marker file: a rotation is in progress while it exists. It names the secrets that rotate.
-MARK = "rotation"
-LOGIN = "database_login"
-NEXT, PREVIOUS = ".next", ".previous"
 
 
 def write(path: Path, text: str) -> None:

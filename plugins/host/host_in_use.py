@@ -1,8 +1,9 @@
 """Report what a host is in use for that Seedbed has not provisioned: the host's part of the action of the same name.
 
 Needs Debian's Python and its standard library alone. Reads the request from stdin, as documented in the action; prints
-{"findings": [{"name", "text"}], "nginx_default_ports": [int], "nginx_default_site_edited": bool, "redis_server_port":
-int} as JSON. The name of a finding is a choice of app_take_over; it is "" for what must be removed first.
+{"findings": [{"name", "text"}], "former_cluster": [str], "nginx_default_ports": [int], "nginx_default_site_edited":
+bool, "redis_server_port": int} as JSON. The name of a finding is a choice of app_take_over; it is "" for what must be
+removed first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ from typing import Any
 Finding = tuple[str, str]
 # The version of PostgreSQL in the distribution, by VERSION_ID.
 POSTGRESQL = {"12": "15", "13": "17", "24.04": "16"}
+# What postgresql_upgrade.py writes, and the steps at which neither cluster is to be configured.
+POSTGRESQL_UPGRADE = "/var/lib/seedbed/postgresql-upgrade.json"
+UNFINISHED_STEPS = ("begun", "copying", "copied", "released", "returning")
+# Databases of users have numbers from this one on.
+FIRST_USER_DATABASE = 16384
 # pg_hba.conf of a new cluster.
 DEFAULT_ACCESS = {
     "local all postgres peer",
@@ -131,6 +137,45 @@ class Host:
         """Our settings of PostgreSQL, also of a cluster that we share."""
         return self.paths("/etc/postgresql/*/main/conf.d/60-seedbed.conf")
 
+    @property
+    def postgresql_version(self) -> str:
+        """The version of PostgreSQL that the distribution has."""
+        system = re.search(r'^VERSION_ID="?([\d.]+)', self.read("/etc/os-release"), re.MULTILINE)
+        return POSTGRESQL.get(system[1] if system else "", "")
+
+    @property
+    def former_cluster(self) -> list[str]:
+        """The version of a cluster that a Debian before its upgrade had, and today's; [] if there is none.
+
+        pg_upgradecluster leaves the old cluster with `manual` in start.conf. The new one must have databases, and
+        no playbooks/upgrade-postgresql.yml may be unfinished.
+        """
+        wanted = self.postgresql_version
+        if "postgresql" not in self.services or not wanted:
+            return []
+        if (unfinished := self.unfinished_upgrade()) and unfinished != wanted:
+            return [unfinished, wanted]
+        for file in self.our_clusters:
+            start = re.sub(r"#.*", "", self.read(file.parents[1] / "start.conf")).strip()
+            if (version := file.parents[2].name) == wanted:
+                continue
+            if start in ("", "auto") or not self.databases_on_disk(self.path(f"/var/lib/postgresql/{wanted}/main")):
+                return [version, wanted]
+        return []
+
+    def unfinished_upgrade(self) -> str:
+        """Return the version that an unfinished upgrade moves the databases from, or ""."""
+        try:
+            state = json.loads(self.read(POSTGRESQL_UPGRADE))
+        except ValueError:
+            return ""
+        return state["old"] if state.get("step") in UNFINISHED_STEPS else ""
+
+    def databases_on_disk(self, data: Path) -> int:
+        """Return how many databases a cluster has beside those of a new one, also when it is down."""
+        names = (path.name for path in data.glob("base/*"))
+        return sum(name.isdigit() and int(name) >= FIRST_USER_DATABASE for name in names)
+
     # -- findings
 
     def findings(self) -> Iterator[Finding]:
@@ -182,8 +227,7 @@ class Host:
         return sorted(ports)
 
     def postgresql(self) -> Iterator[Finding]:
-        system = re.search(r'^VERSION_ID="?([\d.]+)', self.read("/etc/os-release"), re.MULTILINE)
-        wanted = POSTGRESQL.get(system[1] if system else "")
+        wanted = self.postgresql_version
         for folder in self.paths("/etc/postgresql/*/*"):
             version, cluster = folder.parent.name, folder.name
             settings = self.read(folder / "postgresql.conf")
@@ -225,10 +269,8 @@ class Host:
         databases = [name for name in found if not name.startswith("role ") and name not in ours]
         if databases:
             yield "postgresql", f"{title} has the databases {some(databases)}: they stay, as do their users' logins."
-        # It is down. Databases of users have numbers from 16384.
-        if not found and (
-            number := sum(int(path.name) >= 16384 for path in data.glob("base/*") if path.name.isdigit())
-        ):
+        # It is down.
+        if not found and (number := self.databases_on_disk(data)):
             yield "postgresql", f"{title} has {count(number, 'database')}, and is down: it is started."
 
     def edited_access(self, file: Path) -> list[str]:
@@ -286,7 +328,8 @@ class Host:
     def listeners(self) -> Iterator[Finding]:
         """Yield processes that listen on ports which services of ours need."""
         service_of = {"http": "nginx", "https": "nginx", "broker": "redis", "cache": "redis"}
-        expected = {"http": "nginx", "https": "nginx", "postgresql": "postgres"}
+        # The names of processes, of which the kernel keeps 15 characters.
+        expected = {"http": "nginx", "https": "nginx", "postgresql": "postgres", "node_exporter": "prometheus-node"}
         if self.redis_port:
             expected |= {
                 name: "redis-server" for name in ("broker", "cache") if self.ports.get(name) == self.redis_port
@@ -338,8 +381,18 @@ class Host:
                 "firewall",
                 f"ufw has rules that are removed: {some(rules)}. To keep them, write them into app_firewall_rules.",
             )
-        filters = f"{run('iptables-save', '-t', 'filter')}\n{run('ip6tables-save', '-t', 'filter')}"
-        rules = [line for line in filters.splitlines() if line.startswith("-A") and not MANAGED_CHAINS.search(line)]
+        rules = []
+        for command in ("iptables", "ip6tables"):
+            lines = run(f"{command}-save", "-t", "filter").splitlines()
+            found = [line for line in lines if line.startswith("-A") and not MANAGED_CHAINS.search(line)]
+            closing = list(self.closing_rules(found))
+            rules += [line for line in found if line not in closing]
+            for line in closing:
+                yield (
+                    "",
+                    f"{command} closes the ports of the site before ufw can open them ({line}). Remove the rule where "
+                    f"it is made, such as /etc/iptables/rules.v4, and type: {command} -D {line.removeprefix('-A ')}",
+                )
         if rules:
             yield (
                 "firewall",
@@ -357,6 +410,22 @@ class Host:
             )
         if self.paths("/etc/systemd/system/*.wants/firewalld.service"):
             yield "", "firewalld is enabled, and Seedbed uses ufw. Type: systemctl disable --now firewalld"
+
+    def closing_rules(self, rules: list[str]) -> Iterator[str]:
+        """Yield rules that reject every connection, unless rules before them accept those to the site."""
+        needed = {str(self.ports[name]) for name in ("http", "https") if name in self.ports}
+        accepted: set[str] = set()
+        for line in (rule for rule in rules if rule.startswith("-A INPUT ")):
+            if line.endswith("-j ACCEPT"):
+                accepted |= {port for ports in re.findall(r"--dports? (\S+)", line) for port in ports.split(",")}
+            condition = re.sub(
+                r'-m comment --comment (".*?"|\S+)|-i (?!lo )\S+|-p tcp|-m tcp|--reject-with \S+', "", line
+            )
+            if re.fullmatch(r"-A INPUT\s+-j ACCEPT\s*", condition) and not re.search(r"-i |-p ", line):
+                # Every connection: no rule after it has an effect.
+                return
+            if re.fullmatch(r"-A INPUT\s+-j (REJECT|DROP)\s*", condition) and not needed <= accepted:
+                yield line
 
     def other_ufw_rules(self) -> list[str]:
         """Return the rules that Seedbed would remove, except those for SSH and for ports that it opens."""
@@ -389,6 +458,7 @@ def main() -> dict[str, Any]:
     default = host.path("/etc/nginx/sites-enabled/default")
     return {
         "findings": [{"name": name, "text": text} for name, text in host.findings()],
+        "former_cluster": host.former_cluster,
         "nginx_default_ports": host.nginx_default_ports(),
         "nginx_default_site_edited": default.exists() and host.is_edited(default),
         "redis_server_port": host.redis_port,

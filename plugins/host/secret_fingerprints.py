@@ -1,8 +1,10 @@
 """Read or write the fingerprints of the installation's secrets: the host's part of the action plugin of the same name.
 
-Needs Debian's Python and its standard library alone. Reads {"file", "places", "record"} from stdin; prints
-{"recorded": bool, "salt": str, "fingerprints": {name: [str]}}, as JSON. No secret leaves the host: without recorded
-fingerprints, those of the secrets in its files are computed here.
+Needs Debian's Python and its standard library alone. Reads {"file", "places", "record", "copy"} from stdin; prints
+{"recorded": bool, "salt": str, "fingerprints": {name: [str]}, "copy": {...}}, as JSON. Without recorded fingerprints,
+those of the secrets in its files are computed here. "copy" is {"file", "action", "content"}. The action "read" returns
+the copy of the generated secrets, {} if there is none, and is the only way for a secret to leave the host; "write"
+replaces the copy by "content"; "remove" deletes it; "" ignores it.
 """
 
 from __future__ import annotations
@@ -70,16 +72,33 @@ def write(path: Path, text: str) -> None:
     new.replace(path)
 
 
+def read_copy(path: Path) -> dict[str, Any]:
+    """Return the copy of the generated secrets; {} without one, or if it is damaged: the next run replaces it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def main() -> dict[str, Any]:
     os.umask(0o022)
     request = json.load(sys.stdin)
-    path = Path(request["file"])
+    path, copy = Path(request["file"]), request["copy"]
+    found: dict[str, Any] = {"copy": {}}
+    # Before the fingerprints: a host must not have those of secrets that no copy has.
+    if copy["action"] == "write":
+        write(Path(copy["file"]), json.dumps(copy["content"], indent=1) + "\n")
+    elif copy["action"] == "read":
+        found["copy"] = read_copy(Path(copy["file"]))
+    elif copy["action"] == "remove":
+        Path(copy["file"]).unlink(missing_ok=True)
     if request["record"]:
         write(path, json.dumps(request["record"], indent=1) + "\n")
     if path.exists():
-        return {"recorded": True} | json.loads(path.read_text())
+        return found | {"recorded": True} | json.loads(path.read_text())
     salt = secrets.token_hex(16)
-    return {"recorded": False, "salt": salt, "fingerprints": in_use(request["places"], salt)}
+    return found | {"recorded": False, "salt": salt, "fingerprints": in_use(request["places"], salt)}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Needs Debian's Python and its standard library alone. Reads {"files": [...], "ch
 from __future__ import annotations
 
 import grp
+import hashlib
 import json
 import os
 import pwd
@@ -14,11 +15,15 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 Diff = dict[str, str]
 COMMENTS = ("#", ";", "//")
+# The SHA-256 of each file as it was written: `doctor` names those that were edited since. Not of temporary files.
+RECORD = Path("/var/lib/seedbed/files.json")
+TEMPORARY = ("/tmp/", "/run/", "/var/tmp/")
 
 
 class InvalidFileError(Exception):
@@ -143,10 +148,31 @@ def is_effective(difference: Diff) -> bool:
     return directives(difference["before"]) != directives(difference["after"])
 
 
-def main() -> dict[str, Any]:
-    # Missing directories get mode 0755, also where logins have a stricter umask.
-    os.umask(0o022)
-    request = json.load(sys.stdin)
+def record(files: list[dict[str, Any]]) -> None:
+    """Note what was written, and remove links and absent files from the record. A run does not fail for the record."""
+    try:
+        known = json.loads(RECORD.read_text())
+    except (OSError, ValueError):
+        known = {}
+    new = dict(known)
+    for file in files:
+        new.pop(file["dest"], None)
+        if "content" in file and not file["dest"].startswith(TEMPORARY):
+            text = file["content"].encode("utf-8", errors="surrogateescape")
+            new[file["dest"]] = hashlib.sha256(text).hexdigest()
+    if new == known:
+        return
+    with suppress(OSError):
+        RECORD.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # Readable by root alone.
+        handle, name = tempfile.mkstemp(prefix=f".{RECORD.name}.", dir=RECORD.parent)
+        with os.fdopen(handle, "w") as stream:
+            json.dump(new, stream, indent=1, sort_keys=True)
+        Path(name).replace(RECORD)
+
+
+def write_all(request: dict[str, Any], done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write the files, and add each that is as requested to `done`. Returns the result for Ansible."""
     written, diffs = [], []
     for file in request["files"]:
         path = Path(file["dest"])
@@ -159,11 +185,23 @@ def main() -> dict[str, Any]:
             return {"failed": True, "msg": str(error)}
         except KeyError as error:
             return {"failed": True, "msg": f"{path}: {error.args[0]}"}
+        done.append(file)
         if changed:
             written.append(str(path))
             diffs.append(difference)
     effective = [path for path, difference in zip(written, diffs, strict=True) if is_effective(difference)]
     return {"changed": bool(written), "written": written, "effective": effective, "diff": diffs}
+
+
+def main() -> dict[str, Any]:
+    # Missing directories get mode 0755, also where logins have a stricter umask.
+    os.umask(0o022)
+    request = json.load(sys.stdin)
+    done: list[dict[str, Any]] = []
+    result = write_all(request, done)
+    if not request["check"]:
+        record(done)
+    return result
 
 
 if __name__ == "__main__":

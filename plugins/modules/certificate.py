@@ -460,6 +460,8 @@ class Certificate:
 
 
 def main() -> None:
+    # nginx must be able to read the answers to the CA, also where logins have a stricter umask.
+    os.umask(0o022)
     text = {"type": "str", "default": ""}
     module = AnsibleModule(
         argument_spec={

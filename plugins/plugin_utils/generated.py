@@ -11,6 +11,10 @@ from pathlib import Path
 from ansible import constants
 
 ALPHABET = string.ascii_letters + string.digits
+# Files beside the values: the login role of the database, and what a rotation leaves there until it has ended.
+# The marker file names the secrets that rotate.
+LOGIN, MARK = "database_login", "rotation"
+NEXT, PREVIOUS = ".next", ".previous"
 
 
 def generate(length: int) -> str:
@@ -38,28 +42,43 @@ def create(path: Path, text: str) -> None:
         new.unlink(missing_ok=True)
 
 
-def staging(folder: Path) -> Path:
-    """Return the folder of secrets that this run has generated and not kept yet.
+def temporary(purpose: str, folder: Path) -> Path:
+    """Return a path for this run and this folder of secrets.
 
     Ansible deletes its temporary folder at the end of the run; all of its processes share it.
     """
     name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
-    return Path(constants.DEFAULT_LOCAL_TMP) / "generated" / name
+    return Path(constants.DEFAULT_LOCAL_TMP) / purpose / name
+
+
+def staging(folder: Path) -> Path:
+    """Return the folder of secrets that this run has generated and not kept yet."""
+    return temporary("generated", folder)
+
+
+def current(folder: Path) -> Path:
+    """Return the folder to read secrets from: in check mode, a temporary one if secrets were fetched."""
+    fetched = temporary("fetched", folder)
+    return fetched if fetched.exists() else folder
+
+
+def existing(path: Path) -> Path | None:
+    """Return the file that has a secret: that of its folder, else that of this run; None if there is none."""
+    files = (folder(path.parent) / path.name for folder in (current, staging))
+    return next((file for file in files if file.exists()), None)
 
 
 def secret(path: Path, length: int) -> str:
     """Return a secret from its file, or one that this run generates, the same in all of its tasks."""
-    if not path.exists():
-        path = staging(path.parent) / path.name
-        if not path.exists():
-            create(path, f"{generate(length)}\n")
-    return read(path)
+    if not existing(path):
+        create(staging(path.parent) / path.name, f"{generate(length)}\n")
+    return read(existing(path) or path)
 
 
 def staged(folder: Path) -> list[str]:
     """Return the names of secrets that this run has generated and that are not in their folder yet."""
     names = (path.name for path in staging(folder).glob("[!.]*"))
-    return sorted(name for name in names if not (folder / name).exists())
+    return sorted(name for name in names if not (current(folder) / name).exists())
 
 
 def keep(folder: Path) -> list[str]:

@@ -43,7 +43,7 @@ class Installation:
     @property
     def queues(self) -> dict[str, str]:
         """Every queue, and the name of its worker."""
-        return {queue: worker["name"] for worker in self.workers for queue in worker["queues"]}
+        return {queue: worker["name"] for worker in self.workers for queue in worker.get("queues", [])}
 
     def secret(self, name: str) -> str:
         """Return a generated secret, from the folder beside the inventory."""

@@ -23,12 +23,17 @@ PORTS_AT_ONCE = 16_000
 CSRF_FIELD = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 
 
-def wait_for(look: Callable[[], T], seconds: float, what: str, enough: Callable[[T], bool] = bool) -> T:
-    """Call `look` until `enough` accepts its result, and return it. Raises AssertionError with the last result."""
+def wait_for(
+    look: Callable[[], T], seconds: float, what: str, enough: Callable[[T], bool] = bool, *, pause: float = 0.25
+) -> T:
+    """Call `look` until `enough` accepts its result, and return it. Raises AssertionError with the last result.
+
+    A look that costs the host much wants a longer `pause`, in seconds.
+    """
     deadline = time.monotonic() + seconds
     while not enough(seen := look()):
         assert time.monotonic() < deadline, f"After {seconds} s still not: {what}. Last seen: {seen!r}"
-        time.sleep(0.25)
+        time.sleep(pause)
     return seen
 
 

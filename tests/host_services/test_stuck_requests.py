@@ -55,7 +55,8 @@ class Site:
         self.socket, self.log = folder / "web.sock", folder / "log"
         values = {
             "ansible_managed": "", "services_name": "site", "services_web.processes": processes,
-            "services_web.threads": threads, "__services_longest_request": 60, "services_request_timeout": LIMIT,
+            "services_web.threads": threads, "__services_graceful_timeout": 60, "__services_preload": True,
+            "services_asgi_app | length > 0": False, "services_request_timeout": LIMIT,
             "services_long_requests | to_json": '{"/long/": 600}',
         }  # fmt: skip
         text = re.sub(r"{{ (.+?) }}", lambda found: str(values[found[1]]), TEMPLATE.read_text())

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hostctl import beat
 from hostctl.application import Application
-from hostctl.deploy import build, drain, health, preflight
+from hostctl.deploy import build, builder, drain, health, preflight
+from hostctl.doctor.finding import OK, Finding
 from hostctl.host import Host
 from hostctl.settings import Settings, Worker
 from tests.hostctl.fakes import OLD, Answers, Manager, make_release
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(builder, "RUN", tmp_path / "run")
     (tmp_path / "shop/releases").mkdir(parents=True)
     (tmp_path / "shop/incoming").mkdir()
     (tmp_path / "etc/shop/next").mkdir(parents=True)
@@ -29,8 +38,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def manager() -> Manager:
-    return Manager()
+def manager(settings: Settings) -> Manager:
+    return Manager(beat.state_file(settings))
 
 
 @pytest.fixture
@@ -64,7 +73,8 @@ def live(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Host:
     host.switch(OLD)
     manager.start(host.units(OLD))
     monkeypatch.setattr(build, "unpack", lambda host, release, archive: host.path(release).mkdir(exist_ok=True))
-    monkeypatch.setattr(build, "make_environment", lambda host, release: None)
+    monkeypatch.setattr(build, "make_environment", lambda host, release, secrets: None)
+    monkeypatch.setattr(build, "compile_sources", lambda host, release: None)
     monkeypatch.setattr(build, "check_disk_space", lambda host, **sizes: None)
     monkeypatch.setattr(build, "SYNC", "true")
     monkeypatch.setattr(health, "problem", lambda *arguments: "")
@@ -76,3 +86,36 @@ def live(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Host:
     for name in ("remove_old_files", "remove_unlisted_modules"):
         monkeypatch.setattr(drain, name, lambda settings: None)
     return host
+
+
+# Programs of remedies, on a server and where Ansible runs.
+REMEDY_PROGRAMS = {
+    "ansible-playbook", "apt-get", "certbot", "df", "docker", "du", "head", "journalctl", "kill", "needrestart",
+    "nginx", "ps", "rm", "runuser", "shopctl", "sort", "systemctl", "tail", "top", "ufw", "unattended-upgrade",
+}  # fmt: skip
+
+
+@pytest.fixture
+def remedies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check every remedy of the doctor that a test meets: each line can be typed as it is, or begins with `# `."""
+    found: list[str] = []
+    init = Finding.__init__
+
+    def note(self: Finding, *arguments: Any, **options: Any) -> None:
+        init(self, *arguments, **options)
+        is_ours = sys._getframe(1).f_globals["__name__"].startswith("hostctl.doctor.")
+        found.extend([self.remedy] if is_ours and self.state != OK else [])
+
+    monkeypatch.setattr(Finding, "__init__", note)
+    yield
+    for line in dict.fromkeys("\n".join(found).splitlines()):
+        if line.startswith("# "):
+            continue
+        assert subprocess.run(["bash", "-n"], input=line, text=True, capture_output=True).stderr == "", line
+        assert set(programs_of(line)) <= REMEDY_PROGRAMS, line
+
+
+def programs_of(line: str) -> list[str]:
+    """Return the program of each command in a line of a shell."""
+    words = ["; ", *shlex.shlex(line, posix=True, punctuation_chars=";|&")]
+    return [word for before, word in pairwise(words) if before.strip() in (";", "|", "&&", "||")]

@@ -19,10 +19,13 @@ OLD, NEW = "old-1", "new-2"
 class Manager:
     """A process manager that only remembers which units run."""
 
-    def __init__(self) -> None:
+    def __init__(self, state_of_beat: Path | None = None) -> None:
         self.running: set[str] = set()
         self.ended: list[str] = []
         self.beat: list[str] = []
+        # Written when beat has read its schedule.
+        self.state_of_beat = state_of_beat
+        self.says_of_beat = ""
         # Other states than active and inactive.
         self.state: dict[str, ProcessState] = {}
 
@@ -53,6 +56,9 @@ class Manager:
 
     def restart_beat(self, release: str) -> None:
         self.beat.append("restart")
+        if self.state_of_beat:
+            self.state_of_beat.parent.mkdir(parents=True, exist_ok=True)
+            self.state_of_beat.write_text(self.says_of_beat)
 
     def start_beat(self, release: str, *, wait: bool = True) -> None:
         self.beat.append("start")
@@ -60,7 +66,7 @@ class Manager:
     def stop_beat(self) -> None:
         self.beat.append("stop")
 
-    def recent_logs(self, units: list[str], lines: int = 25) -> str:
+    def recent_logs(self, units: list[str], lines: int = 25, since: float = 0) -> str:
         return "the recent logs"
 
     def prepare(self, release: str) -> None:
@@ -77,6 +83,12 @@ class Manager:
         pass
 
 
+# What a database with every migration of the release has.
+SCHEMA: dict[str, list[Any]] = {
+    name: [] for name in ("pending", "known", "unknown", "not_atomic", "concurrent", "warnings", "idle")
+}
+
+
 class Answers:
     """The answers of a healthy application; `override` holds what differs."""
 
@@ -89,8 +101,18 @@ class Answers:
         if isinstance(self.override.get(question), BaseException):
             raise self.override[question]
         healthy = {
+            "static_files": {"missing": "a test", "folders": [], "path": "", "problems": []},
+            "media_files": {"path": "media", "folder": "", "fields": {}},
             "check": {"versions": {}},
-            "migrations": {"pending": [], "known": [], "unknown": [], "warnings": [], "idle": []},
+            "queues": {
+                "queues": {"default": ["task_queues"]},
+                "default": "default",
+                "without_option": ["default"],
+                "broadcast": [],
+                "in_code": {},
+                "warnings": [],
+            },
+            "migrations": {"default": SCHEMA},
             "ping": {"silent": []},
             "consumed": {"silent": [], "missing": {}},
             "consumers": {"silent": []},

@@ -16,9 +16,9 @@ from tests.hostctl.fakes import NEW, Answers, deploy, last_outcome
 
 @pytest.mark.parametrize(
     ("step", "leader", "minutes"),
-    [("migrate", False, 360), ("migrate", True, 10), ("check", False, 10), ("health_check", False, 10)],
+    [("migrate", False, 360), ("migrate", True, 10), ("check", False, 60), ("health_check", False, 10)],
 )
-def test_hosts_wait_longer_for_the_leader_that_migrates(
+def test_hosts_wait_longer_for_builds_and_for_the_leader_that_migrates(
     host: Host, monkeypatch: pytest.MonkeyPatch, step: str, leader: bool, minutes: int
 ) -> None:
     """Each sleep lasts a minute."""

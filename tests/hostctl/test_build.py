@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hostctl.deploy import build
+from hostctl.deploy import build, environment
 from hostctl.host import Host
 from hostctl.settings import ReleaseError
 from tests.hostctl.fakes import OLD, make_release
@@ -30,16 +30,16 @@ def test_an_environment_is_shared_only_with_the_same_requirements(host: Host, tm
     (tmp_path / "base.txt").write_text("django==5.2\n")
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("-r base.txt\ncelery==5.6.3\n")
-    made_from = build.fingerprint(host.settings, requirements)
-    (host.path(OLD) / build.MADE_FROM).write_text(made_from)
-    assert build.find_twin(host, made_from) == host.path(OLD) / ".venv"
+    made_from = environment.fingerprint(host.settings, requirements)
+    (host.path(OLD) / environment.MADE_FROM).write_text(made_from)
+    assert environment.find_twin(host, made_from) == host.path(OLD) / ".venv"
     (tmp_path / "base.txt").write_text("django==5.3\n")
-    assert build.find_twin(host, build.fingerprint(host.settings, requirements)) is None
+    assert environment.find_twin(host, environment.fingerprint(host.settings, requirements)) is None
 
 
 @pytest.mark.parametrize("line", ["-e .", "./vendored", "shop @ file:///srv/shop", 'source = { directory = "libs/a" }'])
 def test_an_environment_with_the_projects_own_files_is_not_shared(host: Host, tmp_path: Path, line: str) -> None:
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"{line}\n")
-    assert build.fingerprint(host.settings, requirements) == ""
-    assert build.find_twin(host, "") is None
+    assert environment.fingerprint(host.settings, requirements) == ""
+    assert environment.find_twin(host, "") is None

@@ -7,16 +7,19 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hostctl import __version__, application, cli, upgrade
 from hostctl.deploy import record
 from hostctl.host import Host
 from hostctl.processes.state import ProcessState
 from hostctl.settings import Settings
+from hostctl.watch import alerts
 from tests.hostctl.fakes import NEW, OLD, Answers, Manager, deploy, make_release
 
 ROOT = Path(__file__).parents[2]
@@ -63,8 +66,16 @@ def test_status_answers_everything_at_once(
             },
         ],
         "beat": True,
+        "cron": [],
         "problems": [],
+        "domain": "shop.example.org",
+        "health_path": "/healthz/",
+        "health_status": 200,
+        "warnings": [],
+        "backup": [],
+        "alerts": [],
         "versions": {},
+        "admin_page": "/admin/",
         "parked": None,
         "deployment": None,
         "configuration": {"environment": "abc", "processes": ""},
@@ -73,6 +84,21 @@ def test_status_answers_everything_at_once(
     assert cli.main(["status"]) == 0
     since = "activating since 1970-01-01T00:00:09Z, 2 restarts, 1 killed at the memory limit"
     assert f"running     {worker} ({since})" in capsys.readouterr().out
+
+
+def test_status_says_that_no_one_is_told(
+    live: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """As the summary of every run does; not where monitoring is off or not set up yet."""
+    monkeypatch.setattr(alerts, "UNITS", tmp_path)
+    live.settings.etc.mkdir(parents=True, exist_ok=True)
+    (live.settings.etc / "monitoring.json").write_text('{"name": "shop"}')
+    assert answer(capsys, "status")["alerts"] == []
+    (tmp_path / "shop-watch.timer").touch()
+    [note] = answer(capsys, "status")["alerts"]
+    assert note.startswith("no one is told when something breaks: set app_alert_emails")
+    (live.settings.etc / "monitoring.json").unlink()
+    assert answer(capsys, "status")["alerts"] == []
 
 
 def test_status_before_the_first_release(host: Host, capsys: Any) -> None:
@@ -171,6 +197,7 @@ def test_missing_settings_are_one_sentence(tmp_path: Path, capsys: Any, monkeypa
 def test_arguments_are_passed_on_as_they_are(
     live: Host, monkeypatch: pytest.MonkeyPatch, words: list[str], command: list[str]
 ) -> None:
+    (live.path(OLD) / "manage.py").touch()
     called: list[tuple[str, tuple[str, ...], bool]] = []
     monkeypatch.setattr(
         application.Application,
@@ -182,6 +209,29 @@ def test_arguments_are_passed_on_as_they_are(
     if words[0] == "manage":
         cli.main(["manage", "--owner", *words[1:]])
         assert called[1:] == [(OLD, tuple(command), True)]
+
+
+@pytest.mark.parametrize(
+    ("variable", "module"), [("", "django"), ('DJANGO_CONFIGURATION="Production"', "configurations")]
+)
+def test_without_manage_a_module_runs_djangos_commands(
+    live: Host, settings: Settings, monkeypatch: pytest.MonkeyPatch, variable: str, module: str
+) -> None:
+    (settings.configurations / OLD).mkdir(parents=True)
+    (settings.configurations / OLD / "app.env").write_text(f'DJANGO_SETTINGS_MODULE="notes.settings"\n{variable}\n')
+    for file in (live.path(OLD) / "release.env", settings.configurations / OLD / "migrate.env"):
+        file.touch()
+    called: list[tuple[str, ...]] = []
+    monkeypatch.setattr(application.Application, "replace_process", lambda self, *words, owner: called.append(words))
+    cli.main(["manage", "migrate", "--plan"])
+    assert called == [("-m", module, "migrate", "--plan")]
+    commands: list[Any] = []
+    monkeypatch.setattr(application, "as_user", lambda *arguments, **options: commands.append(arguments[1:5]) or "")
+    application.Application(live, OLD).manage("check")
+    [(command, variables, folder, what)] = commands
+    assert command[1:] == ["-m", module, "check"]
+    assert (variables["DJANGO_SETTINGS_MODULE"], folder) == ("notes.settings", live.path(OLD))
+    assert what == f"python -m {module} check"
 
 
 def test_without_a_release_there_is_nothing_to_run(host: Host, capsys: Any) -> None:
@@ -202,14 +252,18 @@ def test_a_command_runs_in_the_applications_environment(
     monkeypatch.setattr(application.os, "execve", lambda *arguments: steps.append(arguments))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("HOME", "/root")
+    live.settings = replace(live.settings, manage_options="-c lock_timeout=0")
     application.Application(live, OLD).replace_process("manage.py", "shell")
     (settings.configurations / OLD / "migrate.env").write_text('DATABASE_URL="owner"\n')
     application.Application(live, OLD).replace_process("manage.py", "shell", owner=True)
-    assert steps.pop()[2]["DATABASE_URL"] == "owner"
+    owner = steps.pop()[2]
+    assert owner["DATABASE_URL"] == "owner"
+    assert "PGOPTIONS" not in owner
     del steps[4:]
     *before, (program, words, environment) = steps
     assert before == [("chdir", live.path(OLD)), ("umask", 0o027), ("become", "shop")]
     assert words == [program, "manage.py", "shell"]
+    assert environment["PGOPTIONS"] == "-c lock_timeout=0"
     assert program == f"{live.path(OLD)}/.venv/bin/python"
     wanted = {
         "SECRET_KEY": "s3cret",
@@ -222,6 +276,7 @@ def test_a_command_runs_in_the_applications_environment(
 
 
 def test_the_owner_is_refused_on_a_host_without_its_credentials(live: Host, settings: Settings, capsys: Any) -> None:
+    (live.path(OLD) / "manage.py").touch()
     assert cli.main(["manage", "--owner", "dbshell"]) == 1
     file = settings.configurations / OLD / "migrate.env"
     error = f"This host has no credentials of the database's owner: {file} is missing. Run site.yml."
@@ -232,8 +287,8 @@ def test_the_owner_is_refused_on_a_host_without_its_credentials(live: Host, sett
 
 
 def test_the_role_installs_every_module() -> None:
-    patterns = re.search(r"\['', (.*?)\]", (ROOT / "roles/hostctl/vars/main.yml").read_text())
-    folders = {"", *re.findall(r"'(\w+)/'", patterns[1])}
+    variables = yaml.safe_load((ROOT / "roles/hostctl/vars/main.yml").read_text())
+    folders = {folder.rstrip("/") for folder in variables["__hostctl_folders"]}
     found = {str(path.parent.relative_to(ROOT / "hostctl")).removeprefix(".") for path in ROOT.glob("hostctl/**/*.py")}
     assert found == folders
 

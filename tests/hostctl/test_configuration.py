@@ -14,17 +14,17 @@ import pytest
 
 from hostctl import settings as settings_module
 from hostctl.application import Application
-from hostctl.deploy import configuration
+from hostctl.deploy import configuration, queues
 from hostctl.host import Host
 from hostctl.processes import Processes, systemd
-from hostctl.settings import OF_RELEASE, Settings, Worker, read_environment
+from hostctl.settings import OF_RELEASE, Process, Settings, Worker, read_environment
 from tests.hostctl.fakes import NEW, OLD, Answers, Killed, Manager, deploy, failure, make_release
 
 ROOT = Path(__file__).parents[2]
 # Settings of the server: what they change does not depend on the release.
 OF_SERVER = {
     "name", "bake", "keep_releases", "dump_before_migrate", "migration_block_seconds", "access_log", "login_paths",
-    "create_admin",
+    "status_path", "flower_path", "create_admin", "system_packages", "proxy_environment", "manage_options",
     "leader", "barriers", "root", "config",
 }  # fmt: skip
 # A release with other settings.
@@ -129,6 +129,23 @@ def test_settings_of_another_version_are_ignored(settings: Settings) -> None:
     assert settings.of(OLD).workers == [Worker("io", ["io"])]
 
 
+def test_a_release_of_an_earlier_version_has_nothing_of_the_next_one(live: Host, answers: Answers) -> None:
+    """Its settings lack what that version did not know. A reboot starts it, and a rollback brings it back."""
+    configured(live)
+    file = live.settings.configurations / OLD / settings_module.RELEASE_FILE
+    values = json.loads(file.read_text())
+    for name in ("processes", "cron", "asgi_app", "health_status"):
+        del values[name]
+    file.write_text(json.dumps(values))
+    next_run = with_settings(
+        live, processes=[Process("bot")], cron=["clear"], asgi_app="config.asgi", health_status=404
+    )
+    assert next_run.units(OLD) == [f"shop-web@{OLD}", f"shop-worker-default@{OLD}"]
+    assert next_run.settings.of(OLD).cron == []
+    assert next_run.settings.of(OLD).asgi_app == ""
+    assert next_run.settings.of(OLD).health_status == 200
+
+
 # --- A deployment that fails
 
 
@@ -179,6 +196,61 @@ def test_a_killed_deployment_leaves_it_too(live: Host, answers: Answers) -> None
     answers.override.clear()
     assert deploy(live, "other-3") == 0
     assert not (live.settings.configurations / NEW).exists()
+
+
+@pytest.fixture
+def built_twice(live: Host, answers: Answers) -> Host:
+    """OLD, whose deployment has found the queues of its worker, is built; NEW is live; OLD is deployed again."""
+    host = with_settings(configured(live), workers=[Worker("main")], queues=[], keep_releases=3)
+    worker = host.settings.next_configuration / "systemd/shop-worker-main@.service"
+    worker.write_text(f"--queues {queues.PLACEHOLDER}")
+    configuration.configure(host, OLD)
+    queues.resolve(host.settings, OLD, ["celery"])
+    make_release(host, NEW)
+    configuration.configure(host, NEW)
+    host.switch(NEW)
+    return host
+
+
+def test_a_built_release_whose_deployment_fails_keeps_its_configuration(built_twice: Host, answers: Answers) -> None:
+    """Or a rollback to it would start a worker without queues."""
+    before = files(built_twice.settings.configurations)
+    answers.override["check"] = failure("check")
+    assert deploy(built_twice, OLD) == 1
+    assert files(built_twice.settings.configurations) == before
+    assert built_twice.queues(f"shop-worker-main@{OLD}") == ["celery"]
+
+
+@pytest.mark.parametrize("then", ["another release", "the same release"])
+def test_a_built_release_whose_deployment_is_killed_keeps_it_too(
+    built_twice: Host, answers: Answers, then: str
+) -> None:
+    settings = built_twice.settings
+    before = files(settings.configurations / OLD)
+    for _ in range(2):
+        answers.override["check"] = Killed()
+        with pytest.raises(Killed):
+            deploy(fresh(built_twice, settings), OLD)
+    answers.override.clear()
+    if then == "another release":
+        assert deploy(fresh(built_twice, settings), "other-3") == 0
+    else:
+        configuration.restore(built_twice, OLD)
+    assert files(settings.configurations / OLD) == before
+    assert not list(settings.configurations.glob("*.kept"))
+
+
+def test_a_deployment_that_succeeds_keeps_no_copy(built_twice: Host, answers: Answers) -> None:
+    assert deploy(built_twice, OLD) == 0
+    assert not list(built_twice.settings.configurations.glob("*.kept"))
+    assert built_twice.queues(f"shop-worker-main@{OLD}") == ["default"]
+
+
+def fresh(host: Host, settings: Settings) -> Host:
+    """Return the host as another process sees it."""
+    other = Host(settings)
+    other.manager = host.manager
+    return other
 
 
 def test_a_release_has_its_own_copy_of_what_runs_in_its_interpreter(live: Host, answers: Answers) -> None:

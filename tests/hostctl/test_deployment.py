@@ -8,12 +8,14 @@ import io
 import os
 import re
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hostctl.deploy import build, health, preflight, record
+from hostctl import application, beat
+from hostctl.deploy import build, deployment, health, preflight, record
 from hostctl.host import Host
 from hostctl.processes.state import ProcessState
 from hostctl.settings import ReleaseError
@@ -22,6 +24,7 @@ from hostctl.upgrade import OLD_REQUEUED
 from tests.hostctl.fakes import (
     NEW,
     OLD,
+    SCHEMA,
     Answers,
     Manager,
     deploy,
@@ -76,16 +79,19 @@ def test_a_queue_whose_workers_are_busy_does_not_fail_the_smoke_test(live: Host,
 
 def test_the_check_is_told_whether_beat_will_run(live: Host, answers: Answers) -> None:
     deploy(live)
-    assert ("check", "core.wsgi", "core", True) in answers.asked
+    assert ("check", "core.wsgi", "core", True, "", []) in answers.asked
     live.settings = dataclasses.replace(live.settings, beat=False)
     deploy(live, "other-3")
-    assert ("check", "core.wsgi", "core", False) in answers.asked
+    assert ("check", "core.wsgi", "core", False, "", []) in answers.asked
 
 
 def test_warnings_of_the_check_are_printed(live: Host, answers: Answers, capsys: Any) -> None:
-    answers.override["check"] = {"warnings": ["celery 5.3 is not in the tested range"]}
+    found = {"warnings": ["celery 5.3 is not in the tested range"], "databases": ["There is no connection to reports"]}
+    answers.override["check"] = found
     assert deploy(live) == 0
-    assert "Warning: celery 5.3 is not in the tested range\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Warning: celery 5.3 is not in the tested range\n" in printed
+    assert "Warning: There is no connection to reports\n" in printed
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,23 @@ def test_login_pages_without_a_limit_are_named(
     answers.override["check"] = {"versions": {}, "login_pages": ["/a/login/", "/secret/enter/"]}
     assert deploy(live) == 0
     assert re.findall(r"Warning: Attempts to log in at (\S+) are not limited", capsys.readouterr().out) == warned
+
+
+def test_pages_that_nginx_hides_are_named(live: Host, answers: Answers, capsys: Any) -> None:
+    live.settings = dataclasses.replace(live.settings, status_path="/ops/status/", flower_path="/flower/")
+    answers.override["pages_below"] = {"paths": ["/ops/status/"]}
+    assert deploy(live) == 0
+    assert ("pages_below", "/ops/status/", "/flower/") in answers.asked
+    printed = capsys.readouterr().out
+    assert (
+        "Warning: The project has pages under /ops/status/, which nginx serves the status page at: set app_" in printed
+    )
+    assert "/flower/" not in printed
+
+
+def test_pages_are_not_asked_for_where_nginx_hides_none(live: Host, answers: Answers) -> None:
+    deploy(live)
+    assert "pages_below" not in [question for question, *_ in answers.asked]
 
 
 def test_a_process_that_has_reached_its_memory_limit_is_named(
@@ -185,6 +208,51 @@ def test_a_beat_that_dies_at_once_is_reported(
     assert deploy(live) == 0
     assert ("Beat does not keep running" in (output := capsys.readouterr().out)) is warned
     assert ("shopctl logs beat" in output) is warned
+
+
+def test_what_starts_after_the_switch_is_watched_as_long_as_the_others(
+    live: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    live.settings = dataclasses.replace(live.settings, bake=1)
+    restarted: list[float] = []
+    monkeypatch.setattr(manager, "restart_beat", lambda release: restarted.append(time.monotonic()))
+
+    def failed(units: list[str]) -> list[str]:
+        """It fails half a second after its start."""
+        return units if "shop-beat" in units and time.monotonic() > restarted[0] + 0.5 else []
+
+    monkeypatch.setattr(manager, "failed", failed)
+    assert deploy(live) == 0
+    assert "Beat does not keep running" in capsys.readouterr().out
+
+
+def test_beat_that_dies_while_it_loads_is_a_warning_however_long_that_takes(
+    live: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    live.settings = dataclasses.replace(live.settings, health_check_timeout=600)
+    manager.state_of_beat = None
+    # That of the previous beat does not count.
+    state = beat.state_file(live.settings)
+    state.parent.mkdir(parents=True)
+    state.touch()
+    looks = iter([[], [], []])
+    monkeypatch.setattr(manager, "failed", lambda units: next(looks, units) if "shop-beat" in units else [])
+    assert deploy(live) == 0
+    assert "Beat does not keep running" in capsys.readouterr().out
+
+
+def test_beat_that_never_begins_is_a_warning(live: Host, manager: Manager, answers: Answers, capsys: Any) -> None:
+    live.settings = dataclasses.replace(live.settings, health_check_timeout=1)
+    manager.state_of_beat = None
+    assert deploy(live) == 0
+    assert "Warning: Beat has not read its schedule within 1 s. Its log: shopctl logs beat" in capsys.readouterr().out
+
+
+def test_plain_beat_says_nothing_of_itself(live: Host, manager: Manager, answers: Answers, capsys: Any) -> None:
+    manager.state_of_beat = None
+    answers.override["check"] = {"versions": {}, "warnings": ["Celery 9 is not tested"]}
+    assert deploy(live) == 0
+    assert "has not read its schedule" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("action", ["deploy", "rollback"])
@@ -308,7 +376,7 @@ def test_a_worker_that_does_not_confirm_to_consume_again_is_restarted(
 
 
 def test_a_newer_schema_is_refused_unless_forced(live: Host, answers: Answers, capsys: Any) -> None:
-    answers.override["migrations"] = {"unknown": ["shop.0009_later"]}
+    answers.override["migrations"] = {"default": SCHEMA | {"unknown": ["shop.0009_later"]}}
     assert deploy(live) == 1
     assert "shop.0009_later" in capsys.readouterr().out
     assert deploy(live, force=True) == 0
@@ -327,7 +395,7 @@ def test_a_beat_on_a_host_that_is_not_the_scheduler_stops_the_deployment(
     live.settings = dataclasses.replace(live.settings, beat=False)
     monkeypatch.setattr(manager, "beat_runs", lambda: False)
     assert deploy(live) == 1
-    assert "which is not the scheduler" in capsys.readouterr().out
+    assert "where none should (the group scheduler, app_beat)" in capsys.readouterr().out
 
 
 def test_beat_moves_to_another_host_and_back(live: Host, manager: Manager, answers: Answers, monkeypatch: Any) -> None:
@@ -379,7 +447,7 @@ def test_a_failing_rollback_is_reverted(live: Host, manager: Manager, answers: A
 
 def test_a_rollback_behind_the_database_is_refused_unless_forced(live: Host, answers: Answers) -> None:
     deploy(live)
-    answers.override["migrations"] = {"unknown": ["shop.0009_later"]}
+    answers.override["migrations"] = {"default": SCHEMA | {"unknown": ["shop.0009_later"]}}
     assert deploy(live, OLD, "rollback") == 1
     assert live.current_release() == NEW
     assert deploy(live, OLD, "rollback", force=True) == 0
@@ -388,3 +456,29 @@ def test_a_rollback_behind_the_database_is_refused_unless_forced(live: Host, ans
 def test_a_missing_release_is_named(live: Host, answers: Answers, capsys: Any) -> None:
     assert deploy(live, "gone-9", "rollback") == 1
     assert f"gone-9 is not on this host; available: {OLD}" in capsys.readouterr().out
+
+
+# --- Output of a command that failed
+
+
+@pytest.mark.parametrize(("lines", "kept"), [(45, True), (deployment.SHOWN_LINES, False)])
+def test_a_long_output_is_shown_from_its_end_and_kept_whole(
+    live: Host, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, lines: int, kept: bool
+) -> None:
+    output = "".join(f"line {number}.\n" for number in range(1, lines + 1))
+
+    def fail(*arguments: Any) -> None:
+        raise application.failure("npm run build", 1, output, 0)
+
+    monkeypatch.setattr(build, "make_environment", fail)
+    log = tmp_path / "deploy.log"
+    assert deploy(live, log=str(log)) == 1
+    said = capsys.readouterr().out
+    assert "npm run build failed with exit status 1:" in said
+    assert f"\nline {lines}.\n" in said
+    assert ("\nline 1.\n" in said) is not kept, "the end is shown"
+    file = log.with_suffix(".output")
+    assert (f"The whole output is in {file}." in said) is kept
+    assert (file.exists() and file.read_text() == output) is kept
+    if kept:
+        assert file.stat().st_mode & 0o777 == 0o640, "it may hold what the project prints"

@@ -74,3 +74,18 @@ def test_a_problem_is_described(
 
 def test_a_release_without_a_socket_does_not_answer(settings: Settings, tmp_path: Path) -> None:
     assert "no answer" in health.problem(settings, tmp_path / "nothing", "abcd-1")
+
+
+def test_a_slow_page_that_is_broken_is_requested_until_that_is_known(
+    settings: Settings, web: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = health.get
+    # On a busy machine an answer may take longer than all requests may together.
+    monkeypatch.setattr(health, "get", lambda *words, timeout: get(*words, timeout=60))
+    seen = health.warm_up(settings, web(status=500, delay=0.1), ["/", "/b"], at_most=0.15)
+    assert [health.is_broken(statuses) for statuses in seen.values()] == [True, True]
+
+
+def test_pages_behind_a_slow_one_are_requested_once(settings: Settings, web: Callable[..., Path]) -> None:
+    seen = health.warm_up(settings, web(delay=0.2), ["/", "/b"], at_most=0.1)
+    assert seen == {"/": [0], "/b": [0]}

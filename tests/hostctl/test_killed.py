@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hostctl.deploy import deployment, record, recovery, steps
+from hostctl.deploy import builder, deployment, record, recovery, steps
 from hostctl.deploy.steps import Step
 from hostctl.host import Host
 from hostctl.status import table
@@ -178,3 +178,28 @@ def test_an_unfinished_build_is_removed(live: Host, answers: Answers, monkeypatc
     make_release(live, "other-3")
     assert deploy(live, "other-3") == 0
     assert not live.path(NEW).exists()
+
+
+@pytest.mark.parametrize("action", ["deploy", "rollback"])
+def test_the_next_run_removes_the_key_of_a_killed_build(
+    live: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    deploy(live)
+    left = builder.key_folder(live), live.settings.home / "build-key"
+    for folder in left:
+        folder.mkdir()
+        (folder / "key").touch()
+    assert deploy(live, OLD, action) == 0
+    assert [folder for folder in left if folder.exists()] == []
+
+
+def test_the_key_of_a_build_is_kept_in_memory_and_removed(live: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder, "install_git", lambda: None)
+    monkeypatch.setattr(builder.shutil, "chown", lambda *words: None)
+    (live.settings.next_configuration / builder.SSH_KEY).write_text("key")
+    with builder.credentials(live) as variables:
+        copy = builder.key_folder(live) / "key"
+        assert copy.read_text() == "key\n"
+        assert str(copy) in variables["GIT_SSH_COMMAND"]
+        assert copy.is_relative_to(builder.RUN)
+    assert not copy.parent.exists()

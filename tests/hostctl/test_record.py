@@ -31,7 +31,9 @@ def test_a_deployment_that_has_ended_is_not_named_as_the_holder(settings: Settin
     first.hold()
     first.begin("deploy", "abcd-1", "anna@laptop")
     first.end(0, "succeeded")
-    with pytest.raises(BusyError, match=r"^Another deployment is running\. Wait until it has ended, then run again\.$"):
+    with pytest.raises(
+        BusyError, match=r"^Another deployment or an import is running\. Wait until it has ended, then run again\.$"
+    ):
         second.hold()
 
 

@@ -48,7 +48,10 @@ def test_barriers_come_before_the_first_final_step() -> None:
 
 @pytest.mark.parametrize(
     ("plan", "order"),
-    [(DEPLOY, ["switch", "stop_consuming", "start", "build"]), (ROLLBACK, ["switch", "stop_consuming", "start"])],
+    [
+        (DEPLOY, ["switch", "stop_consuming", "start", "check", "build"]),
+        (ROLLBACK, ["switch", "stop_consuming", "start"]),
+    ],
     ids=["deploy", "rollback"],
 )
 def test_traffic_moves_back_first_and_the_rest_in_reverse(plan: tuple[Step, ...], order: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import socketserver
 import threading
@@ -284,6 +285,36 @@ def test_recent_logs_are_those_of_the_release(manager: supervisor.Supervisor) ->
     manager.log(WEB).write_text("\n".join(f"line {number}" for number in range(50)))
     manager.log(f"shop-web@{OLD}").write_text("of another")
     assert manager.recent_logs([WEB, WORKER], lines=2) == "line 48\nline 49"
+
+
+LOG_LINES = """\
+early
+[2026-11-29 10:00:00 +0000] one
+more
+[2026-11-29 12:00:00 +0100] two
+and
+2026-11-29T11:30:00Z three"""
+
+
+@pytest.mark.parametrize(
+    ("since", "text"),
+    [
+        (
+            0,
+            LOG_LINES,
+        ),
+        (1795950000, "[2026-11-29 12:00:00 +0100] two\nand\n2026-11-29T11:30:00Z three"),
+        (1795950001, "2026-11-29T11:30:00Z three"),
+        (1795955000, ""),
+        (2_000_000_000, ""),
+    ],
+)
+def test_earlier_log_lines_are_left_out(manager: supervisor.Supervisor, since: int, text: str) -> None:
+    (supervisor.LOGS / "shop").mkdir()
+    lines = f"{LOG_LINES}\n"
+    manager.log(WEB).write_text(lines)
+    os.utime(manager.log(WEB), (1795952000, 1795960000))
+    assert manager.recent_logs([WEB], since=since) == text
 
 
 # --- supervisord is not there, or says no

@@ -18,12 +18,15 @@ from hostctl.processes.state import ProcessState
 from hostctl.settings import BusyError, ReleaseError, Worker
 from tests.hostctl.fakes import OLD, Answers, Manager, failure, make_release, node
 
+# Before `quick`.
+SECONDS = verify.ANSWER_SECONDS
 WEB, WORKER = f"shop-web@{OLD}", f"shop-worker-default@{OLD}"
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(verify, "SETTLE", 0.1)
 
 
 def now() -> int:
@@ -39,12 +42,16 @@ def found(host: Host) -> dict[str, str]:
 
 def test_a_release_that_runs_has_no_problem(live: Host, manager: Manager) -> None:
     assert status.problems(live) == []
-    # Restarted long ago, or once.
+    # Restarted long ago, or once and it keeps running since.
     manager.state = {
         WEB: ProcessState(WEB, "active", 9, now() - 2 * status.STEADY),
-        WORKER: ProcessState(WORKER, "active", 1, now()),
+        WORKER: ProcessState(WORKER, "active", 1, now() - status.SETTLE - 1),
     }
     assert status.problems(live) == []
+
+
+def test_a_restarted_process_is_steady_before_a_verification_gives_up() -> None:
+    assert SECONDS > status.SETTLE
 
 
 def test_a_host_without_a_release_has_no_problem(host: Host) -> None:
@@ -58,6 +65,7 @@ def test_a_host_without_a_release_has_no_problem(host: Host) -> None:
         ("inactive", 0, 0, r"^inactive$"),
         ("deactivating", 0, 1, r"^deactivating since"),
         ("active", 7, 20, r"^active since \S+, restarted 7 times$"),
+        ("active", 1, 3, r"^active since \S+, restarted 1 time$"),
         ("activating", 2, 1, r"^activating since \S+, restarted 2 times$"),
     ],
 )
@@ -128,6 +136,18 @@ def test_beat_is_started(live: Host, manager: Manager, answers: Answers, monkeyp
     monkeypatch.setattr(manager, "beat_runs", lambda: bool(manager.beat))
     assert verify.verify(live) == ["Started, since they did not run: beat."]
     assert manager.beat == ["restart"]
+
+
+def test_what_ends_soon_after_its_start_is_a_failure(
+    live: Host, manager: Manager, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.settings = dataclasses.replace(live.settings, health_check_timeout=1)
+    manager.stop([WORKER])
+    ended = [{"process": "worker-default", "unit": WORKER, "text": "activating"}]
+    looks = iter([[]])
+    monkeypatch.setattr(verify, "problems", lambda host: next(looks, ended))
+    with pytest.raises(ReleaseError, match="worker-default: activating"):
+        verify.verify(live)
 
 
 def test_nothing_is_started_during_a_deployment(live: Host, manager: Manager, answers: Answers) -> None:

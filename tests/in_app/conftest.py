@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import json
 import os
@@ -147,6 +148,10 @@ class Site:
     def gate(self) -> Path:
         return self.folder / "gate"
 
+    @property
+    def kill_file(self) -> Path:
+        return self.folder / "kill"
+
     def run(self, release: str) -> Path:
         return self.folder / "releases" / release / "run"
 
@@ -250,12 +255,22 @@ class Site:
         return {slot.decode() for slot in self.broker.admin.smembers("unacked_slots")}
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the package hostctl and compile in_app, which the processes of every test would compile again."""
+    folder = tmp_path_factory.mktemp("compiled") / "hostctl"
+    shutil.copytree(ROOT / "hostctl", folder)
+    assert compileall.compile_dir(folder / "in_app", quiet=1)
+    return folder
+
+
 @pytest.fixture
-def site(tmp_path: Path, stopped_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(tmp_path: Path, compiled: Path, stopped_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     # The test's own Celery client would prefer this variable to the broker it is given.
     monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
     here = Site(tmp_path / "site", stopped_broker)
-    shutil.copytree(ROOT / "hostctl", here.library / "hostctl")
+    # With the times of its files, so that Python uses the compiled modules; not of those that a test changes.
+    shutil.copytree(compiled, here.library / "hostctl")
     here.results.mkdir(parents=True)
     # The release's own interpreter: the programs derive the folder of releases from its path.
     environment = here.folder / "releases/r1/.venv"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from conftest import Broker, Site, wait_until
+from conftest import PROJECT, Broker, Site, wait_until
 from databases import new_database
 
 DATABASE_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
@@ -163,3 +165,107 @@ def test_check_fails_without_beats_scheduler(site: Site, broker: Broker) -> None
     assert "versions" in site.ask([*question, False], **gone)
     with pytest.raises(AssertionError, match="Its package must be in the requirements"):
         site.ask([*question, True], **gone)
+
+
+# --- What is not sent ----------------------------------------------------------------------------------------------
+
+
+def state(site: Site) -> dict[str, Any]:
+    file = site.folder / "state.json"
+    return json.loads(file.read_text()) if file.exists() else {"sent": 0}
+
+
+def look_often(site: Site) -> None:
+    site.change("overdue", "LOOK_SECONDS = 15", "LOOK_SECONDS = 1")
+    site.change("overdue", "LATE_SECONDS = 60", "LATE_SECONDS = 3")
+
+
+@pytest.mark.core
+def test_beat_says_what_was_due_and_was_not_sent(site: Site, broker: Broker) -> None:
+    look_often(site)
+    silent = site.beat(SCHEDULER="sample.silent:Scheduler")
+    wait_until(lambda: "The periodic task tick was due at" in site.output(silent))
+    # It is said before it is written.
+    wait_until(lambda: list(state(site)["overdue"]) == ["tick"])
+    assert state(site)["sent"] == 0
+    assert site.stop(silent) == 0
+    site.beat()
+    wait_until(lambda: state(site)["sent"] >= 6)
+    assert state(site)["overdue"] == {}
+
+
+@pytest.mark.core
+def test_database_schedule_without_time_zones_is_sent_or_missed(
+    site: Site, broker: Broker, database: dict[str, str]
+) -> None:
+    """The last run is read as UTC there, an hour or two ahead: after a restart nothing would be due."""
+    look_often(site)
+    naive = database | {"NAIVE": "yes", "TIME_ZONE": "Europe/Berlin"}
+    first = site.beat(**naive)
+    wait_until(lambda: site.depth("ticks") >= 2)
+    assert site.stop(first) == 0
+    number = site.depth("ticks")
+    site.beat(**naive)
+    wait_until(lambda: site.depth("ticks") >= number + 2 or state(site).get("overdue"))
+    print("sent" if site.depth("ticks") >= number + 2 else "missed")
+
+
+# --- The scheduler -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.core
+def test_database_scheduler_is_used_where_it_is_installed(site: Site, broker: Broker, database: dict[str, str]) -> None:
+    site.beat(**database, UNSET="yes")
+    with psycopg.connect(database["DATABASE_URL"], autocommit=True) as connection:
+        query = "SELECT total_run_count FROM django_celery_beat_periodictask WHERE name = 'tick'"
+        wait_until(lambda: (connection.execute(query).fetchone() or [0])[0] >= 1)
+
+
+@pytest.mark.core
+def test_redbeat_starts_at_once_after_a_kill(site: Site, broker: Broker) -> None:
+    """Its lock in Redis would keep it waiting for 25 minutes."""
+    variables = {"SCHEDULER": "redbeat.RedBeatScheduler"}
+    beat = site.beat(**variables)
+    wait_until(lambda: site.depth("ticks") >= 2)
+    os.kill(beat.pid, signal.SIGKILL)
+    beat.wait()
+    number = site.depth("ticks")
+    again = site.beat(**variables)
+    wait_until(lambda: site.depth("ticks") >= number + 2)
+    rows = ["queues", "sample", "redbeat.RedBeatScheduler", True, str(PROJECT)]
+    assert site.ask(rows, DJANGO_SETTINGS_MODULE="sample.settings")["queues"]["ticks"] == ["the periodic task tick"]
+    assert site.stop(again) == 0
+
+
+def test_a_redis_that_redbeat_cannot_use_is_refused(site: Site, broker: Broker, database: dict[str, str]) -> None:
+    question = ["check", "sample.celery:app", "sample", True, "redbeat.RedBeatScheduler"]
+    variables = database | {"DJANGO_SETTINGS_MODULE": "sample.settings"}
+    assert site.ask(question, **variables)["beat"] == []
+    # Nothing answers there. (The end of the message, since pytest shortens it.)
+    with pytest.raises(AssertionError, match=r"Write beside the Celery application: app\.conf\.redbeat_redis_url"):
+        site.ask(question, **variables, REDBEAT_URL="redis://127.0.0.1:9/0")
+
+
+@pytest.mark.core
+def test_what_the_start_of_beat_changes_is_said(site: Site, broker: Broker, database: dict[str, str]) -> None:
+    question = ["check", "sample.celery:app", "sample", True, ""]
+    variables = database | {"DJANGO_SETTINGS_MODULE": "sample.settings"}
+    assert site.ask(question, **variables)["beat"] == []
+    site.stop(wait_for_tick(site, database))
+    assert site.ask(question, **variables)["beat"] == []
+    edit = """
+import django; django.setup()
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+often = IntervalSchedule.objects.create(every=10, period="minutes")
+PeriodicTask.objects.filter(name="tick").update(interval=often)
+"""
+    site.django("-c", edit, **variables)
+    naive, changed = site.ask(question, **variables, NAIVE="yes", TIME_ZONE="Europe/Berlin")["beat"]
+    assert naive.startswith('USE_TZ = False beside TIME_ZONE = "Europe/Berlin"')
+    assert "is lost: tick from <freq: 10.00 minutes> to <freq: 1.00 second>." in changed
+
+
+def wait_for_tick(site: Site, variables: dict[str, str]) -> subprocess.Popen:
+    beat = site.beat(**variables)
+    wait_until(lambda: site.depth("ticks") >= 1)
+    return beat

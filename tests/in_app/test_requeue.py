@@ -15,8 +15,9 @@ from conftest import HOST, Broker, Site, children, wait_until
 
 def add_unacknowledged(site: Site, broker: Broker, slot: str, number: int, delivered: float | None = None) -> None:
     """Put messages into a worker's slot, as if they had been delivered to it at that time."""
+    client = site.client
     for _ in range(number):
-        tag = site.send("sample.tick")
+        tag = client.send_task("sample.tick").id
         raw = json.loads(broker.admin.rpop("default"))
         broker.admin.hset(f"unacked:{slot}", tag, json.dumps([raw, "", "default"]))
         broker.admin.zadd(f"unacked_index:{slot}", {tag: delivered or time.time()})
@@ -102,6 +103,38 @@ def test_messages_of_other_hosts_are_requeued_after_the_visibility_timeout(site:
     assert site.ask(["requeue_unacknowledged", "sample"])["requeued"] == 3
     assert (site.depth(), broker.admin.hlen("unacked:one.r1@elsewhere")) == (3, 2)
     assert site.slots() == {"one.r1@elsewhere"}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_living_worker_keeps_its_messages_beyond_the_visibility_timeout(
+    site: Site, broker: Broker, pool: str
+) -> None:
+    """A task that runs, and one that waits for its ETA. The project has kombu look for such messages every 10 s."""
+    worker = site.worker(concurrency=2, pool=pool, VISIBILITY="3")
+    running, waiting = site.send(), site.send("sample.noop", countdown=15)
+    wait_until(lambda: site.lines("START") == [running])
+    wait_until(lambda: site.lines("END") == [waiting])
+    assert site.lines("START") == [running]
+    site.gate.touch()
+    wait_until(lambda: set(site.lines("END")) == {running, waiting})
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
+    assert (len(site.lines("START")), len(site.lines("END"))) == (1, 2)
+    assert site.stop(worker) == 0
+
+
+def test_messages_of_a_living_worker_of_another_host_stay(site: Site, broker: Broker) -> None:
+    site.change("worker", "REQUEUE_SECONDS = 60", "REQUEUE_SECONDS = 1")
+    worker = site.worker(queues="other")
+    mine = f"worker-alive:one.r1@{HOST}"
+    first = broker.admin.get(mine)
+    wait_until(lambda: broker.admin.get(mine) != first)
+    assert broker.admin.ttl(mine) > 40_000
+    add_unacknowledged(site, broker, "one.r1@elsewhere", 2, delivered=time.time() - 43300)
+    broker.admin.set("worker-alive:one.r1@elsewhere", "1", ex=600)
+    assert site.ask(["requeue_unacknowledged", "sample"])["requeued"] == 0
+    broker.admin.delete("worker-alive:one.r1@elsewhere")
+    wait_until(lambda: "Requeued 2 unacknowledged messages." in site.output(worker))
 
 
 def test_concurrent_processes_requeue_each_message_once(site: Site, broker: Broker) -> None:

@@ -25,6 +25,11 @@ def reasons(broker: Broker) -> list[str]:
     return [message["hostctl_parked"]["reason"] for message in parked(broker)]
 
 
+def held(broker: Broker) -> set[str]:
+    """Return the IDs of the tasks whose messages the worker holds."""
+    return {json.loads(entry)[0]["headers"]["id"] for entry in broker.admin.hvals(SLOT)}
+
+
 def keep_alive(site: Site, until: Callable[[], Any], **options: Any) -> list[subprocess.Popen]:
     """Restart a worker whenever it has ended, as a process manager does, until a condition is met."""
     workers = [site.worker(wait=False, **options)]
@@ -36,7 +41,14 @@ def keep_alive(site: Site, until: Callable[[], Any], **options: Any) -> list[sub
             workers.append(site.worker(wait=False, **options))
         return until()
 
-    wait_until(met)
+    try:
+        # Each worker takes a minute to start on a busy machine.
+        wait_until(met, 600)
+    except AssertionError:
+        for worker in workers:
+            print(f"--- A worker, ended with {worker.poll()}:\n{site.output(worker)[-3000:]}")
+        print("started:", site.lines("START"), "ended:", site.lines("END"))
+        raise
     return workers
 
 
@@ -107,11 +119,18 @@ def test_a_task_that_kills_its_worker_is_parked_after_three_times(site: Site, br
     """What runs beside it, and so returned with it, is not."""
     poison, beside = site.send("sample.poison", args=["main"]), site.send("sample.hold")
     good = [site.send("sample.noop") for _ in range(5)]
+    kills = 0
 
     def met() -> bool:
+        nonlocal kills
         # Both have returned twice by then, and run one after the other from now on.
         if site.lines("START").count(poison) >= 2:
             site.gate.touch()
+        # A worker that is killed loses the message that it is just taking. It takes none while it holds these two.
+        all_held = {poison, beside} <= held(broker)
+        if site.lines("START").count(poison) > kills and (all_held or {*good, beside} <= set(site.lines("END"))):
+            site.kill_file.touch()
+            kills += 1
         return broker.admin.llen("celery-parked") == 1 and {*good, beside} <= set(site.lines("END"))
 
     workers = keep_alive(site, met, pool=pool)
@@ -145,7 +164,7 @@ def test_a_worker_that_is_told_to_stop_counts_no_return(site: Site, broker: Brok
     wait_until(lambda: broker.admin.hlen(SLOT) == 2)
     site.gate.touch()
     assert site.stop(worker) == 0
-    assert returned(broker) in ([], [0])
+    assert set(returned(broker)) <= {0}
     site.worker(pool=pool)
     wait_until(lambda: set(site.lines("END")) == set(sent))
     assert not broker.admin.exists("celery-parked")

@@ -78,6 +78,37 @@ def test_time_to_confirm_begins_when_the_change_is_complete(tmp_path: Path) -> N
     assert [line.strip() for line in called] == [*timer, *steps, *timer]
 
 
+@pytest.mark.parametrize(
+    ("files", "printed"),
+    [
+        ({"sshd_config": "PermitRootLogin yes\n"}, ""),
+        ({"sshd_config": "AllowUsers root\n"}, "AllowUsers alice bob\n"),
+        ({"sshd_config.d/10-cloud.conf": "  allowgroups admins\n"}, "AllowGroups alice bob\n"),
+        ({"sshd_config": "AllowUsers root deploy\nAllowGroups=root"}, "AllowUsers alice bob\nAllowGroups alice bob\n"),
+        # Such a line limits some connections only.
+        ({"sshd_config": "Match Address 192.0.2.7\n  AllowUsers root\n"}, ""),
+        ({"sshd_config.d/00-seedbed.conf": "AllowUsers alice bob\n"}, ""),
+        ({"sshd_config": "# AllowUsers root\n"}, ""),
+    ],
+)
+def test_administrators_are_admitted_where_sshd_limits_who_may_log_in(
+    tmp_path: Path, files: dict[str, str], printed: str
+) -> None:
+    (tmp_path / "sshd_config.d").mkdir()
+    (tmp_path / "new").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    admit = function("admit_administrators").replace("/etc/ssh", str(tmp_path)).replace('"/$sshd"', '"$sshd"')
+    lines = [
+        f"set -eu; new={tmp_path}/new sshd={tmp_path}/sshd_config.d/00-seedbed.conf",
+        "names() { echo alice; echo bob; }",
+        admit,
+        "admit_administrators",
+    ]
+    done = subprocess.run(["sh", "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (printed, "")
+
+
 def test_failure_lists_the_reverted_change_line_by_line() -> None:
     given = {
         "inventory_hostname": "web",
@@ -97,7 +128,9 @@ def test_failure_lists_the_reverted_change_line_by_line() -> None:
 def matches(mode: str, line: str) -> bool:
     """Return whether a jail counts a line of nginx's log from which fail2ban has removed the time."""
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read_string(template("filter.conf"))
+    paths = "{{ access_password_paths | join('|') }}"
+    assert paths in template("filter.conf")
+    parser.read_string(template("filter.conf").replace(paths, "/flower/|/ops/status/"))
     filters = parser["Definition"]
     pattern = filters["failregex"].replace("<re-<mode>>", filters[f"re-{mode}"]).replace("<ADDR>", "([0-9a-f.:]+)")
     return re.search(pattern, line) is not None
@@ -112,6 +145,8 @@ def matches(mode: str, line: str) -> bool:
         ("login", "GET https://shop.example.org/flower/ HTTP/1.1", 401, True),
         ("login", "GET HTTPS://shop.example.org:443/flower/api/workers HTTP/1.1", 401, True),
         ("login", "GET /api/flower/ HTTP/1.1", 401, False),
+        ("login", "GET /ops/status/ HTTP/1.1", 401, True),
+        ("login", "GET /status/ HTTP/1.1", 401, False),
         ("flood", "GET / HTTP/1.1", 429, True),
         ("flood", "GET / HTTP/1.1", 404, False),
     ],

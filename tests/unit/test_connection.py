@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +70,20 @@ def test_own_keys_are_those_of_the_private_key_files(tmp_path: Path, monkeypatch
     (tmp_path / "server.pub").write_text("ssh-ed25519 AAAAtwo me\n")
     assert connection.own_keys(str(tmp_path / "server")) == {"AAAAone", "AAAAtwo"}
     assert connection.own_keys(None) == {"AAAAone"}
+
+
+def test_own_keys_are_also_those_without_a_public_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a CI job. One with a passphrase is not asked for it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / ".ssh").mkdir()
+    keys = {}
+    for name, phrase in {"id_ed25519": "", "server": "", "id_other": "secret"}.items():
+        file = tmp_path / ".ssh" / name
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-f", str(file)], check=True)
+        keys[name] = connection.key_of(Path(f"{file}.pub").read_text())
+        Path(f"{file}.pub").unlink()
+    assert connection.own_keys(str(tmp_path / ".ssh/server")) == {keys["id_ed25519"], keys["server"]}
 
 
 ROOT_LOGIN = connection.Candidate("root", None)

@@ -24,6 +24,11 @@ def test_host_is_in_every_group() -> None:
     }
 
 
+def test_the_shops_workers_come_with_a_group_around_it() -> None:
+    """So that group_vars/demo overrides them."""
+    assert yaml.safe_load(inventory_text(PORTS, []))["demo_shop"] == {"children": {"demo": {}}}
+
+
 def test_ports_are_those_of_the_command() -> None:
     host = inventory([])["hosts"]["demo1"]
     assert (host["ansible_port"], host["app_https_port"]) == (2222, 8443)

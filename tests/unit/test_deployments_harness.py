@@ -8,9 +8,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from deployments import STEPS, WATCHER, Run
+from deployments import ROOT, STEPS, WATCHER, Deployments, Run
 
 
 @pytest.fixture
@@ -92,3 +93,16 @@ def test_changes_are_counted_from_the_recap(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("a : ok=9   changed=2    failed=0\nb : ok=9   changed=3    failed=0\n")
     assert Run([], subprocess.Popen(["true"]), log).changed == 5
+
+
+def test_a_clone_has_what_git_has_and_runs_its_own_playbooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inventory = ROOT / "molecule/security/inventory"
+    backend = SimpleNamespace(ansible_inventory=str(inventory / "hosts.yml"), host="security12")
+    clone = Deployments(SimpleNamespace(backend=backend), None, tmp_path).clone()
+    monkeypatch.setattr(clone, "start", lambda command, environment: (command, environment))
+    command, environment = clone.playbook("playbooks/deploy.yml")
+    assert f"--inventory={clone.checkout}/molecule/security/inventory/hosts.yml" in command
+    assert str(clone.checkout / "playbooks/deploy.yml") in command
+    assert environment["ANSIBLE_CONFIG"] == str(clone.checkout / "ansible.cfg")
+    assert (clone.checkout / "molecule/security/inventory/group_vars/all/wiring.yml").is_file()
+    assert not (clone.checkout / ".venv").exists()

@@ -122,7 +122,7 @@ def test_every_playbook_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)
 def test_every_command_of_the_host_program_exists(page: Path) -> None:
-    named = words_in_code(page, r"(?:\bshop|APP|NAME)ctl ([a-z_]+)")
+    named = words_in_code(page, r"(?:\bshop|APP|NAME)ctl ([a-z_][a-z_-]*)")
     assert named - set(COMMANDS) == set()
 
 
@@ -133,6 +133,19 @@ def test_every_file_of_the_repository_exists(page: Path) -> None:
         name for name in named if re.search(r"[A-Z]{3,}", name) and not name.endswith(("README.md", "CHANGELOG.md"))
     }
     assert [name for name in sorted(named - examples) if not (ROOT / name.rstrip(".")).exists()] == []
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=name_of)
+def test_every_test_exists(page: Path) -> None:
+    """FILE.py::NAME, with as much of the path as tells files apart; ::NAME is in the file before it."""
+    files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("app_src/tests/*.py")]
+    missing, file = [], ""
+    for given, name in re.findall(r"`([\w/.-]*)::(\w+)`", read(page)):
+        file = given or file
+        found = [path for path in files if path.as_posix().endswith(f"/{file}")]
+        if not any(re.search(rf"^ *def {name}\(", read(path), re.MULTILINE) for path in found):
+            missing.append(f"{file}::{name}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=name_of)

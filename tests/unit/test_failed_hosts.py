@@ -30,7 +30,13 @@ CASES = {
     ("playbooks/deploy.yml", "hostctl"): {"release/deploy"},
     ("playbooks/rollback.yml", "connection"): {"hostctl", "release/rollback"},
     ("playbooks/rotate-secrets.yml", "connection"): {"secrets", "postgresql", "release"},
+    # An earlier PostgreSQL has the databases.
+    ("playbooks/rotate-secrets.yml", "postgresql/upgrade_plan"): {"secrets", "secrets/record", "postgresql"},
     ("playbooks/rotate-secrets.yml", "services"): {"release"},
+    # A host that continues would write to databases that are being copied.
+    ("playbooks/upgrade-postgresql.yml", "secrets/check"): {"release/status", "postgresql/upgrade_plan"},
+    ("playbooks/upgrade-postgresql.yml", "release/status"): {"postgresql/upgrade_plan", "services/suspend"},
+    ("playbooks/upgrade-postgresql.yml", "postgresql/upgrade_plan"): {"nginx/maintenance", "services/suspend"},
 }
 
 
@@ -62,6 +68,7 @@ def test_a_failed_host_stops_the_run(project: Path, playbook: str, role: str) ->
         project / playbook,
         project / "inventory/hosts.yml",
         *("-e", json.dumps({"failing": ["second", role]})),
+        one_process=True,
         ANSIBLE_CONFIG=str(project / "ansible.cfg"),
     )
     assert found.status != 0

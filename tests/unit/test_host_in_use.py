@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import socket
 import sys
@@ -18,7 +19,7 @@ from project import ROOT
 
 
 def load(path: str) -> ModuleType:
-    name = f"{Path(path).parent.name}_in_use"
+    name = f"{Path(path).parent.name}_{Path(path).stem}"
     found = importlib.util.spec_from_file_location(name, ROOT / path)
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
@@ -27,6 +28,7 @@ def load(path: str) -> ModuleType:
 
 
 action, program = load("plugins/action/host_in_use.py"), load("plugins/host/host_in_use.py")
+upgrade = load("plugins/host/postgresql_upgrade.py")
 
 SERVICES = ["base", "postgresql", "redis", "nginx", "flower", "application", "supervisor"]
 PORTS = {"postgresql": 5432, "broker": 6379, "cache": 6380, "http": 80, "https": 443, "flower": 5555}
@@ -125,6 +127,12 @@ def test_unmodified_packages_are_accepted(files: Files, rules: str) -> None:
     assert files.host().nginx_default_ports() == []
 
 
+@pytest.mark.parametrize(("process", "accepted"), [("prometheus-node", True), ("node_exporter", False)])
+def test_only_debians_node_exporter_may_have_its_port(files: Files, process: str, accepted: bool) -> None:
+    files.listen(9100, process, "prometheus-node-exporter.service")
+    assert (files.findings(ports=PORTS | {"node_exporter": 9100}) == []) is accepted
+
+
 # What is done to the host, the name of the finding, and words of its text.
 CASES: dict[str, tuple[dict[str, str], dict[str, str], str, str]] = {
     "site": ({"/etc/nginx/sites-enabled/blog": "server {}"}, {}, "nginx", "/etc/nginx/sites-enabled/blog"),
@@ -186,6 +194,39 @@ def test_what_is_in_use_is_named(files: Files, case: str) -> None:
     [(found, text)] = files.findings()
     assert found == name
     assert words in text
+
+
+@pytest.mark.parametrize(
+    ("rules", "refused"),
+    [
+        # As images of Oracle have them.
+        (
+            "-A INPUT -p tcp -m state --state NEW -m tcp --dport 22 -j ACCEPT\n"
+            "-A INPUT -j REJECT --reject-with icmp-host-prohibited",
+            "INPUT -j REJECT --reject-with icmp-host-prohibited",
+        ),
+        ("-A INPUT -i eth0 -p tcp -m tcp -j DROP", "INPUT -i eth0 -p tcp -m tcp -j DROP"),
+        ('-A INPUT -m comment --comment "the rest" -j DROP', 'INPUT -m comment --comment "the rest" -j DROP'),
+        ("-A INPUT -p tcp -m multiport --dports 80,443 -j ACCEPT\n-A INPUT -j DROP", ""),
+        ("-A INPUT -j ACCEPT\n-A INPUT -j REJECT --reject-with icmp-host-prohibited", ""),
+        ('-A INPUT -m comment --comment "all" -j ACCEPT\n-A INPUT -j DROP', ""),
+        ("-A INPUT -i eth1 -j ACCEPT\n-A INPUT -j DROP", "INPUT -j DROP"),
+        ("-A INPUT -p udp -j ACCEPT\n-A INPUT -j DROP", "INPUT -j DROP"),
+        ("-A INPUT -s 192.0.2.7/32 -j DROP", ""),
+        ("-A INPUT -i lo -j ACCEPT\n-A FORWARD -j DROP", ""),
+        ("-A INPUT -m conntrack --ctstate INVALID -j DROP", ""),
+        ("-A INPUT -p udp -j DROP", ""),
+    ],
+)
+@pytest.mark.parametrize("program", ["iptables", "ip6tables"])
+def test_rules_that_close_the_ports_of_the_site_must_be_removed(
+    files: Files, program: str, rules: str, refused: str
+) -> None:
+    """ufw's rules come after them."""
+    files.outputs[f"{program}-save"] = f"*filter\n{rules}\nCOMMIT\n"
+    found = [text for name, text in files.findings() if not name]
+    assert len(found) == bool(refused)
+    assert all(text.endswith(f"type: {program} -D {refused}") for text in found)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +305,42 @@ def test_what_is_shared_must_stay_accepted(files: Files) -> None:
 
 
 @pytest.mark.parametrize(
+    ("version", "start", "databases", "found"),
+    [
+        ("15", "auto\n", (), ["15", "17"]),
+        ("15", "", (), ["15", "17"]),
+        ("15", "auto\n", (16385,), ["15", "17"]),
+        # pg_upgradecluster has been here.
+        ("15", "# Automatic startup configuration\n\nmanual\n", (5, 16385), []),
+        # Disabled by a person: the new cluster would serve without rows.
+        ("15", "manual\n", (5,), ["15", "17"]),
+        ("17", "auto\n", (), []),
+    ],
+)
+def test_databases_in_the_cluster_of_an_earlier_debian_are_found(
+    files: Files, version: str, start: str, databases: tuple[int, ...], found: list[str]
+) -> None:
+    folder = f"/etc/postgresql/{version}/main"
+    files.write(f"{folder}/conf.d/60-seedbed.conf", OURS["/etc/postgresql/17/main/conf.d/60-seedbed.conf"])
+    files.write(f"{folder}/start.conf", start)
+    for number in databases:
+        files.write(f"/var/lib/postgresql/17/main/base/{number}/PG_VERSION", "17\n")
+    assert files.host().former_cluster == found
+    assert files.host(services=["nginx"]).former_cluster == []
+
+
+@pytest.mark.parametrize("step", [*upgrade.UNFINISHED, upgrade.RETURNING, upgrade.DONE, upgrade.RETURNED])
+def test_an_unfinished_upgrade_of_postgresql_is_found(files: Files, step: str) -> None:
+    """Both clusters look complete then."""
+    files.write("/etc/postgresql/15/main/conf.d/60-seedbed.conf", "hba_file = 'x'\n")
+    files.write("/etc/postgresql/15/main/start.conf", "manual\n")
+    files.write("/var/lib/postgresql/17/main/base/16385/PG_VERSION", "17\n")
+    files.write(upgrade.STATE, json.dumps({"step": step, "old": "15", "new": "17"}))
+    unfinished = step not in (upgrade.DONE, upgrade.RETURNED)
+    assert files.host().former_cluster == (["15", "17"] if unfinished else [])
+
+
+@pytest.mark.parametrize(
     ("text", "ports"),
     {
         "listen 80 default_server;": [80],
@@ -288,6 +365,9 @@ def test_the_refusal_says_what_to_write() -> None:
     assert "remove first: c" in accepted
     assert "app_take_over" not in accepted
     assert action.problem(findings[:2], ["nginx", "redis"], "server1") == ""
+    former = action.problem([], [], "server1", ["15", "17"])
+    assert "its databases in PostgreSQL 15" in former
+    assert former.endswith("playbooks/upgrade-postgresql.yml")
 
 
 # --- The real host and the real Redis protocol ----------------------------------------------------------------------

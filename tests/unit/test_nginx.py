@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
+from ansible.parsing.splitter import parse_kv
 from ansible.template import Templar, trust_as_template
 
 ROLE = Path(__file__).parents[2] / "roles/nginx"
 SITE = (ROLE / "templates/site.conf.j2").read_text()
 
 
-def render(**given: Any) -> str:
-    """Return the site's configuration with the role's defaults and these variables."""
+def render(template: str = SITE, **given: Any) -> str:
+    """Return a template, by default the site's configuration, with the role's defaults and these variables."""
     loader = DataLoader()
     files = [str(ROLE / name) for name in ("defaults/main.yml", "vars/main.yml")]
     known = [loader.load_from_file(file, trusted_as_template=True) for file in files]
     others = {"ansible_managed": "", "ansible_facts": {"distribution_release": "trixie"}}
     others["nginx_domains"] = ["new.example"]
     templar = Templar(loader, variables={**known[0], **known[1], **others, **given})
-    return templar.template(trust_as_template(SITE), escape_backslashes=False)
+    return templar.template(trust_as_template(template), escape_backslashes=False)
+
+
+def test_websockets_reach_an_asgi_application_only() -> None:
+    """And without the time limit of requests; an error page of a location would hide those of the site."""
+    without, given = render(), render(nginx_websockets=True)
+    assert "@websocket" not in without
+    assert '"~^/flower/.* ." "upgrade"' in without
+    assert '"~^.* ." "upgrade"' in given
+    place = given[given.index("location @websocket") :]
+    assert "proxy_read_timeout 1h" in place[: place.index("}")]
+    maintenance, upgrade = (given.index(text) for text in ("return 503;", "return 418;"))
+    assert maintenance < upgrade
+
+
+def test_directives_and_headers_of_the_user_are_in_the_server_block() -> None:
+    given = render(nginx_locations="location = /a {\n    return 204;\n}\n", nginx_response_headers={"X-A-B": "c"})
+    server = given[given.rindex("server {") :]
+    assert "    location = /a {\n        return 204;\n    }\n" in server
+    assert 'map "$site_private:$upstream_http_x_a_b" $site_header_1 { "~^\\w+:$" "c";' in given
+    assert "add_header X-A-B $site_header_1 always;" in server
 
 
 def patterns(block: str) -> list[str]:
@@ -145,26 +168,152 @@ def test_login_limit_of_zero_is_none() -> None:
     assert "limit_req" not in render(nginx_rate_limit=limits).replace("limit_req_status", "")
 
 
+# --- Static files
+
+
+ROOTS = ["/srv/a/current/.public", "/srv/a/shared/assets"]
+
+
+def location(text: str, name: str) -> str:
+    """Return the content of a location; not of port 80."""
+    found = re.search(
+        rf"^    location {re.escape(name)} {{\n(.*?)^    }}", text.partition("proxy_redirect off;")[2], re.M | re.S
+    )
+    assert found, name
+    return found[1]
+
+
+def test_static_files_are_tried_in_every_root_before_the_application() -> None:
+    text = render(nginx_static_roots=ROOTS)
+    for name, root, then in (("/", ROOTS[0], "@static_1"), ("@static_1", ROOTS[1], "@application")):
+        assert location(text, name).split(";\n        ") == [f"        root {root}", f"try_files $site_file {then};\n"]
+    assert "proxy_pass" in location(text, "@application")
+    assert "proxy_pass" in location(render(), "/")
+    assert "try_files $site_file" not in render()
+
+
+def test_static_files_and_uploads_have_no_limits() -> None:
+    text = render(nginx_static_roots=ROOTS, nginx_media_root="/srv/a/media", nginx_flower="127.0.0.1:5555")
+    for name in ("/", "@static_1", "/media/"):
+        assert "limit_req" not in location(text, name)
+    for name in ("@application", "/flower/"):
+        assert location(text, name).count("limit_req zone=") == 2
+    assert not re.search("^    limit_req zone", text, re.M)
+
+
+@pytest.mark.parametrize(
+    ("file", "header"),
+    [
+        ("/srv/a/current/.public/static/a.0123456789ab.css", "immutable"),
+        ("/srv/a/shared/assets/my/assets/a.0123456789ab.css.gz", "immutable"),
+        ("/srv/a/current/.public/static/a.css", "max-age=3600"),
+        ("/srv/a/media/a.0123456789ab.css", "max-age=3600"),
+        ("/etc/nginx/html/static/a.0123456789ab.css", ""),
+        ("/srv/a/currentX.public/a.css", ""),
+    ],
+)
+def test_only_hashed_names_of_static_files_are_immutable(file: str, header: str) -> None:
+    text = render(nginx_static_roots=ROOTS, nginx_media_root="/srv/a/media")
+    block = re.search(r"map \$document_root\$uri \$site_cache {(.*?)^}", text, re.M | re.S)
+    assert block
+    rules = re.findall(r'"~(.+?)" "(.+?)";', block[1])
+    answer = next((value for pattern, value in rules if re.search(pattern, file)), "")
+    assert header in answer
+    assert bool(header) == bool(answer)
+
+
+# --- The status page -----------------------------------------------------------------------------------------------
+
+READER = {"nginx_status_users": {"admin": "pass:word"}}
+
+
+def test_the_status_page_needs_the_password_also_during_maintenance() -> None:
+    text = render(**READER)
+    page = location(text, "/status/")
+    assert "auth_basic_user_file /etc/nginx/site-status.htpasswd;" in page
+    assert "alias /var/www/site/status/;" in page
+    assert "maintenance" not in page
+    assert page.count("limit_req zone=") == 2
+    assert '"~^/var/www/site/status/" "no-store";' in text
+
+
+def test_the_status_page_has_the_path_that_is_set() -> None:
+    text = render(**READER, nginx_status_path="/ops/status/")
+    assert "alias /var/www/site/status/;" in location(text, "/ops/status/")
+    assert location(text, "= /ops/status") == "        return 301 /ops/status/;\n"
+    assert '"~^no /ops/status/" "default-src' in text
+    assert " /status" not in text
+
+
+def test_without_users_the_path_is_the_applications() -> None:
+    assert "status/" not in render()
+    assert "'absent': True" in str(render("{{ __nginx_status_file }}"))
+
+
+def test_its_password_file_has_a_salted_hash_that_stays_the_same() -> None:
+    template = (ROLE / "templates/status.htpasswd.j2").read_text()
+    line = render(template, **READER)
+    assert line == render(template, **READER)
+    user, _, stored = line.strip().partition(":")
+    found = base64.b64decode(stored.removeprefix("{SSHA}"))
+    assert user == "admin"
+    assert found[:20] == hashlib.sha1(b"pass:word" + found[20:]).digest()
+    assert len(found) == 36
+
+
 # --- The application -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("served", "downloaded"),
     [
-        ("/media/a.html text/html", True),
-        ("/media/a.svg image/svg+xml", True),
-        ("/media/a text/xml; charset=utf-8", True),
-        ("/media/a application/xhtml+xml", True),
-        ("/media/a.png image/png", False),
-        ("/media/a.pdf application/pdf", False),
-        ("/media/xml/a.txt text/plain", False),
-        ("/_seedbed_error.html text/html", False),
-        ("/ text/html", False),
+        ("yes text/html", True),
+        ("yes image/svg+xml", True),
+        ("yes text/xml; charset=utf-8", True),
+        ("yes application/xhtml+xml", True),
+        ("yes image/png", False),
+        ("yes application/pdf", False),
+        ("yes text/plain; x=html", False),
+        ("no text/html", False),
     ],
 )
 def test_uploaded_pages_are_downloaded(served: str, downloaded: bool) -> None:
     [pattern] = patterns("_disposition")
     assert bool(re.search(pattern, served)) is downloaded
+
+
+LINKS = "/srv/a/current/.public-media"
+
+
+@pytest.mark.parametrize(
+    ("served", "is_upload"),
+    [
+        ("/srv/a/shared/media/ /media/a.html", True),
+        ("/etc/nginx/html /media/a.html", True),
+        (f"{LINKS} /uploads/a.html", True),
+        (f"{LINKS}X /uploads/a.html", False),
+        ("/srv/a/current/.public /uploads/a.html", False),
+        ("/etc/nginx/html /a b /media/a.html", False),
+    ],
+)
+def test_uploads_are_known_by_their_folder_or_path(served: str, is_upload: bool) -> None:
+    text = render(nginx_static_roots=ROOTS, nginx_media_root="/srv/a/shared/media", nginx_media_links=LINKS)
+    block = re.search(r'map "\$document_root \$uri" \$site_upload {(.*?)^}', text, re.M | re.S)
+    assert block
+    assert any(re.search(pattern, served) for pattern in re.findall('"~(.+?)" yes;', block[1])) is is_upload
+    for header in ("csp", "disposition"):
+        assert 'map "$site_upload ' in re.search(rf"^map .* \$site_{header} ", text, re.M)[0]
+
+
+def test_uploads_at_another_url_are_tried_before_the_application() -> None:
+    text = render(nginx_static_roots=ROOTS, nginx_media_root="/srv/a/media", nginx_media_links=LINKS)
+    assert "try_files $site_file @media;" in location(text, "@static_1")
+    found = location(text, "@media")
+    assert f"root {LINKS};" in found
+    assert "try_files $site_file @application;" in found
+    assert "return 503;" in found
+    assert "limit_req" not in found
+    assert "@media" not in render(nginx_media_links=LINKS)
 
 
 def test_limits_of_time() -> None:
@@ -188,3 +337,45 @@ def test_schemes_that_gunicorn_compares_are_set_or_dropped() -> None:
     """gunicorn answers 400 when one of its secure_scheme_headers contradicts another."""
     sent = dict(re.findall(r"proxy_set_header (\S+) (.+);", render()))
     assert (sent["X-Forwarded-Proto"], sent["X-Forwarded-Ssl"], sent["X-Forwarded-Protocol"]) == ("https", '""', '""')
+
+
+# --- Proxies in front of the site
+
+
+def test_a_proxy_is_believed_in_every_server_of_the_site() -> None:
+    text = render(
+        nginx_trusted_proxies=["198.51.100.0/24", "2001:db8::/32"], nginx_other_domains={"old.example": "/a.conf"}
+    )
+    own = [server for server in servers(text) if "location" in server]
+    assert len(own) == 3
+    for server in own:
+        assert "set_real_ip_from 198.51.100.0/24;\n    set_real_ip_from 2001:db8::/32;" in server
+        assert "real_ip_recursive on;" in server
+    assert "real_ip" not in render()
+
+
+# --- Maintenance
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("", "maintenance_state is missing, but must be on or off"),
+        ("maintenance_state=maybe", 'maintenance_state is "maybe", but must be on or off'),
+        ("maintenance_state=on maintenance_retry=soon", 'maintenance_retry is "soon", but must be seconds'),
+        ("maintenance_state=on maintenance_retry=0", 'maintenance_retry is "0", but must be seconds'),
+        ("maintenance_state=on maintenance_message=Back at noon", 'unexpected words "at noon"'),
+    ],
+)
+def test_invalid_variables_of_maintenance(words: str, says: str) -> None:
+    """As the words after -e, which Ansible splits."""
+    given = {name if name == "_raw_params" else f"nginx_{name}": value for name, value in parse_kv(words).items()}
+    message = render("{{ __nginx_maintenance_help }}", **{"nginx_maintenance_state": "", **given})
+    assert message.startswith(f"Nothing was changed: {says}")
+    assert "Usage: -e maintenance_state=on or -e maintenance_state=off" in message
+
+
+@pytest.mark.parametrize("words", ["state=off", "state=on retry=600 message='Back at noon'"])
+def test_valid_variables_of_maintenance(words: str) -> None:
+    given = {f"nginx_maintenance_{name}": value for name, value in parse_kv(words).items()}
+    assert render("{{ __nginx_maintenance_problem }}", **given) == ""

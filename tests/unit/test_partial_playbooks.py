@@ -8,6 +8,7 @@ import pytest
 from project import Run, copy_project, environment_inventory, run_playbook, stub_ssh
 
 PLAYBOOKS = {"maintenance": ("-e", "maintenance_state=on"), "releases": (), "rollback": ()}
+PLAYBOOKS |= {"import-database": ("-e", f"dump={__file__}")}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,12 @@ def test_a_misplaced_file_stops_them(project: Path, name: str) -> None:
     misplaced.unlink()
     assert not found.reached
     assert "mv group_vars/all/app.yml group_vars/production/app.yml" in found.messages()["server1"]
+
+
+@pytest.mark.parametrize("given", [(), ("-e", "dump=missing.dump")], ids=["none", "missing"])
+def test_an_import_without_a_dump_is_refused(project: Path, given: tuple[str, ...]) -> None:
+    found = play(project, "import-database", *given)
+    assert "Type: -e dump=PATH" in found.messages()["server1"]
 
 
 def test_earlier_variables_of_the_maintenance_playbook_are_refused(project: Path) -> None:

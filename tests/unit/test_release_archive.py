@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import subprocess
 import tarfile
 import tracemalloc
@@ -43,7 +44,7 @@ def commit(folder: Path, tag: str = "") -> str:
 
     git("init", "--quiet", "--initial-branch=main")
     git("add", "--all")
-    git("commit", "--quiet", "--message", "a version")
+    git("commit", "--quiet", "--allow-empty", "--message", "a version")
     if tag:
         git("tag", tag)
     return git("rev-parse", "HEAD").strip()
@@ -114,6 +115,91 @@ def test_a_git_url_is_named_by_its_commit(archive: ModuleType, project: Path, tm
     newer = commit(project)
     name, _ = archive.pack(f"file://{project}", "main", tmp_path, tmp_path / "cache", "0123456789")
     assert name.startswith(newer[:12] + "-")
+
+
+@pytest.fixture
+def with_submodule(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project with a submodule that has a submodule."""
+    for number, name in enumerate(("GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_0", "GIT_CONFIG_VALUE_0")):
+        monkeypatch.setenv(name, ("1", "protocol.file.allow", "always")[number])
+    for name, inner in (("inner", ""), ("lib", "inner")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").write_text(name)
+        commit(tmp_path / name)
+        if inner:
+            add_submodule(tmp_path / name, tmp_path / inner, inner)
+    commit(project)
+    add_submodule(project, tmp_path / "lib", "core/lib")
+    return project
+
+
+def add_submodule(folder: Path, source: Path, place: str) -> None:
+    subprocess.run(["git", "submodule", "--quiet", "add", f"file://{source}", place], cwd=folder, check=True)
+    command = ["git", "submodule", "--quiet", "update", "--init", "--recursive"]
+    subprocess.run(command, cwd=folder, check=True)
+    commit(folder)
+
+
+@pytest.mark.parametrize("from_git", [False, True], ids=["folder", "git"])
+def test_submodules_are_packed(archive: ModuleType, with_submodule: Path, tmp_path: Path, from_git: bool) -> None:
+    source = f"file://{with_submodule}" if from_git else "project"
+    _, path = archive.pack(source, "", tmp_path, tmp_path / "cache", "0123456789")
+    found = {name for name in members(path) if name.endswith(".py")}
+    assert found == {"core/lib/inner/inner.py", "core/lib/lib.py", "core/settings.py", "manage.py"}
+    assert not [place for place in (tmp_path / "cache").iterdir() if place.suffix not in {".git", ".gz"}]
+
+
+def test_a_submodule_without_files_is_named(archive: ModuleType, with_submodule: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "submodule", "--quiet", "deinit", "--force", "core/lib"], cwd=with_submodule, check=True)
+    with pytest.raises(archive.SourceError, match=r"core/lib has no files.*git submodule update --init --recursive"):
+        archive.pack("project", "", tmp_path, tmp_path / "cache", "0123456789")
+
+
+@pytest.mark.parametrize("from_git", [False, True], ids=["folder", "git"])
+def test_pointers_of_git_lfs_are_not_packed_as_files(
+    archive: ModuleType, project: Path, tmp_path: Path, from_git: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "logo.png").write_text("version https://git-lfs.example/spec/v1\noid sha256:0\nsize 5\n")
+    (project / ".gitattributes").write_text("*.png filter=lfs diff=lfs merge=lfs -text\n")
+    commit(project)
+    monkeypatch.setattr(archive.shutil, "which", lambda name: None)
+    source, says = (f"file://{project}", "install git-lfs") if from_git else ("project", r"logo.png.*git lfs pull")
+    with pytest.raises(archive.SourceError, match=says):
+        archive.pack(source, "", tmp_path, tmp_path / "cache", "0123456789")
+
+
+def test_files_of_git_lfs_are_fetched_by_git_lfs(
+    archive: ModuleType, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "logo.png").write_text("version https://git-lfs.example/spec/v1\noid sha256:0\nsize 7\n")
+    (project / ".gitattributes").write_text("*.png filter=lfs diff=lfs merge=lfs -text\n")
+    commit(project)
+    stub = tmp_path / "bin/git-lfs"
+    stub.parent.mkdir()
+    # In the checkout, whose origin is the repository itself: that is where the files are.
+    stub.write_text(
+        f"#!/bin/sh\n[ $1 = pull ] || exit 1\ngit remote get-url origin >{tmp_path}/origin\nprintf picture >logo.png\n"
+    )
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stub.parent}:{os.environ['PATH']}")
+    _, path = archive.pack(f"file://{project}", "", tmp_path, tmp_path / "cache", "0123456789")
+    with tarfile.open(path) as packed:
+        (name,) = (name for name in packed.getnames() if name.endswith("logo.png"))
+        assert packed.extractfile(name).read() == b"picture"
+    assert (tmp_path / "origin").read_text() == f"file://{project}\n"
+    stub.write_text("#!/bin/sh\necho 'batch response: denied' >&2\nexit 2\n")
+    commit(project)
+    with pytest.raises(archive.SourceError, match="batch response: denied"):
+        archive.pack(f"file://{project}", "", tmp_path, tmp_path / "cache", "0123456789")
+
+
+def test_a_tracked_env_file_stays_on_the_control_machine(archive: ModuleType, project: Path, tmp_path: Path) -> None:
+    for folder in (project, project / "core"):
+        (folder / ".env").write_text("DEBUG=True")
+    commit(project)
+    for source in ("project", f"file://{project}"):
+        _, path = archive.pack(source, "", tmp_path, tmp_path / "cache", "0123456789")
+        assert not [name for name in members(path) if name.endswith(".env")]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def prepare(folder: Path, answer: str | None, *options: str) -> Run:
         "release_configuration_here": HERE,
     }
     options = ("-e", json.dumps(given), *options)
-    return run_playbook(folder / "play.yml", folder / "hosts.yml", *options, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"))
+    config = str(ROOT / "ansible.cfg")
+    return run_playbook(folder / "play.yml", folder / "hosts.yml", *options, one_process=True, ANSIBLE_CONFIG=config)
 
 
 def status(environment: str, processes: str) -> str:

@@ -46,7 +46,9 @@ def test_access_rules_of_a_shared_database_server_are_for_one_database() -> None
     rules = render("postgresql", "pg_hba.conf.j2", postgresql_shared=True, postgresql_peers=["10.0.0.2"])
     lines = [line.split() for line in rules.splitlines() if line and not line.startswith("#")]
     assert len(lines) == 4
-    assert {tuple(words[1:3]) for words in lines} == {('"site"', '"site_owner","site","site_2"')}
+    assert {words[2] for words in lines} == {'"site_owner","site","site_2"'}
+    # On this host also the one that an import restores into.
+    assert [words[1] for words in lines] == ['"site","site_import"'] * 3 + ['"site"']
     assert "local   all          all       scram-sha-256" in render("postgresql", "pg_hba.conf.j2")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible import constants
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
+from ansible.plugins.loader import init_plugin_loader, lookup_loader
 from ansible.template import Templar
+from project import ROOT, run_playbook
 
 ROLE = Path(__file__).parents[2] / "roles/summary"
 STATUS = {
@@ -79,6 +83,12 @@ def test_what_does_not_run_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_a_host_without_the_site_prints_what_runs_on_it() -> None:
+    lines = summary(certificate=[], summary_site=False)
+    assert [line.split()[0] for line in lines] == ["Release", "Versions", "Processes", "Logs", "Doctor"]
+    assert "web, worker-heavy, beat on shop" in lines[2]
+
+
 def test_conditional_lines_are_printed_only_if_they_apply() -> None:
     quiet = summary(certificate=[])
     assert not [line for line in quiet if line.startswith("Certificate")]
@@ -89,9 +99,99 @@ def test_conditional_lines_are_printed_only_if_they_apply() -> None:
         assert words not in " ".join(quiet)
 
 
-def test_a_password_that_the_user_set_is_not_looked_up_in_the_generated_ones() -> None:
-    given = {"summary_admin": "admin", "summary_flower": True, "summary_secrets": "/secrets"}
-    lines = " ".join(summary(**given, summary_user_passwords=["flower"]))
-    assert "password in /secrets/admin_password" in lines
-    assert "/secrets/flower_password" not in lines
-    assert "user admin, with the password that you set" in lines
+@pytest.mark.parametrize(
+    ("path", "expected"), [("/ops/status/", ["Status       https://shop.example.org/ops/status/   user and"]), ("", [])]
+)
+def test_the_status_page_is_named_where_there_is_one(path: str, expected: list[str]) -> None:
+    lines = summary(summary_url="https://shop.example.org", summary_status_path=path)
+    assert [line.partition(" password")[0] for line in lines if line.startswith("Status")] == expected
+
+
+def passwords(folder: Path, **chosen: str) -> str:
+    """Return the lines for a folder of generated secrets and for secrets that the user has set."""
+    lookup_loader.add_directory(str(ROOT / "plugins/lookup"))
+    loader = DataLoader()
+    secrets = loader.load_from_file(str(ROOT / "group_vars/all/secrets.yml"), trusted_as_template=True)
+    wiring = loader.load_from_file(str(ROOT / "group_vars/all/wiring.yml"), trusted_as_template=True)
+    templar = Templar(loader, variables={**secrets, "app_secrets": str(folder), **chosen})
+    given = {"summary_admin": "admin", "summary_flower": True, "summary_secrets": str(folder)}
+    return " ".join(summary(**given, summary_user_passwords=templar.template(wiring["summary_user_passwords"])))
+
+
+def test_the_summary_says_where_passwords_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user has set that of Flower."""
+    folder = tmp_path / "secrets"
+    monkeypatch.setattr(constants, "DEFAULT_LOCAL_TMP", str(tmp_path / "run"))
+    # As in a rollback from a second clone.
+    lines = passwords(folder, secret_flower_password="x")
+    assert "user admin, password in the file admin_password of the machine that ran site.yml" in lines
+    assert lines.count("with the password that you set") == 1
+    folder.mkdir()
+    (folder / "admin_password").write_text("generated\n")
+    lines = passwords(folder, secret_flower_password="x")
+    assert f"user admin, password in {folder}/admin_password" in lines
+    assert lines.count("with the password that you set") == 1
+    # A file of before.
+    (folder / "flower_password").write_text("generated\n")
+    assert passwords(folder, secret_flower_password="x") == lines
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({"admin_page": "/secret/"}, "Admin        https://shop.example.org/secret/   user admin"),
+        ({"admin_page": ""}, None),
+        # A host with an earlier version.
+        ({}, "Admin        https://shop.example.org/admin/   user admin"),
+    ],
+)
+def test_the_admin_site_is_named_where_the_project_has_it(
+    monkeypatch: pytest.MonkeyPatch, status: dict[str, str], expected: str | None
+) -> None:
+    for name, value in status.items():
+        monkeypatch.setitem(STATUS, name, value)
+    lines = summary(summary_admin="admin", summary_url="https://shop.example.org")
+    assert [line.partition(",")[0] for line in lines if line.startswith("Admin")] == ([expected] if expected else [])
+
+
+# --- The role at the end of a run, with a stub of APPctl
+
+DEAD = {"process": "beat", "unit": "app-beat", "text": "failed since 2026-11-28T10:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("problems", "verified", "fails"),
+    [([], None, False), ([DEAD], 0, False), ([DEAD], 1, True)],
+    ids=["none", "started", "not started"],
+)
+@pytest.mark.parametrize("group", ["web", "scheduler"])
+def test_a_run_fails_after_the_summary_if_something_does_not_run(
+    tmp_path: Path, group: str, problems: list[dict[str, str]], verified: int | None, fails: bool
+) -> None:
+    said = {"text": "Release 3fa4c0 is live, but does not run: beat.\n", "running": False, "status": verified}
+    (tmp_path / "status.json").write_text(json.dumps(STATUS | {"problems": problems}))
+    (tmp_path / "verify.json").write_text(json.dumps(said))
+    program = tmp_path / "appctl"
+    program.write_text(
+        f"#!/bin/sh\ncd {tmp_path}\ncat $1.json\n[ $1 = status ] || touch verified\nexit {4 if problems else 0}\n"
+    )
+    program.chmod(0o755)
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
+    (tmp_path / "hosts.yml").write_text(json.dumps({group: {"hosts": {"server1": local}}}))
+    play = {"hosts": "all", "gather_facts": False, "roles": ["summary"]}
+    (tmp_path / "play.yml").write_text(json.dumps([play]))
+    given = {"__summary_program": str(program), "summary_site": group == "web"}
+    found = run_playbook(
+        tmp_path / "play.yml",
+        tmp_path / "hosts.yml",
+        *("-e", json.dumps(given)),
+        ANSIBLE_CONFIG=str(ROLE.parents[1] / "ansible.cfg"),
+    )
+    assert (found.status != 0) is fails, found.output
+    # Before it the output of APPctl is printed.
+    found = dataclasses.replace(found, output=found.output[found.output.index("{") :])
+    (printed,) = [one["msg"] for one in found.results() if one["task"].endswith("Print the summary")]
+    assert ("Problem      beat: failed since 2026-11-28T10:00:00Z" in printed) is bool(problems)
+    assert (tmp_path / "verified").exists() is bool(problems)
+    if fails:
+        assert "is live, but does not run: beat" in found.messages()["server1"]

@@ -11,6 +11,8 @@ from traffic import Entry, Ledger, Sample, Sent, verdict
 
 OLD, NEW = "old-release", "new-release"
 NOON = 1_800_000_000.0
+# That of `requests`.
+SWITCH = NOON + 20
 
 
 def requests(count: int = 300, switch: int = 200) -> list[Sample]:
@@ -58,7 +60,7 @@ def test_good_requests_pass() -> None:
     verdict.no_connection_was_cut([*samples, replace(samples[0], kept=True)])
     verdict.only_these_answered(samples, {OLD, NEW})
     verdict.releases_took_turns(samples, [OLD, NEW])
-    verdict.one_was_in_flight(samples, OLD, NEW)
+    verdict.one_was_in_flight(samples, OLD, SWITCH)
     verdict.latency_stayed(samples, (NOON, NOON + 15), (NOON + 15, NOON + 30))
 
 
@@ -123,13 +125,13 @@ def test_a_release_that_never_answered_is_found() -> None:
 def test_a_slow_request_must_have_been_in_flight() -> None:
     samples = requests()
     with pytest.raises(AssertionError, match="none of 0 slow requests was in flight"):
-        verdict.one_was_in_flight(samples[:-1], OLD, NEW)
+        verdict.one_was_in_flight(samples[:-1], OLD, SWITCH)
     samples[-1] = replace(samples[-1], status=502, release="")
     with pytest.raises(AssertionError, match=r"1 of 1 slow requests in flight failed:\n.*status 502"):
-        verdict.one_was_in_flight(samples, OLD, NEW)
+        verdict.one_was_in_flight(samples, OLD, SWITCH)
     samples[-1] = replace(samples[-1], status=200, release=NEW)
     with pytest.raises(AssertionError, match=f"none of them was begun by {OLD}"):
-        verdict.one_was_in_flight(samples, OLD, NEW)
+        verdict.one_was_in_flight(samples, OLD, SWITCH)
 
 
 def test_a_slower_site_is_found() -> None:

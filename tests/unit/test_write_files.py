@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from project import ansible_playbook
 
 ROOT = Path(__file__).parents[2]
 TEXT = "# {{ ansible_managed }}\n{% include 'part.j2' %}\n\n{% for name in names %}\n{{ name }}\n{% endfor %}\n"
@@ -37,8 +42,8 @@ def play(folder: Path, arguments: dict[str, Any], *options: str) -> dict[str, An
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
     }
-    command = ["ansible-playbook", "-i", "localhost,", "-c", "local", str(folder / "play.yml"), *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    arguments = ("-i", "localhost,", "-c", "local", folder / "play.yml", *options)
+    done = ansible_playbook(*arguments, environment=environment, one_process=True)
     assert done.stdout.lstrip().startswith("{"), done.stdout + done.stderr
     return json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"]["localhost"]
 
@@ -138,3 +143,73 @@ def test_the_interpreter_of_a_script_is_no_comment(folder: Path) -> None:
     play(folder, {"mode": "0755", "files": [{"content": "#!/bin/sh\ntrue\n", "dest": file}]})
     changed = play(folder, {"mode": "0755", "files": [{"content": "#!/bin/bash\ntrue\n", "dest": file}]})
     assert changed["effective"] == [file]
+
+
+# --- The record of what was written --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Run the program as on a host, whose files are in a temporary folder."""
+    specification = importlib.util.spec_from_file_location("write_files_on_host", ROOT / "plugins/host/write_files.py")
+    program = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(program)
+    monkeypatch.setattr(program, "RECORD", folder / "state/files.json")
+    monkeypatch.setattr(program, "TEMPORARY", (f"{folder}/run/",))
+
+    def run(*files: dict[str, Any], check: bool = False) -> dict[str, Any]:
+        files = [{"mode": "0644"} | file | {"dest": str(folder / file["dest"])} for file in files]
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"files": files, "check": check})))
+        return program.main()
+
+    return run
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    found = json.loads((folder / "state/files.json").read_text())
+    return {name.removeprefix(f"{folder}/"): digest for name, digest in found.items()}
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def test_what_was_written_is_recorded(folder: Path, write: Callable[..., dict[str, Any]]) -> None:
+    write({"dest": "one", "content": "a\n"}, {"dest": "two", "content": "\udcff\n"}, {"dest": "run/now", "content": ""})
+    assert recorded(folder) == {"one": digest("a\n"), "two": hashlib.sha256(b"\xff\n").hexdigest()}
+    assert (folder / "state/files.json").stat().st_mode & 0o777 == 0o600
+    # The files of other tasks stay in it; those that were removed, or are links now, do not.
+    write({"dest": "three", "content": "c"}, {"dest": "one", "link": "three"}, {"dest": "two", "absent": True})
+    assert recorded(folder) == {"three": digest("c")}
+    assert (folder / "one").read_text() == "c"
+
+
+def test_an_unchanged_record_is_not_written_again(folder: Path, write: Callable[..., dict[str, Any]]) -> None:
+    write({"dest": "one", "content": "a\n"})
+    before = (folder / "state/files.json").stat().st_ino
+    assert write({"dest": "one", "content": "a\n"})["changed"] is False
+    assert (folder / "state/files.json").stat().st_ino == before
+
+
+def test_a_file_from_before_there_was_a_record_is_recorded(folder: Path, write: Callable[..., dict[str, Any]]) -> None:
+    (folder / "one").write_text("a\n")
+    (folder / "one").chmod(0o644)
+    assert write({"dest": "one", "content": "a\n"})["changed"] is False
+    assert recorded(folder) == {"one": digest("a\n")}
+
+
+def test_check_mode_records_nothing(folder: Path, write: Callable[..., dict[str, Any]]) -> None:
+    assert write({"dest": "one", "content": "a\n"}, check=True)["changed"] is True
+    assert not (folder / "state").exists()
+
+
+def test_a_file_that_was_not_replaced_keeps_its_record(folder: Path, write: Callable[..., dict[str, Any]]) -> None:
+    write({"dest": "one", "content": "a\n"}, {"dest": "two", "content": "b\n"})
+    invalid = {"dest": "two", "content": "wrong\n", "validate": "grep -q right %s"}
+    assert write({"dest": "one", "content": "new\n"}, invalid)["failed"] is True
+    assert recorded(folder) == {"one": digest("new\n"), "two": digest("b\n")}
+
+
+def test_a_record_that_cannot_be_written_fails_nothing(folder: Path, write: Callable[..., dict[str, Any]]) -> None:
+    (folder / "state").write_text("not a folder\n")
+    assert write({"dest": "one", "content": "a\n"})["changed"] is True

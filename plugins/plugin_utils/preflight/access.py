@@ -14,6 +14,12 @@ USER = "[a-z_][a-z0-9_-]{0,31}"
 LOGIN_PATH = r"\*?/[\w./~@+-]*"
 FIREWALL_RULE = r"(allow|limit)( [\w./:,+-]+)+"
 
+HEADER = "[A-Za-z][A-Za-z0-9-]*"
+OWN_HEADERS = {
+    *("x-content-type-options", "x-frame-options", "referrer-policy", "strict-transport-security", "x-request-id"),
+    *("content-disposition", "retry-after", "cache-control", "access-control-allow-origin"),
+}
+
 
 def address_problem(address: str) -> str:
     """Return what is wrong with an address or network as nginx takes it; "" if nothing is."""
@@ -26,6 +32,15 @@ def address_problem(address: str) -> str:
     if "/" in address and str(network.network_address) != str(ipaddress.ip_address(address.partition("/")[0])):
         return f"the network is {network}."
     return ""
+
+
+def check_node_exporter(here: Installation) -> Iterator[Problem]:
+    address = here.values["app_node_exporter_address"]
+    if address and ("/" in address or address_problem(address)):
+        yield Problem(
+            "app_node_exporter_address",
+            f"must be an address of the server, such as 10.0.0.5; it is {quoted(address)}.",
+        )
 
 
 def check_administrators(here: Installation) -> Iterator[Problem]:
@@ -85,6 +100,18 @@ def check_trusted(here: Installation) -> Iterator[Problem]:
             yield Problem("app_trusted_addresses", f"contains {quoted(address)}; {sentence}")
 
 
+def check_proxies(here: Installation) -> Iterator[Problem]:
+    for address in here.values["app_trusted_proxies"]:
+        if sentence := address_problem(address):
+            yield Problem("app_trusted_proxies", f"contains {quoted(address)}; {sentence}")
+        elif address.endswith("/0"):
+            yield Problem(
+                "app_trusted_proxies",
+                f"contains {quoted(address)}, which is every client: each could then claim any address. "
+                "Write the networks that the provider of the proxy publishes.",
+            )
+
+
 def check_firewall(here: Installation) -> Iterator[Problem]:
     """Rules that deny are refused: ufw applies the first rule that matches, and the services' rules come first."""
     for rule in here.values["app_firewall_rules"]:
@@ -108,6 +135,19 @@ def check_login_paths(here: Installation) -> Iterator[Problem]:
                 "app_login_paths",
                 f"contains {quoted(path)}; write a path such as /admin/login/, or an end such as */login/.",
             )
+
+
+def check_headers(here: Installation) -> Iterator[Problem]:
+    for name, value in here.values["app_response_headers"].items():
+        if not re.fullmatch(HEADER, str(name)):
+            sentence = f"is not a valid name: it must match ^{HEADER}$."
+        elif name.lower() in OWN_HEADERS:
+            sentence = "is a header that Seedbed adds. Send it from the application, whose own is kept."
+        elif not isinstance(value, str) or not re.fullmatch(r'[^"$\\\n\r]+', value):
+            sentence = 'must be text on one line without " $ and \\.'
+        else:
+            continue
+        yield Problem("app_response_headers", sentence, part=f".{name}")
 
 
 def check_maintenance(here: Installation) -> Iterator[Problem]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from .commands import RELOAD, RELOAD_REFUSED
 from .problems import Installation, Problem, quoted
 
 # Users of Debian, PostgreSQL and Redis: the application has a user of its name in each of them.
@@ -19,7 +21,16 @@ RESERVED = {
 NAME = "[a-z][a-z0-9_]{0,23}"
 PATH = r"[\w./-]*"
 VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+# Lock files of other tools, and the command that writes a requirements file from each.
+# (hostctl/deploy/environment.py has the same; a test compares them.)
+EXPORTS = {
+    "poetry.lock": "poetry self add poetry-plugin-export && poetry export --output requirements.txt",
+    "Pipfile.lock": "pipenv requirements --hash > requirements.txt",
+    "pdm.lock": "pdm export --prod --output requirements.txt",
+}
 DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
+SPECIFIER = r"(==|[<>!~]=|[<>])\d+(\.\d+)*(\.\*)?"
+PYTHON = rf"python3|\d+\.\d+(\.\d+)?|{SPECIFIER}(, ?{SPECIFIER})*"
 
 
 def matches(name: str, pattern: str, wanted: str) -> Callable[[Installation], Iterator[Problem]]:
@@ -73,17 +84,32 @@ def check_source(here: Installation) -> Iterator[Problem]:
         yield Problem("app_source", "must be the project's folder or git URL; it is empty.")
     elif not folder.is_dir():
         yield Problem("app_source", f"names the folder {folder}, which does not exist.")
+    elif not (folder / directory).is_dir():
+        yield Problem("app_project_dir", f"must be a folder of the project; there is no {folder / directory}.")
     elif not (folder / directory / "manage.py").is_file():
-        yield Problem("app_project_dir", f"must be the folder of manage.py; {folder / directory} has none.")
-    if folder.is_dir() and requirements and not (folder / requirements).is_file():
-        yield Problem("app_requirements", f"names {requirements}, which does not exist in {folder}.")
+        # A project without any has its settings module checked by the inspection.
+        places = [folder / "manage.py", *folder.glob("*/manage.py")]
+        found = sorted(str(path.parent.relative_to(folder)) for path in places if path.is_file())
+        if found:
+            where = " and ".join(found).replace(".", "the top folder", 1 if found[0] == "." else 0)
+            yield Problem(
+                "app_project_dir", f"must be the folder of manage.py; {folder / directory} has none. {where} has one."
+            )
+    if folder.is_dir() and requirements:
+        yield from requirements_problems(folder / requirements, requirements)
 
 
-def check_packages(here: Installation) -> Iterator[Problem]:
-    pattern = "[a-z0-9][a-z0-9+.-]+"
-    for name in here.values["app_packages"]:
-        if not re.fullmatch(pattern, name):
-            yield Problem("app_packages", f"contains {quoted(name)}; a Debian package must match ^{pattern}$.")
+def requirements_problems(file: Path, name: str) -> Iterator[Problem]:
+    """Yield what is wrong with the requirements file, with the command that makes one from a lock file."""
+    lock = file.name if file.name in EXPORTS else next((name for name in EXPORTS if file.with_name(name).is_file()), "")
+    if lock and (lock == file.name or not file.is_file()):
+        yield Problem(
+            "app_requirements",
+            f"names {name}; Seedbed installs from a requirements file or uv.lock, and {file.parent} has {lock}. Type "
+            f"there: {EXPORTS[lock]}; commit the file, and set app_requirements to it.",
+        )
+    elif not file.is_file():
+        yield Problem("app_requirements", f"names {name}, which does not exist in {file.parent}.")
 
 
 def check_time_zone(here: Installation) -> Iterator[Problem]:
@@ -110,14 +136,28 @@ def check_environment(name: str) -> Callable[[Installation], Iterator[Problem]]:
                 )
             elif isinstance(value, bool):
                 yield Problem(name, f'must be in quotes: without them it becomes "{value}".', part=f".{key}")
-            elif not isinstance(value, str | int | float) or not one_line(str(value)):
-                yield Problem(name, 'must be one line of text or a number. (Empty text is "".)', part=f".{key}")
+            elif not isinstance(value, str | int | float):
+                yield Problem(name, 'must be text or a number. (Empty text is "".)', part=f".{key}")
+            elif character := unwritable_character(str(value)):
+                yield Problem(name, f"contains {character}, which an environment cannot have.", part=f".{key}")
 
     return check
 
 
+def check_gunicorn(here: Installation) -> Iterator[Problem]:
+    """gunicorn reads this variable: what contradicts a release that never changes."""
+    if RELOAD.search(str(here.values["app_environment"].get("GUNICORN_CMD_ARGS", ""))):
+        yield Problem("app_environment", RELOAD_REFUSED, part=".GUNICORN_CMD_ARGS")
+
+
 def one_line(text: str) -> bool:
     return not re.search(r"[\n\r\0]", text)
+
+
+def unwritable_character(text: str) -> str:
+    """Return a control character that systemd rejects in a variable, as Python writes it; "" if there is none."""
+    found = re.search(r"[\x00-\x08\x0b-\x1f\x7f]", text)
+    return ascii(found[0]) + (" (a file with line ends of Windows)" if found[0] == "\r" else "") if found else ""
 
 
 def check_mail(here: Installation) -> Iterator[Problem]:
@@ -127,6 +167,12 @@ def check_mail(here: Installation) -> Iterator[Problem]:
     for name in addresses:
         if not re.fullmatch(r"[^\n\r]*[^\s@]+@[^\s@]+", here.values[name]):
             yield Problem(name, f"must be an email address; it is {quoted(here.values[name])}.")
+
+
+def check_health_names_release(here: Installation) -> Iterator[Problem]:
+    value = here.values["app_health_names_release"]
+    if value not in (True, False, "auto") or isinstance(value, int) != isinstance(value, bool):
+        yield Problem("app_health_names_release", f"must be true, false or auto; it is {quoted(value)}.")
 
 
 def check_numbers(here: Installation) -> Iterator[Problem]:

@@ -12,7 +12,8 @@ import yaml
 from .problems import APP, VAULT, Problem
 
 # Groups that say what a host runs. A host's environment is another group, around all hosts of the inventory.
-SERVICE_GROUPS = {"all", "ungrouped", "web", "worker", "scheduler", "database", "broker"}
+# (The demo shop's own settings are in group_vars/demo_shop.yml.)
+SERVICE_GROUPS = {"all", "ungrouped", "web", "worker", "scheduler", "database", "broker", "demo_shop"}
 SHIPPED = {"defaults.yml", "secrets.yml", "wiring.yml"}
 
 

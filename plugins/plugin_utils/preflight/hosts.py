@@ -14,6 +14,7 @@ URL_SCHEMES = {
     "app_broker_url": ["redis", "rediss"],
     "app_cache_url": ["redis", "rediss"],
 }
+PROXY = r"http://[\w.\[\]:-]+:\d+/?"
 MANAGED = {"database": ["app_database_url"], "broker": ["app_broker_url", "app_cache_url"]}
 
 
@@ -23,6 +24,22 @@ def check_urls(here: Installation) -> Iterator[Problem]:
             yield Problem(name, f"must be empty or a URL that begins with {schemes[0]}:// or {schemes[1]}://.")
     if here.values["app_database_owner_url"] and not here.values["app_database_url"]:
         yield Problem("app_database_owner_url", "is set, but app_database_url is empty. Set both, or neither.")
+
+
+def check_proxy(here: Installation) -> Iterator[Problem]:
+    """Every user of the server can read the proxy's URL, so it contains no password."""
+    url = here.values["app_http_proxy"]
+    if url and not re.fullmatch(PROXY, url):
+        yield Problem(
+            "app_http_proxy", f"must be empty or match ^{PROXY}$ (no user, no password); it is {quoted(url)}."
+        )
+    for name in here.values["app_no_proxy"]:
+        if not re.fullmatch(r"[\w.:/*-]+", name):
+            yield Problem(
+                "app_no_proxy", f"contains {quoted(name)}; write a name, a domain such as .example.org or an address."
+            )
+    if here.values["app_no_proxy"] and not url:
+        yield Problem("app_no_proxy", "is set, but app_http_proxy is empty. Set both, or only the latter.")
 
 
 def check_groups(here: Installation) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from .problems import Problem
 
 RENAMED = {
     "app_more_domains": "app_domain_aliases",
+    "app_packages": "app_system_packages",
     "app_visitor_limits": "app_rate_limit",
     "app_snapshot": "app_dump_before_migrate",
     "app_gate_timeout": "app_health_check_timeout",
@@ -30,6 +31,7 @@ RENAMED = {
 RENAMED_PARTS = {"outgoing": "egress_allow", "jit": "allow_jit", "write_paths": "read_write_paths"}
 RENAMED_ROLES = {"contact": "connection", "rotation": "secrets", "report": "summary"}
 
+UPGRADE = "is set by playbooks/upgrade-postgresql.yml."
 # Set by roles and plays while they run. A user's value would be ignored, or would break the role.
 SET_BY_ROLES = {
     "bootstrap_seen": "is set by the role bootstrap. Remove it.",
@@ -39,6 +41,12 @@ SET_BY_ROLES = {
     "services_hash": "is set by the role services. Remove it.",
     "hostctl_domains": "is set by the role hostctl. Remove it.",
     "secrets_state": "is set by playbooks/rotate-secrets.yml. Remove it.",
+    "release_dump": "is set by playbooks/import-database.yml. Use -e dump=PATH.",
+    "release_replace_database": "is set by playbooks/import-database.yml. Use -e import_replace=true.",
+    "postgresql_upgrade_others": f"{UPGRADE} Use -e upgrade_other_databases=true.",
+    "postgresql_upgrade_replace": f"{UPGRADE} Use -e replace_new_cluster=true.",
+    "postgresql_upgrade_maintenance": f"{UPGRADE} Remove it.",
+    "postgresql_upgrade_refuse": "is set by playbooks/rotate-secrets.yml. Remove it.",
     "nginx_maintenance_state": "is set by playbooks/maintenance.yml. Use -e maintenance_state=on.",
     "nginx_maintenance_message": "is set by playbooks/maintenance.yml. Use -e maintenance_message=TEXT.",
     "nginx_maintenance_retry": "is set by playbooks/maintenance.yml. Use -e maintenance_retry=SECONDS.",

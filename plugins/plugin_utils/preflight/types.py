@@ -10,6 +10,7 @@ from .names import RENAMED_PARTS
 from .problems import one_of, quoted
 
 KINDS = {
+    "raw": "a value",
     "str": "text",
     "bool": "true or false",
     "int": "a whole number",
@@ -20,6 +21,8 @@ KINDS = {
 
 def has_type(value: Any, kind: str) -> bool:
     """Return whether a value is of a type; a number may be text, as -e and some templates give it."""
+    if kind == "raw":
+        return value is not None
     if kind == "int":
         return (isinstance(value, int) and not isinstance(value, bool)) or (
             isinstance(value, str) and re.fullmatch(r"-?\d+", value) is not None

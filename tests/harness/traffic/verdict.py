@@ -75,15 +75,14 @@ def releases_took_turns(samples: Sequence[Sample], releases: Sequence[str]) -> N
         assert not stale, offenders(stale, len(seen[before]), what)
 
 
-def one_was_in_flight(samples: Sequence[Sample], before: str, after: str) -> None:
-    """A slow request that the old release had begun to answer succeeded after the switch."""
-    first = min((sample.end for sample in samples if sample.release == after), default=math.inf)
+def one_was_in_flight(samples: Sequence[Sample], before: str, switched: float) -> None:
+    """A slow request that the old release had begun to answer succeeded after the switch, `switched` by the clock."""
     slow = [sample for sample in samples if sample.name == SLOW]
-    across = [one for one in slow if one.start < first < one.end]
-    assert across, f"none of {len(slow)} slow requests was in flight when {after} took over, at {clock(first)}"
+    across = [one for one in slow if one.start < switched < one.end]
+    assert across, f"none of {len(slow)} slow requests was in flight at the switch, {clock(switched)}"
     broken = [one for one in across if one.failed]
     assert not broken, offenders(broken, len(across), "slow requests in flight failed")
-    # One that started between the switch and the first answer is the new release's.
+    # One that had not reached its release at the switch is the new one's.
     begun = [one for one in across if one.release == before]
     assert begun, offenders(across, len(slow), f"slow requests were in flight, and none of them was begun by {before}")
 

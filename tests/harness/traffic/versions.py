@@ -69,6 +69,15 @@ if "gunicorn" in sys.argv[0] or "worker" in sys.argv:
 """
 
 
+BEAT_DIES = """
+
+import sys
+
+if "celery_runner" in sys.argv[0] and "beat" in sys.argv:
+    sys.exit("beat ends on purpose")
+"""
+
+
 def append(file: Path, text: str) -> None:
     assert file.is_file(), f"{file} is not there: the version would not be what its name says"
     file.write_text(file.read_text() + text)
@@ -139,6 +148,11 @@ def dies_when_told(folder: Path) -> None:
     append(folder / "core/settings.py", DIES)
 
 
+def beat_dies(folder: Path) -> None:
+    """End beat, and no other process, while it loads the application."""
+    append(folder / "core/settings.py", BEAT_DIES)
+
+
 CHANGES: dict[str, Callable[[Path], None]] = {
     "new-task": new_task,
     "style": style,
@@ -148,6 +162,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
     "missing-dependency": missing_dependency,
     "failing-migration": failing_migration,
     "dies-when-told": dies_when_told,
+    "beat-dies": beat_dies,
     "health-500": health("500"),
     "health-hangs": health("hangs"),
     "health-names-another": health("names another"),

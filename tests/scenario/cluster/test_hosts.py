@@ -57,6 +57,13 @@ def test_each_host_runs_what_its_groups_say(cluster: Cluster, app: Installation)
     assert not cluster.at("data").host.file(f"/srv/{app.name}").exists
 
 
+def test_only_the_leader_has_a_copy_of_the_secrets(hosts: dict[str, Host]) -> None:
+    found = {
+        name: host.run("stat --format='%a %U' /etc/seedbed/secrets-copy.json").stdout for name, host in hosts.items()
+    }
+    assert found == {"front": "600 root\n", "work": "", "data": ""}
+
+
 @pytest.fixture
 def without_own_workers(cluster: Cluster) -> Iterator[None]:
     """Stop the workers of the host that serves the site, until the test has ended."""

@@ -23,7 +23,7 @@ def test_no_task_is_lost_without_postgresql(deployments: Deployments, old: str) 
     host = deployments.host
     unit = host.check_output("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1")
     workers = {name: pid for name, pid in deployments.processes().items() if "worker" in name}
-    with deployments.under_load(rate=1, tasks=10, slow_seconds=0) as traffic:
+    with deployments.under_load(rate=1, tasks=4, slow_seconds=0) as traffic:
         traffic.pause(2)
         host.check_output(f"systemctl restart {unit}")
         traffic.pause(3)
@@ -41,7 +41,7 @@ def test_no_task_is_lost_without_postgresql(deployments: Deployments, old: str) 
     assert {name: pid for name, pid in deployments.processes().items() if "worker" in name} == workers
 
     for task, queue in {"ledger.effect": "default", "ledger.effect_io": "io"}.items():
-        places = next(one.get("concurrency", 2) for one in deployments.app.workers if queue in one["queues"])
+        places = next(one.get("concurrency", 2) for one in deployments.app.workers if queue in one.get("queues", []))
         held = [traffic.start_task(task, uuid.uuid4().hex, HOLD_SECONDS).id for _ in range(places)]
         events = wait_for(
             lambda held=held: [one.event for one in deployments.ledger().entries if one.id in held],

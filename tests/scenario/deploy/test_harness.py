@@ -15,7 +15,7 @@ SECONDS = 60
 
 
 @pytest.fixture
-def traffic(deployments: Deployments, old: str) -> Iterator[Traffic]:
+def heavy_traffic(deployments: Deployments, old: str) -> Iterator[Traffic]:
     with deployments.under_load(**HIGH_LOAD) as traffic:
         yield traffic
 
@@ -47,23 +47,23 @@ def test_killed_web_processes_fail_requests(deployments: Deployments, traffic: T
     fails(verdict.no_request_failed, traffic.samples, match=r"GET /slow/ .* status 502")
 
 
-def test_closed_connections_are_found(deployments: Deployments, traffic: Traffic) -> None:
+def test_closed_connections_are_found(deployments: Deployments, heavy_traffic: Traffic) -> None:
     """nginx's workers end with requests unanswered; other visitors see failures too."""
-    traffic.pause(1)
+    heavy_traffic.pause(1)
     nginx = "--parent $(cat /run/nginx.pid)"
     # A GET on a kept connection has to be under way just then.
-    while not any(sample.retried for sample in traffic.samples) and len(traffic.samples) < 300:
+    while not any(sample.retried for sample in heavy_traffic.samples) and len(heavy_traffic.samples) < 300:
         deployments.host.check_output(f"pkill -STOP {nginx}; sleep 1; pkill -KILL {nginx}")
-        traffic.pause(1)
-    fails(verdict.no_connection_was_cut, traffic.samples, match="had to be made twice")
+        heavy_traffic.pause(1)
+    fails(verdict.no_connection_was_cut, heavy_traffic.samples, match="had to be made twice")
 
 
-def test_stopped_web_is_slow(deployments: Deployments, traffic: Traffic) -> None:
-    before = traffic.pause(10)
+def test_stopped_web_is_slow(deployments: Deployments, heavy_traffic: Traffic) -> None:
+    before = heavy_traffic.pause(13)
     web = process(deployments, "web")
     deployments.host.check_output(f"pkill -STOP --parent {web}; sleep 4; pkill -CONT --parent {web}")
-    during = before[1], traffic.pause(7)[1]
-    fails(verdict.latency_stayed, traffic.samples, before, during, match="times the p99 before")
+    during = before[1], heavy_traffic.pause(10)[1]
+    fails(verdict.latency_stayed, heavy_traffic.samples, before, during, match="times the p99 before")
 
 
 def test_stopped_beat_is_late(deployments: Deployments, traffic: Traffic) -> None:

@@ -30,7 +30,9 @@ def test_long_task_ends_once_and_keeps_no_deployment_waiting(
         # Until it counts as long.
         traffic.pause(LONG_TASK)
         run = deployments.begin(version)
-        wait_for(deployments.stopping, 240, "its worker is told to stop", lambda names: "worker-heavy" in names)
+        wait_for(
+            deployments.stopping, 240, "its worker is told to stop", lambda names: "worker-heavy" in names, pause=1
+        )
         # For the signal to arrive.
         traffic.pause(2)
         between, watch = deployments.current, deployments.watch("drain")
@@ -53,6 +55,7 @@ def test_long_task_ends_once_and_keeps_no_deployment_waiting(
 
 
 @pytest.mark.os("debian12")
+@pytest.mark.any_manager
 def test_task_unknown_after_a_rollback_is_parked(deployments: Deployments, old: str) -> None:
     """It waits behind a long task during the rollback; when the release that knows it returns, it runs."""
     newer = deployments.version("newer", "new-task")

@@ -220,6 +220,28 @@ def test_flower_opens_with_its_password_only(app: Installation, release: str, in
     person.step("workers")
 
 
+@pytest.mark.parametrize("window", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_status_page_shows_checks_and_graphs(
+    host: Host, app: Installation, release: str, invite: Callable[..., Person], window: dict[str, int]
+) -> None:
+    """The second run is the first one with values of a minute."""
+    for _ in range(2):
+        assert host.run(f"{app.name}ctl watch").rc in (0, 1, 2)
+    stranger = invite()
+    stranger.expects = "the server responded with a status of 401"
+    with pytest.raises(BrowserError, match="INVALID_AUTH_CREDENTIALS"):
+        stranger.page.goto("/status/")
+
+    password = {"username": app.flower_user, "password": app.secret("flower_password")}
+    person = invite(http_credentials=password, viewport=window)
+    assert person.page.goto("/status").status == 200
+    expect(person.page.locator("header").get_by_text(release)).to_be_visible()
+    expect(person.page.get_by_text("This page is old")).to_have_count(0)
+    for title in ("Requests", "Processor", "Memory by service"):
+        expect(person.page.get_by_role("img", name=title).first).to_be_visible()
+    person.step("status")
+
+
 def test_administrator_sees_schedules_and_results(
     app: Installation, release: str, invite: Callable[..., Person]
 ) -> None:

@@ -219,6 +219,12 @@ def test_flower_sees_every_worker(app: Installation, visitor: Visitor, release: 
     wait_for(online, 30, f"Flower shows {expected} online", lambda seen: seen == expected)
 
 
+@pytest.mark.parametrize("path", ["/status/", "/status/index.html"])
+def test_the_status_page_requires_flowers_password(app: Installation, visitor: Visitor, path: str) -> None:
+    assert visitor.get(path).status == 401
+    assert visitor.get(path, headers=basic(app.flower_user, "wrong")).status == 401
+
+
 @pytest.mark.parametrize("path", ["/flower/metrics", "/flower/healthcheck", "/flower//metrics"])
 def test_flower_pages_without_a_password_are_closed(app: Installation, visitor: Visitor, path: str) -> None:
     """Flower answers these without a password, so nginx refuses them to all."""

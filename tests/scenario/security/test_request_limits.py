@@ -120,6 +120,8 @@ def test_application_gets_the_requested_host_name(app: Installation) -> None:
 
 # --- Too much ------------------------------------------------------------------------------------------------------
 
+# From here on one Debian is enough: the limits are nginx's, with the same configuration on both.
+
 
 def requests_seen(host: Host, app: Installation, path: str) -> int:
     """Return how many answers to a path came from the application."""
@@ -127,6 +129,7 @@ def requests_seen(host: Host, app: Installation, path: str) -> int:
     return int(host.check_output(f"grep -c '{path} HTTP.* upstream=[0-9]' {log} || true"))
 
 
+@pytest.mark.os("debian13")
 def test_too_large_requests_do_not_reach_the_application(host: Host, app: Installation, visitor: Visitor) -> None:
     path = f"/{uuid.uuid4().hex}/"
     head = f"POST {path} HTTP/1.1\nHost: {app.address}\nConnection: close\n"
@@ -140,6 +143,7 @@ def test_too_large_requests_do_not_reach_the_application(host: Host, app: Instal
     assert requests_seen(host, app, path) == 1
 
 
+@pytest.mark.os("debian13")
 def test_rate_limit_per_address(app: Installation, visitor: Visitor, variables: dict[str, Any]) -> None:
     """A burst far beyond a browser's: some of it is refused, and soon after requests succeed again."""
 
@@ -169,6 +173,7 @@ def test_rate_limit_per_address(app: Installation, visitor: Visitor, variables: 
         time.sleep(0.2)
 
 
+@pytest.mark.os("debian13")
 def test_refusal_is_a_page(app: Installation, visitor: Visitor) -> None:
     deadline = time.monotonic() + 20
     with ThreadPoolExecutor(20) as pool:
@@ -209,6 +214,7 @@ def slow_clients(host: Host, app: Installation) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.os("debian13")
 def test_slow_clients_do_not_slow_the_others(host: Host, app: Installation, slow_clients: None) -> None:
     """A visitor with another address, while 200 connections are slow and another client uploads too much."""
     count = "ss --no-header --tcp state established '( sport = :443 )' | wc -l"
@@ -229,6 +235,7 @@ def test_slow_clients_do_not_slow_the_others(host: Host, app: Installation, slow
     assert seconds[98] < 1.0
 
 
+@pytest.mark.os("debian13")
 def test_slow_request_head_is_dropped(app: Installation) -> None:
     """A head that does not end within client_header_timeout."""
     connection = connect(app, 30)

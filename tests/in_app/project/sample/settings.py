@@ -11,7 +11,8 @@ DATABASES = {"default": dj_database_url.parse(os.environ["DATABASE_URL"], conn_m
 if cache := os.environ.get("CACHE_URL"):
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": cache}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-USE_TZ = True
+USE_TZ = "NAIVE" not in os.environ
+TIME_ZONE = os.environ.get("TIME_ZONE", "UTC")
 
 CELERY_BROKER_URL = os.environ["CELERY_BROKER_URL"]
 CELERY_RESULT_BACKEND = os.environ.get("BACKEND", f"file://{os.environ['RESULTS']}")
@@ -27,8 +28,13 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_CHANNEL_ERROR_RETRY = True
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 43200}
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": int(os.environ.get("VISIBILITY", "43200"))}
 if timeout := os.environ.get("SOCKET_TIMEOUT", "30"):
     CELERY_BROKER_TRANSPORT_OPTIONS["socket_timeout"] = float(timeout)
 CELERY_BEAT_SCHEDULE = {"tick": {"task": "sample.tick", "schedule": 1.0, "options": {"queue": "ticks"}}}
-CELERY_BEAT_SCHEDULER = os.environ.get("SCHEDULER", "celery.beat:PersistentScheduler")
+# Of the calls in routed/calls.py.
+EXPORT_QUEUE = "exports"
+if url := os.environ.get("REDBEAT_URL"):
+    CELERY_REDBEAT_REDIS_URL = url
+if "UNSET" not in os.environ:
+    CELERY_BEAT_SCHEDULER = os.environ.get("SCHEDULER", "celery.beat:PersistentScheduler")

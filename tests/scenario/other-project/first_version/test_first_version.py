@@ -31,6 +31,18 @@ def test_release_is_the_tagged_commit(release: str, commits: dict[str, str]) -> 
     assert release.startswith(commits["v1"][:12] + "-")
 
 
+def test_the_proxy_was_the_only_way_out(host: Host) -> None:
+    """apt, uv, the build and Flower's environment all used the proxy."""
+    assert host.check_output("ip route show default") == ""
+    # An address of the internet, which documentation uses and no host has.
+    assert "unreachable" in host.run("ip route get 198.51.100.1").stderr
+
+
+def test_interrupted_installation_was_completed(host: Host) -> None:
+    assert host.check_output("dpkg --audit; ls /var/lib/dpkg/updates") == ""
+    assert host.package("blog").is_installed
+
+
 def test_services_use_the_passwords_from_vault(host: Host, app: Installation) -> None:
     """Odd characters included."""
     typed = yaml.safe_load((SCENARIO / "vars/passwords.yml").read_text())
@@ -85,7 +97,7 @@ def counted(visitor: Visitor, url: str) -> dict | None:
 def test_beat_ticks_from_a_file(host: Host, app: Installation, visitor: Visitor) -> None:
     before = visitor.get("/ticks/").json["ticks"]
     wait_for(lambda: visitor.get("/ticks/").json["ticks"] > before + 1, SECONDS, "two more ticks")
-    assert host.check_output(f"ls /srv/{app.name}/shared/beat").split()[-1].startswith("schedule")
+    assert host.check_output(f"ls /srv/{app.name}/shared/beat/schedule*")
     assert "django_celery_beat" not in query(host, app, "SELECT string_agg(tablename, ' ') FROM pg_tables")
 
 

@@ -1,0 +1,233 @@
+"""Restore the newest state beside the running database, and check it: weekly, by a timer.
+
+Alternately from the repository of this host and from the target. What was restored is removed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ..settings import ReleaseError, say
+from .checks import check_canary, check_migrations, check_readable, check_rows, count_rows, migrations
+from .configuration import Configuration
+from .files import seconds_of
+from .listing import LOCAL, OFFSITE, Point, choose, fetch_repository, offsite_index
+from .scratch import Scratch, clear, own_folder
+from .server import Server
+from .ship import INFO, newest_hole, oldest_hole, require_own, send_index, shipped
+from .state import State, lock
+from .tools import Repository, Restic, Target
+
+# Free space that a drill leaves.
+RESERVE = 2**30
+# Files of uploads that are compared.
+SAMPLE = 20
+
+
+class NoRoomError(ReleaseError):
+    """There is not enough space for a drill: nothing is wrong, and nothing is proven."""
+
+
+def drill(configuration: Configuration, source: str = "") -> None:
+    """Restore and check. Raises ReleaseError with what is wrong with the backups; the outcome is in drill.json."""
+    state = State(configuration, "drill")
+    with lock(configuration, "work", wait=3600), state.recorded() as values:
+        source = source or next_source(configuration, state.read())
+        values |= {"source": source, "ok_from": state.read().get("ok_from", {})}
+        began = time.monotonic()
+        if configuration.version:
+            values |= drill_database(configuration, source, state.read())
+            check_history(configuration)
+        if configuration.folders and configuration.target:
+            values |= drill_files(configuration)
+        values["seconds"] = round(time.monotonic() - began, 1)
+        values["ok_from"][source] = time.time()
+        if configuration.target and configuration.version:
+            remove_expired(configuration)
+    say(describe(values))
+
+
+def next_source(configuration: Configuration, last: dict[str, Any]) -> str:
+    if not configuration.target:
+        return LOCAL
+    return LOCAL if last.get("source") == OFFSITE else OFFSITE
+
+
+def drill_database(configuration: Configuration, source: str, last: dict[str, Any]) -> dict[str, Any]:
+    folder = configuration.state_folder / "drill"
+    clear(folder)
+    try:
+        point = find_point(configuration, source)
+        require_room(configuration, point)
+        own_folder(folder)
+        say(f"Restoring the database as it was at {point.at}, from {source}, beside the running one.")
+        repository = Repository(configuration)
+        if source == OFFSITE:
+            repository = fetch_repository(configuration, folder / "repository", point.backup)
+        return restore_and_check(configuration, repository, point, folder, last)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_point(configuration: Configuration, source: str) -> Point:
+    if source == OFFSITE:
+        record = shipped(Target(configuration))
+        with offsite_index(configuration) as index:
+            return choose(configuration, index, source, record, None)
+    record = State(configuration, "ship").read().get("local", {})
+    if record and (hole := newest_hole(configuration, record["segment"], Server(configuration).segment_bytes())):
+        raise ReleaseError(hole)
+    return choose(configuration, Repository(configuration), source, record, None)
+
+
+def require_room(configuration: Configuration, point: Point) -> None:
+    needed = round(2.2 * point.backup.size) + RESERVE
+    free = shutil.disk_usage(configuration.state_folder).free
+    if free < needed:
+        raise NoRoomError(
+            f"No drill: it needs {needed / 2**30:.1f} GiB in {configuration.state_folder}, and there are "
+            f"{free / 2**30:.1f} GiB. Whether the backups can be restored is not known."
+        )
+
+
+def restore_and_check(
+    configuration: Configuration, repository: Repository, point: Point, folder: Path, last: dict[str, Any]
+) -> dict[str, Any]:
+    scratch = Scratch(configuration, folder / "data", folder / "run", lasting=False)
+    scratch.restore(repository, point.backup.label, point.target)
+    scratch.start()
+    try:
+        lost = time.time() - point.seconds
+        check_canary(configuration, scratch.server, point)
+        restored = migrations(scratch.server, configuration.database)
+        live = migrations(Server(configuration), configuration.database)
+        check_migrations(restored, live, "that is live")
+        if missing := [
+            f"{app}.{name}"
+            for (app, name), at in live.items()
+            if at < point.seconds - 60 and (app, name) not in restored
+        ]:
+            raise ReleaseError(
+                f"The restored database lacks migrations that were applied before: {', '.join(missing[:5])}."
+            )
+        counts = count_rows(scratch.server, configuration.database)
+        check_readable(configuration, scratch.server)
+    finally:
+        scratch.stop()
+    warnings = check_rows(counts, last.get("rows", {}))
+    return {
+        "at": point.at,
+        "lost_seconds": round(lost, 1),
+        "size": point.backup.size,
+        "rows": counts,
+        "warnings": warnings,
+    }
+
+
+def check_history(configuration: Configuration) -> None:
+    """Raise ReleaseError when files are missing that earlier moments need, on this host or at the target."""
+    last = State(configuration, "ship").read()
+    local = last.get("local")
+    if local and (hole := oldest_hole(configuration, local["segment"], Server(configuration).segment_bytes())):
+        raise ReleaseError(hole)
+    if last.get("shipped") and last.get("target") == configuration.target:
+        with lock(configuration, "ship", wait=120):
+            compare_with_target(configuration, last["copied_from"])
+
+
+def compare_with_target(configuration: Configuration, until: float) -> None:
+    """Compare the sizes of what was copied until a time."""
+    target, sent = Target(configuration), State(configuration, "backups").read().get("sent", [])
+    archive, backup = configuration.repository / "archive", configuration.repository / "backup"
+    logs = [path for path in archive.rglob("*") if is_copied(path) and path.stat().st_mtime < until]
+    bases = [path for label in sent for path in (backup / configuration.name / label).rglob("*") if is_copied(path)]
+    wrong = target.differing(archive, "archive", [str(path.relative_to(archive)) for path in logs])
+    wrong += target.differing(backup, "backup", [str(path.relative_to(backup)) for path in bases])
+    if wrong:
+        raise ReleaseError(
+            f"{target.name} lacks files of the backups, or has others: {', '.join(wrong[:3])}"
+            f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. A new backup does not need them: "
+            f"{configuration.program} backup --full"
+        )
+
+
+def is_copied(path: Path) -> bool:
+    """Return whether a file of the repository is copied once, and stays as it is."""
+    return path.is_file() and not path.is_symlink() and not path.name.endswith(".tmp") and path.name not in INFO
+
+
+def drill_files(configuration: Configuration) -> dict[str, Any]:
+    """Check a part of the repository, and compare a sample of files with those of this host."""
+    restic = Restic(configuration)
+    if not restic.exists() or not (snapshots := restic.snapshots()):
+        raise ReleaseError("There is no snapshot of the uploads at the target.")
+    restic.call("unlock", "--quiet", seconds=300)
+    restic.call("check", f"--read-data-subset={time.localtime().tm_yday // 7 % 12 + 1}/12", seconds=6 * 3600)
+    newest = snapshots[-1]
+    lines = restic.call("ls", "--json", newest["id"], seconds=600).splitlines()
+    entries = [
+        entry for entry in map(json.loads, lines) if entry.get("type") == "file" and entry.get("size", 0) < 2**26
+    ]
+    sample = random.sample(entries, min(SAMPLE, len(entries)))
+    compared = 0
+    with tempfile.TemporaryDirectory(dir=configuration.state_folder) as folder:
+        if sample:
+            patterns = [f"--include={literal(entry['path'])}" for entry in sample]
+            restic.call("restore", newest["id"], f"--target={folder}", *patterns, seconds=3600)
+        for entry in sample:
+            restored, live = Path(folder) / entry["path"].lstrip("/"), Path(entry["path"])
+            if not restored.is_file():
+                raise ReleaseError(f"The copy of {live} cannot be restored from the target.")
+            if live.is_file() and abs(live.stat().st_mtime - seconds_of(entry["mtime"])) < 1:
+                compared += 1
+                if digest(live) != digest(restored):
+                    raise ReleaseError(f"The copy of {live} at the target differs from the file.")
+    return {"files": len(entries), "files_restored": len(sample), "files_compared": compared}
+
+
+def literal(path: str) -> str:
+    """Return a pattern of restic that matches this path only."""
+    return "".join(f"\\{character}" if character in "*?[]\\" else character for character in path)
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_expired(configuration: Configuration) -> None:
+    """Remove from the target what the repository of this host does not need any more: only after a drill has passed.
+
+    Nothing there is overwritten, and nothing is removed while files are missing (see check_history).
+    """
+    target = Target(configuration)
+    require_own(configuration, target)
+    # What is copied meanwhile would be missing in the list of what is here, and be removed.
+    with lock(configuration, "ship", wait=120):
+        for part in ("backup", "archive"):
+            options = ["--ignore-existing", "--max-delete=100000", "--filter=- *.tmp"]
+            target.call("sync", str(configuration.repository / part), target.path(part), *options, seconds=6 * 3600)
+    send_index(configuration)
+
+
+def describe(values: dict[str, Any]) -> str:
+    lines = []
+    if "at" in values:
+        lines.append(
+            f"Restored and checked: the database as it was at {values['at']} ({values['size'] / 1e6:.0f} MB, "
+            f"{sum(values['rows'].values()):,} rows in its largest tables)."
+        )
+    if "files" in values:
+        lines.append(
+            f"Uploads: {values['files_restored']} of {values['files']} files restored, "
+            f"{values['files_compared']} compared."
+        )
+    lines += [f"Warning: {line}." for line in values.get("warnings", [])]
+    return "\n".join([*lines, f"The drill took {values['seconds']} s."])

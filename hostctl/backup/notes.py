@@ -1,0 +1,104 @@
+"""What a person must know of the backups: sentences for `status` and the summary of every run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from ..settings import BusyError, ReleaseError, Settings
+from .configuration import Configuration
+from .listing import ago
+from .state import State, lock
+
+# Seconds after which a copy is late: of the write-ahead log, of uploads and base backups, of a drill.
+LATE = {"ship": 180, "files": 3600, "backups": 26 * 3600, "drill": 9 * 86400}
+WHAT = {
+    "ship": "The database was last copied",
+    "files": "Uploads were last copied",
+    "backups": "The last base backup was made",
+    "drill": "A restore was last rehearsed",
+}
+
+
+def notes(settings: Settings, uptime: float | None = None) -> list[str]:
+    """Return the sentences; none where this host has no backups, or all is well."""
+    try:
+        configuration = Configuration.load(settings)
+    except ReleaseError:
+        return []
+    lines = [] if configuration.target else [no_target(configuration)]
+    kinds = ["ship", "backups"] if configuration.version else []
+    kinds += ["files"] if configuration.target else []
+    kinds += ["drill"] if configuration.version or configuration.target else []
+    uptime = seconds_for(settings) if uptime is None else min(uptime, age_of(settings.etc / "backup.json"))
+    for kind in kinds:
+        state = State(configuration, kind).read()
+        last = state.get("ok_at", 0)
+        # A server that was just set up or started has had no time for it.
+        is_late = time.time() - last > LATE[kind] if last else uptime > LATE[kind]
+        if state.get("problem"):
+            lines.append(f"{WHAT[kind]} {ago(last)}, and then failed: {state['problem']}")
+        elif is_late:
+            lines.append(f"{WHAT[kind]} {ago(last)}. See journalctl -u {configuration.name}-backup-*.")
+    if text := unfinished_restore(configuration):
+        lines.insert(0, text)
+    if text := missing_kit(configuration):
+        lines.append(text)
+    return lines
+
+
+def no_target(configuration: Configuration) -> str:
+    """Return what to know of backups that do not leave the server."""
+    what = "The backups are" if configuration.version else "Uploads are"
+    return f"{what} on this server only, and are lost with it: set app_backup_target in group_vars/ENV/app.yml."
+
+
+def missing_kit(configuration: Configuration) -> str:
+    """Return what to do about the recovery kit that only the control machine has, or ""."""
+    if not configuration.kit or not configuration.target:
+        return ""
+    return (
+        f"Without {configuration.kit} the backups cannot be opened. Put a copy where you keep your passwords, then set "
+        "backup_kit_kept: true in group_vars/ENV/app.yml."
+    )
+
+
+def unfinished_restore(configuration: Configuration) -> str:
+    """Return what to know of a restore that runs or has ended in the middle, or ""."""
+    if not has_unfinished_restore(configuration):
+        return ""
+    if restore_is_running(configuration):
+        return "A restore is running, and the application is stopped meanwhile."
+    return (
+        "A restore was killed. This brings the former database back, or completes it: "
+        f"{configuration.program} backup restore"
+    )
+
+
+def has_unfinished_restore(configuration: Configuration) -> bool:
+    state = State(configuration, "restore").read()
+    return bool(state) and (not state.get("accepted") or bool(state.get("undoing") or state.get("completing")))
+
+
+def restore_is_running(configuration: Configuration) -> bool:
+    """Return whether a restore is under way, and not killed."""
+    if not has_unfinished_restore(configuration):
+        return False
+    try:
+        with lock(configuration, "work"):
+            return False
+    except BusyError:
+        return True
+
+
+def seconds_for(settings: Settings) -> float:
+    """Return for how long there was time for a backup: the server runs, and its backups have these settings."""
+    return min(seconds_up(), age_of(settings.etc / "backup.json"))
+
+
+def age_of(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def seconds_up() -> float:
+    return float(Path("/proc/uptime").read_text().split()[0])

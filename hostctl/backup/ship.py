@@ -1,0 +1,264 @@
+"""Copy the write-ahead log off the host and read it back: every few seconds, by a timer.
+
+A run sets the canary, waits until the segment with it is in the repository of this host, copies the new segments to
+the target as they are (encrypted), reads them back, and says in `shipped.json` at the target up to where it can be
+restored. A target that is away changes nothing on this host; the run after it copies what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from ..settings import BusyError, ReleaseError
+from . import history
+from .configuration import Configuration
+from .server import Canary, Server
+from .state import State, lock
+from .tools import Backup, Repository, Target
+
+RECORD = "shipped.json"
+# Seconds after which this host makes sure again that the target is its own.
+OWNER_SECONDS = 300
+# Bound of one run, in seconds: the first one after an outage has much to copy.
+RUN_SECONDS = 1800
+# Files that change in place, by their names.
+INFO = ("archive.info", "archive.info.copy")
+
+
+class ForeignError(ReleaseError):
+    """The target has backups of another database."""
+
+
+def ship(configuration: Configuration) -> dict[str, Any]:
+    """Make the present state of the database restorable, off this host too if there is a target; return what is.
+
+    While segments are missing, the later ones are copied, and no later state counts as restorable.
+    """
+    state = State(configuration, "ship")
+    with lock(configuration, "ship", wait=5), state.recorded() as values:
+        began = time.time()
+        server = Server(configuration)
+        server.require_archive()
+        canary = server.write_canary()
+        server.wait_archived(canary.segment)
+        now = record(configuration, canary)
+        hole = newest_hole(configuration, now["segment"], server.segment_bytes())
+        if not hole:
+            state.write(local=now)
+        if configuration.target:
+            send(configuration, sent_before(configuration, state), now, restorable=not hole)
+            # What is added to the repository from now on belongs to the next run.
+            state.write(copied_from=began, target=configuration.target)
+        if hole:
+            raise ReleaseError(hole)
+        if configuration.target:
+            values["shipped"] = now
+    return state.read()
+
+
+def sent_before(configuration: Configuration, state: State) -> dict[str, Any]:
+    """Return a state if it is about the present target; another one has nothing yet."""
+    found = state.read()
+    return found if found.get("target") == configuration.target else {}
+
+
+def record(configuration: Configuration, canary: Canary) -> dict[str, Any]:
+    """Return what a restore needs to know of a restorable state."""
+    return {
+        "at": canary.at, "seconds": canary.seconds, "lsn": canary.lsn, "segment": canary.segment,
+        "system_id": canary.system_id, "version": configuration.version, "host": socket.gethostname(),
+        "fingerprints": configuration.fingerprints, "owner": owner(configuration), "gaps": gaps(configuration),
+    }  # fmt: skip
+
+
+def owner(configuration: Configuration) -> str:
+    """Return what tells this server from a copy of it, which has the same database; made once, and by a restore."""
+    state = State(configuration, "owner")
+    if not (found := state.read().get("owner")):
+        found = token_hex(8)
+        state.write(owner=found)
+    return found
+
+
+def take_over(configuration: Configuration, record: dict[str, Any]) -> None:
+    """Continue the copies of the server that made a record; that server is refused from then on."""
+    State(configuration, "owner").replace({"owner": token_hex(8), "former": record.get("owner", "")})
+
+
+def gaps(configuration: Configuration) -> list[list[float]]:
+    """Return the spans of time that restores gave up, in seconds since 1970: no moment in them can be restored."""
+    return State(configuration, "gaps").read().get("gaps", [])
+
+
+def send(configuration: Configuration, last: dict[str, Any], now: dict[str, Any], *, restorable: bool) -> None:
+    """Copy new segments to the target; if `now` is restorable, say there up to where it can be restored.
+
+    Raises ForeignError when the target belongs to another server, ToolError when it does not take them.
+    """
+    target = Target(configuration)
+    if time.time() - last.get("checked_at", 0) > OWNER_SECONDS or last.get("problem"):
+        found = require_own(configuration, target)
+        if last.get("shipped") and not found:
+            # It was emptied: everything is new to it.
+            last = {}
+            State(configuration, "backups").write(sent=[])
+        State(configuration, "ship").write(checked_at=time.time())
+    archive = configuration.repository / "archive"
+    files = new_files(archive, last.get("copied_from", 0), last.get("shipped", {}).get("segment", ""))
+    target.copy(archive, "archive", files, RUN_SECONDS)
+    if restorable:
+        target.write(RECORD, json.dumps(now, indent=1) + "\n")
+
+
+def new_files(archive: Path, since: float, after: str = "") -> Iterator[str]:
+    """Yield the files that were added to the archive since a time, a little of overlap included.
+
+    Also segments that follow `after`, whatever the clock says. Those of before were read back, and are not copied
+    again: what is damaged here later stays whole there.
+    """
+    folders = segment_folders(archive)
+    # Of an upgraded server, each version has a folder with names of its own.
+    newest = max(
+        (folder.parent for folder in folders), key=lambda path: int(path.name.rpartition("-")[2]), default=None
+    )
+    for folder in folders:
+        is_later = bool(after) and folder.parent == newest and folder.name >= after[:16]
+        try:
+            if not is_later and folder.stat().st_mtime <= since - 2:
+                continue
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except FileNotFoundError:  # Expired meanwhile.
+            continue
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                is_new = entry.stat().st_mtime > since - 2 or (is_later and entry.name[:24] > after)
+                if is_new and entry.is_file(follow_symlinks=False) and not entry.name.endswith(".tmp"):
+                    yield str(Path(entry.path).relative_to(archive))
+    for path in sorted(archive.glob("*/*/*.history*")):
+        yield str(path.relative_to(archive))
+
+
+def segment_folders(archive: Path) -> list[Path]:
+    """Return the folders with segments: each of the first 16 digits of their names, in one for each version."""
+    return [path for path in sorted(archive.glob("*/*/" + "[0-9A-F]" * 16)) if path.is_dir()]
+
+
+def require_own(configuration: Configuration, target: Target) -> dict[str, Any]:
+    """Return what the target says of itself. Raises ForeignError when it has the backups of another server."""
+    found = shipped(target)
+    state = State(configuration, "owner").read()
+    is_own = not found.get("owner") or found["owner"] in (state.get("owner"), state.get("former"))
+    if found and not (is_own and found.get("system_id") in Repository(configuration).system_ids()):
+        raise ForeignError(
+            f"{configuration.target} has the backups of another database or server: that of {found.get('host')}, up "
+            f"to {found.get('at')}. They stay as they are, and this database is not copied off the host. Restore them "
+            "here (ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_offsite=true), or choose another "
+            "folder in app_backup_target."
+        )
+    return found
+
+
+def shipped(target: Target) -> dict[str, Any]:
+    """Return what the target says of itself, {} when it is empty. Raises ToolError when it does not answer."""
+    text = target.read(RECORD)
+    try:
+        return json.loads(text) if text else {}
+    except json.JSONDecodeError:
+        raise ReleaseError(f"{RECORD} at {target.name} cannot be read: {text[:100]!r}") from None
+
+
+# --- Continuity ----------------------------------------------------------------------------------------------------
+
+
+def holes(configuration: Configuration, backup: Backup, last: str, segment_bytes: int) -> list[str]:
+    """Return the segments that are missing in the repository of this host, from a backup on."""
+    archive = configuration.repository / "archive"
+    first = backup.wal_start[8:16]
+    folders = [folder for folder in segment_folders(archive) if folder.name[8:16] >= first]
+    found = history.segments(entry.name for folder in folders for entry in os.scandir(folder))
+    # PostgreSQL keeps it beside the segments that it writes; the first timeline has none.
+    file = Path(configuration.data) / "pg_wal" / f"{last[:8]}.history"
+    text = file.read_text() if file.exists() else ""
+    return history.missing(found, backup.wal_start, last, segment_bytes, text)
+
+
+def newest_hole(configuration: Configuration, last: str, segment_bytes: int) -> str:
+    """Return why the newest state cannot be restored, "" if it can be (or there is no backup yet)."""
+    backups = of_timeline(Repository(configuration).backups(), last, gaps(configuration))
+    names = holes(configuration, backups[-1], last, segment_bytes) if backups else []
+    if not names:
+        return ""
+    return (
+        f"Segments of the write-ahead log are missing in {configuration.repository}: {history.describe(names)}. No "
+        f"state after them can be restored. Begin a new history: {configuration.program} backup"
+    )
+
+
+def oldest_hole(configuration: Configuration, last: str, segment_bytes: int) -> str:
+    """Return which moments cannot be restored although a backup is older, "" without such."""
+    backups = of_timeline(Repository(configuration).backups(), last, gaps(configuration))
+    names = holes(configuration, backups[0], last, segment_bytes) if backups else []
+    if not names:
+        return ""
+    return (
+        f"Segments of the write-ahead log are missing in {configuration.repository}: {history.describe(names)}. "
+        f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. To "
+        f"have only backups from now on: {configuration.program} backup --full, then runuser -u postgres -- "
+        f"pgbackrest --stanza={configuration.name} --repo1-retention-full-type=count --repo1-retention-full=1 expire"
+    )
+
+
+def of_timeline(backups: list[Backup], segment: str, spans: Iterable[Iterable[float]]) -> list[Backup]:
+    """Return the backups that a segment can follow: not those of a state that a restore gave up."""
+    return [
+        backup for backup in backups
+        if backup.wal_start[:8] <= segment[:8] and not any(begin < backup.stopped < end for begin, end in spans)
+    ]  # fmt: skip
+
+
+# --- Base backups --------------------------------------------------------------------------------------------------
+
+
+def send_backups(configuration: Configuration) -> list[str]:
+    """Copy the base backups that the target lacks, read them back, and return their labels.
+
+    Last come the files that name them, so that the target never names what it does not have.
+    """
+    state = State(configuration, "backups")
+    repository, target = Repository(configuration), Target(configuration)
+    info = repository.info()
+    labels = [backup.label for backup in repository.backups(info)]
+    missing = [label for label in labels if label not in sent_before(configuration, state).get("sent", [])]
+    if not missing:
+        return []
+    require_own(configuration, target)
+    folder = configuration.repository / "backup"
+    for label in missing:
+        place = folder / configuration.name / label
+        files = [str(path.relative_to(folder)) for path in sorted(place.rglob("*")) if path.is_file()]
+        target.copy(folder, "backup", files, 6 * 3600)
+    send_index(configuration)
+    state.write(sent=labels, sent_at=time.time(), target=configuration.target)
+    return missing
+
+
+def send_index(configuration: Configuration) -> None:
+    """Copy the files that name the backups.
+
+    Raises ReleaseError when the write-ahead log is being copied for too long.
+    """
+    target, name = Target(configuration), configuration.name
+    target.copy(configuration.repository / "backup", "backup", [f"{name}/backup.info", f"{name}/backup.info.copy"], 300)
+    try:
+        with lock(configuration, "ship", wait=120):
+            target.copy(configuration.repository / "archive", "archive", [f"{name}/{file}" for file in INFO], 300)
+    except BusyError:
+        raise ReleaseError("The copy of the write-ahead log did not end within 2 minutes: type it again.") from None

@@ -1,0 +1,84 @@
+"""What the last run of each kind did, as files that other programs read; and locks."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..settings import BusyError
+from .configuration import Configuration
+
+
+class State:
+    """/var/lib/APP-backup/NAME.json, replaced as a whole. Times in it are seconds since 1970."""
+
+    def __init__(self, configuration: Configuration, name: str) -> None:
+        self.path = configuration.state_folder / f"{name}.json"
+
+    def read(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+
+    def write(self, **values: Any) -> None:
+        """Replace the state by the present one with these values."""
+        self.replace(self.read() | values)
+
+    def replace(self, values: dict[str, Any]) -> None:
+        self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(values, indent=1) + "\n")
+        new.rename(self.path)
+
+    @contextmanager
+    def recorded(self) -> Iterator[dict[str, Any]]:
+        """Record how a run ended: `ok_at` and what the run adds to the yielded values, or `failed_at` and `problem`."""
+        values: dict[str, Any] = {"started_at": time.time()}
+        try:
+            yield values
+        except BaseException as error:
+            text = str(error) or type(error).__name__
+            self.write(failed_at=time.time(), problem=text)
+            raise
+        # What a run has found counts as from its beginning.
+        self.write(ok_at=values["started_at"], ended_at=time.time(), problem="", **values)
+
+
+@contextmanager
+def lock(configuration: Configuration, name: str, *, wait: float = 0) -> Iterator[None]:
+    """Hold one of the locks: `ship`, or `work` for what takes long. It ends with this process.
+
+    Waits up to `wait` seconds. Raises BusyError, naming the holder.
+    """
+    path = configuration.state_folder / f"{name}.lock"
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise BusyError(f"A backup, restore or drill is running (process {holder(path)}).") from None
+                time.sleep(0.2)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def holder(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "unknown"
+    except OSError:
+        return "unknown"

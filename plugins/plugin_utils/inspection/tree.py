@@ -1,0 +1,140 @@
+"""The files of a project, as a deployment packs them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import warnings
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from hostctl.in_app.queue_calls import ASIDE
+
+# As the action release_archive leaves them out.
+EXCLUDED = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache"}
+POINTER = "version https://git-lfs.github.com/spec/"
+# Larger files are data; they are not read.
+LARGEST_BYTES = 5_000_000
+
+
+class Tree:
+    """A project's folder. Paths are relative to it, with slashes; `files` are what a deployment packs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repository = any((place / ".git").exists() for place in (folder, *folder.parents))
+        self._texts: dict[str, str] = {}
+        self._modules: dict[str, ast.Module | None] = {}
+
+    @cached_property
+    def files(self) -> frozenset[str]:
+        listed = self._git("ls-files", "-z", "--cached", "--others", "--exclude-standard") if self.repository else None
+        names = self._walk() if listed is None else (name for name in listed.split("\0") if name)
+        kept = {name for name in names if not EXCLUDED & set(name.split("/"))}
+        if listed is not None:
+            kept = {name for name in kept if (self.folder / name).is_file()}
+            kept |= {file for module in self.submodules for file in self._walk(module)}
+        return frozenset(kept)
+
+    @cached_property
+    def ignored(self) -> frozenset[str]:
+        """Python files that are on this machine, and that git ignores."""
+        arguments = ("ls-files", "-z", "--others", "--ignored", "--exclude-standard", "--", "*.py")
+        listed = self._git(*arguments) if self.repository else None
+        return frozenset(name for name in (listed or "").split("\0") if name and not EXCLUDED & set(name.split("/")))
+
+    @cached_property
+    def folders(self) -> frozenset[str]:
+        parents = {file.rpartition("/")[0] for file in self.files}
+        return frozenset(
+            "/".join(parts[:count])
+            for parts in (name.split("/") for name in parents)
+            for count in range(len(parts) + 1)
+        )
+
+    @cached_property
+    def python(self) -> list[str]:
+        """Python files that may run in production, those nearest to the top first."""
+        found = [file for file in self.files if file.endswith(".py") and not ASIDE.search(file.rpartition("/")[0])]
+        return sorted(found, key=lambda file: (file.count("/"), file))
+
+    @cached_property
+    def submodules(self) -> list[str]:
+        return re.findall(r"^\s*path\s*=\s*(.+?)\s*$", self.read(".gitmodules"), re.M)
+
+    def named(self, *names: str) -> list[str]:
+        """Return the files with one of these names, those nearest to the top first."""
+        found = [
+            file
+            for file in self.files
+            if file.rpartition("/")[2] in names and not ASIDE.search(file.rpartition("/")[0])
+        ]
+        return sorted(found, key=lambda file: (file.count("/"), file))
+
+    def on_disk(self, path: str) -> bool:
+        """Return whether a file exists here, also one that a deployment leaves out."""
+        return (self.folder / path).is_file()
+
+    def read(self, path: str) -> str:
+        """Return the text of a file; "" where it is missing, too large or not text."""
+        if path not in self._texts:
+            self._texts[path] = self._read(path)
+        return self._texts[path]
+
+    def parse(self, path: str) -> ast.Module | None:
+        """Return the syntax tree of a Python file; None where it has none."""
+        if path not in self._modules:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self._modules[path] = ast.parse(self.read(path)) if self.on_disk(path) else None
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                self._modules[path] = None
+        return self._modules[path]
+
+    def grep(self, pattern: str, files: list[str], word: str = "") -> Iterator[str]:
+        """Yield the files whose text matches a pattern; `word` is a part of every match, which is faster to find."""
+        expression = re.compile(pattern)
+        return (file for file in files if word in self.read(file) and expression.search(self.read(file)))
+
+    def pointers(self) -> list[str]:
+        """Return the files that Git LFS has not fetched."""
+        attributes = [file for file in self.files if file.rpartition("/")[2] == ".gitattributes"]
+        if not any("filter=lfs" in self.read(file) for file in attributes):
+            return []
+        return sorted(file for file in self.files if self._is_pointer(self.folder / file))
+
+    def _is_pointer(self, path: Path) -> bool:
+        try:
+            return path.stat().st_size < 1024 and path.read_bytes().startswith(POINTER.encode())
+        except OSError:
+            return False
+
+    def _read(self, path: str) -> str:
+        place = self.folder / path
+        try:
+            return place.read_text(errors="replace") if place.stat().st_size <= LARGEST_BYTES else ""
+        except OSError:
+            return ""
+
+    def _git(self, *arguments: str) -> str | None:
+        command = ["git", "-C", str(self.folder), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        except OSError:
+            return None
+        return done.stdout if done.returncode == 0 else None
+
+    def _walk(self, below: str = "") -> Iterator[str]:
+        for parent, folders, files in os.walk(self.folder / below):
+            folders[:] = sorted(name for name in folders if name not in EXCLUDED)
+            place = Path(parent).relative_to(self.folder).as_posix()
+            yield from (name if place == "." else f"{place}/{name}" for name in files)
+
+
+def join(*parts: str) -> str:
+    """Join parts of a relative path, some of which may be empty."""
+    return "/".join(part.strip("/") for part in parts if part.strip("/"))

@@ -1,0 +1,524 @@
+"""hostctl/backup: what needs neither PostgreSQL nor a target. The scenario `backup` has the rest."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hostctl.backup import drill, files, history, listing, notes, prepare, restore, run, ship
+from hostctl.backup.checks import check_migrations, check_rows
+from hostctl.backup.configuration import Configuration
+from hostctl.backup.state import State, lock
+from hostctl.backup.tools import Backup, Repository, ToolError, lsn_number
+from hostctl.host import Host
+from hostctl.settings import BusyError, ReleaseError, Settings
+
+RECORD = {
+    "at": "2026-11-28T19:00:00.000000Z", "seconds": 1795892400.0, "lsn": "0/5000028", "system_id": "7",
+    "segment": "000000020000000000000005", "fingerprints": {"django_key": "a"},
+}  # fmt: skip
+
+
+def backup(label: str, stopped: float, lsn_stop: str = "0/3000000", **more: Any) -> Backup:
+    values = {"kind": "full", "wal_start": "000000010000000000000002", "size": 10, "needs": [], "failed": False} | more
+    return Backup(label, started=int(stopped) - 1, stopped=int(stopped), lsn_stop=lsn_number(lsn_stop), **values)
+
+
+class Backups(Repository):
+    def __init__(self, *backups: Backup) -> None:
+        self.found = list(backups)
+
+    def backups(self, info: Any = None) -> list[Backup]:
+        return self.found
+
+
+@pytest.fixture
+def configuration(tmp_path: Path) -> Configuration:
+    return Configuration(
+        "shop", version="17", data=str(tmp_path / "main"), database="shop", target="keeper@storage:shop",
+        repository=tmp_path / "repository", state=tmp_path, fingerprints={"django_key": "a"},
+    )  # fmt: skip
+
+
+# --- Which state is restored ---------------------------------------------------------------------------------------
+
+
+def test_the_newest_state_is_restored_up_to_its_position() -> None:
+    repository = Backups(backup("old", 1000), backup("new", 2000), backup("later", 3000, "0/6000000"))
+    point = listing.choose(None, repository, "the target", RECORD, None)
+    assert point.backup.label == "new"
+    assert point.target == ["--type=lsn", "--target=0/5000028", "--target-timeline=2"]
+    assert point.is_newest
+
+
+def test_a_moment_is_restored_from_the_last_backup_before_it() -> None:
+    moment = listing.parse_moment("2026-11-28 18:59:30.25+00")
+    repository = Backups(backup("old", moment - 100), backup("at that second", moment), backup("new", moment + 1))
+    point = listing.choose(None, repository, "the target", RECORD, moment)
+    assert point.backup.label == "old"
+    assert point.target[:2] == ["--type=time", "--target=2026-11-28 18:59:30.250000+00"]
+
+
+def test_a_backup_with_damaged_pages_is_not_used() -> None:
+    repository = Backups(backup("good", 1000), backup("damaged", 2000, failed=True))
+    assert listing.choose(None, repository, "this host", RECORD, None).backup.label == "good"
+
+
+@pytest.mark.parametrize(
+    ("moment", "message"),
+    [
+        (RECORD["seconds"] + 1, "is after the newest state that can be restored from this host: 2026-11-28T19:00:00"),
+        (500.0, "The oldest backup at this host ended at 1970-01-01T00:16:40Z: 1970-01-01T00:08:20Z is before that"),
+    ],
+)
+def test_a_moment_that_the_backups_do_not_have_is_refused(moment: float, message: str) -> None:
+    with pytest.raises(ReleaseError, match=message):
+        listing.choose(None, Backups(backup("only", 1000)), "this host", RECORD, moment)
+
+
+def test_a_moment_that_a_restore_gave_up_is_refused(configuration: Configuration) -> None:
+    record = RECORD | {"gaps": [[2000.0, 3000.0]]}
+    repository = Backups(backup("only", 1000))
+    with pytest.raises(listing.GivenUpError, match="an earlier restore gave up what was written between"):
+        listing.choose(configuration, repository, "this host", record, 2500.0)
+    assert listing.choose(configuration, repository, "this host", record, 1999.0).backup.label == "only"
+    assert listing.choose(configuration, repository, "this host", record, 3001.0).backup.label == "only"
+
+
+def test_without_a_backup_or_a_record_it_is_said(configuration: Configuration) -> None:
+    with pytest.raises(ReleaseError, match="There is no backup of the database at this host"):
+        listing.choose(configuration, Backups(), "this host", RECORD, None)
+    with pytest.raises(ReleaseError, match=r"up to where.*type shopctl backup ship"):
+        listing.choose(configuration, Backups(backup("only", 1000)), "this host", {}, None)
+
+
+@pytest.mark.parametrize("text", ["2026-11-28T18:59:30Z", "2026-11-28 18:59:30+00", "2026-11-28T19:59:30+01:00"])
+def test_a_moment_has_a_time_zone(text: str) -> None:
+    assert listing.parse_moment(text) == 1795892370
+
+
+@pytest.mark.parametrize(("text", "message"), [("2026-11-28 18:59:30", "no time zone"), ("yesterday", "not a date")])
+def test_another_text_is_refused_with_an_example(text: str, message: str) -> None:
+    with pytest.raises(ReleaseError, match=f"{message}.*2026-11-28T18:59:30"):
+        listing.parse_moment(text)
+
+
+def test_folders_of_later_segments_are_matched() -> None:
+    import fnmatch
+
+    patterns = listing.from_digits("000000A9")
+    matches = [
+        number for number in range(0x200)
+        if any(fnmatch.fnmatchcase(f"{number:08X}", pattern) for pattern in patterns)
+    ]  # fmt: skip
+    assert matches == list(range(0xA9, 0x200))
+
+
+# --- Copies --------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_before_the_last_copy_are_not_copied_again(tmp_path: Path) -> None:
+    folder = tmp_path / "shop/17-1/0000000100000000"
+    folder.mkdir(parents=True)
+    for name, age in (("old", 100), ("new", 0)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    (folder / "new.tmp").touch()
+    (tmp_path / "shop/archive.info").touch()
+    assert list(ship.new_files(tmp_path, time.time() - 50)) == ["shop/17-1/0000000100000000/new"]
+
+
+def test_a_new_target_has_nothing_yet(configuration: Configuration) -> None:
+    state = State(configuration, "ship")
+    state.write(copied_from=5.0, target=configuration.target)
+    assert ship.sent_before(configuration, state)["copied_from"] == 5.0
+    assert ship.sent_before(replace(configuration, target="elsewhere"), state) == {}
+
+
+def test_another_database_at_the_target_is_refused(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ship, "shipped", lambda target: RECORD)
+    monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 7}, {"system-id": 9}]})
+    ship.require_own(configuration, None)
+    monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 8}]})
+    with pytest.raises(ship.ForeignError, match=r"has the backups of another database.*restore\.yml"):
+        ship.require_own(configuration, None)
+
+
+def test_the_local_state_is_known_although_the_target_is_away(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = ship.Canary("2026-11-28T19:00:00Z", 5.0, "0/1", "000000010000000000000001", "7")
+    monkeypatch.setattr(ship.Server, "write_canary", lambda self: canary)
+    monkeypatch.setattr(ship.Server, "require_archive", lambda self: None)
+    monkeypatch.setattr(ship.Server, "wait_archived", lambda self, segment: None)
+    monkeypatch.setattr(ship.Server, "segment_bytes", lambda self: 2**24)
+    monkeypatch.setattr(ship, "newest_hole", lambda *arguments: "")
+
+    def away(*arguments: Any, **options: Any) -> None:
+        raise ToolError("rclone failed: no route to host", 1)
+
+    monkeypatch.setattr(ship, "send", away)
+    with pytest.raises(ToolError):
+        ship.ship(configuration)
+    found = State(configuration, "ship").read()
+    assert found["local"]["at"] == "2026-11-28T19:00:00Z"
+    assert found["problem"] == "rclone failed: no route to host"
+    assert "shipped" not in found
+    assert "copied_from" not in found
+
+
+def test_restic_must_have_made_a_snapshot() -> None:
+    done = {"message_type": "summary", "snapshot_id": "abc", "total_files_processed": 2, "total_bytes_processed": 30}
+    assert files.summary(f"noise\n{json.dumps(done)}\n") == {"snapshot": "abc", "count": 2, "bytes": 30}
+    with pytest.raises(ReleaseError, match="no snapshot"):
+        files.summary('{"message_type": "status"}\n')
+
+
+@pytest.mark.parametrize("text", ["2026-11-28T19:00:00.123456789Z", "2026-11-28T20:00:00.123456789+01:00"])
+def test_times_of_restic(text: str) -> None:
+    assert int(files.seconds_of(text)) == RECORD["seconds"]
+
+
+def test_a_copy_of_a_server_is_refused(configuration: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the same database; a restore on another server refuses the former one."""
+    monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 7}]})
+    record = RECORD | {"owner": ship.owner(configuration)}
+    monkeypatch.setattr(ship, "shipped", lambda target: record)
+    ship.require_own(configuration, None)
+    elsewhere = replace(configuration, state=configuration.state / "elsewhere")
+    with pytest.raises(ship.ForeignError):
+        ship.require_own(elsewhere, None)
+    ship.take_over(elsewhere, record)
+    ship.require_own(elsewhere, None)
+    record = RECORD | {"owner": ship.owner(elsewhere)}
+    with pytest.raises(ship.ForeignError):
+        ship.require_own(configuration, None)
+
+
+def test_segments_are_copied_whatever_the_clock_says(tmp_path: Path) -> None:
+    folder = tmp_path / "shop/17-1/0000000100000000"
+    folder.mkdir(parents=True)
+    for number in (1, 2):
+        path = folder / f"00000001000000000000000{number}-hash.zst"
+        path.touch()
+        os.utime(path, (1000, 1000))
+    found = list(ship.new_files(tmp_path, time.time() + 3600, "000000010000000000000001"))
+    assert found == ["shop/17-1/0000000100000000/000000010000000000000002-hash.zst"]
+
+
+def test_a_backup_of_a_state_that_was_given_up_is_not_used(configuration: Configuration) -> None:
+    record = RECORD | {"gaps": [[2000.0, 3000.0]]}
+    repository = Backups(backup("before", 1000), backup("given up", 2500))
+    for moment in (None, 3500.0):
+        assert listing.choose(configuration, repository, "this host", record, moment).backup.label == "before"
+
+
+def test_segments_of_an_earlier_version_are_not_copied_again(tmp_path: Path) -> None:
+    """After a restore and an upgrade its timeline is higher than that of the new version."""
+    for name in (
+        "15-1/0000000200000000/000000020000000000000001-hash.zst",
+        "17-2/0000000100000000/000000010000000000000002-hash.zst",
+    ):
+        path = tmp_path / "shop" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000, 1000))
+        os.utime(path.parent, (1000, 1000))
+    found = list(ship.new_files(tmp_path, time.time(), "000000010000000000000001"))
+    assert found == ["shop/17-2/0000000100000000/000000010000000000000002-hash.zst"]
+
+
+def test_segments_count_on_the_timeline_that_leads_to_the_last() -> None:
+    """Timeline 2 was given up, and 3 left the first one in its fourth segment."""
+    first = [f"00000001000000000000000{number}" for number in (1, 2, 3, 4, 5)]
+    third = [f"00000003000000000000000{number}" for number in (4, 5, 6)]
+    given_up = ["000000020000000000000002"]
+    text = "1\t0/4000100\tbefore 2026-11-28 19:00:00+00\n\n"
+    found = [*first, *given_up, *third]
+    assert history.missing(found, first[0], third[-1], 2**24, text) == []
+    for lost in (first[1], third[1]):
+        assert history.missing(set(found) - {lost}, first[0], third[-1], 2**24, text) == [lost]
+    assert history.missing(first[:2], first[0], first[2], 2**24) == [first[2]]
+    # To an earlier moment than the restore before: that one's timeline was left before it began.
+    text = "1\t0/8000100\tx\n2\t0/5000100\tx\n"
+    later = [f"00000003000000000000000{number}" for number in (5, 6, 7, 8, 9)]
+    assert history.missing([*first, *later], first[0], later[-1], 2**24, text) == []
+    assert history.missing([*first, *later[2:]], first[0], later[-1], 2**24, text) == later[:2]
+
+
+def test_the_segment_after_one_is_in_the_next_log() -> None:
+    assert history.following("0000000200000001000000FE", 2**24) == "0000000200000001000000FF"
+    assert history.following("0000000200000001000000FF", 2**24) == "000000020000000200000000"
+    # A log of segments of 64 MiB has 64 of them.
+    assert history.following("00000002000000010000003F", 2**26) == "000000020000000200000000"
+
+
+def test_a_folder_that_is_gone_does_not_end_its_copies(configuration: Configuration, tmp_path: Path) -> None:
+    State(configuration, "files").write(folders=[str(tmp_path / "media")])
+    with pytest.raises(ReleaseError, match="media is not there any more"):
+        files.copy_files(replace(configuration, folders=[str(tmp_path / "media")]))
+
+
+def test_a_full_backup_is_due_after_a_week() -> None:
+    now = time.time()
+    assert run.full_is_due([])
+    assert run.full_is_due([backup("damaged", now, failed=True)])
+    assert run.full_is_due([backup("old", now - 8 * 86400), backup("diff", now, kind="diff")])
+    assert not run.full_is_due([backup("recent", now - 86400)])
+
+
+# --- Checks of what was restored -----------------------------------------------------------------------------------
+
+
+def test_migrations_that_the_release_lacks_are_refused() -> None:
+    known = [("shop", "0001"), ("auth", "0001")]
+    check_migrations([("shop", "0001"), ("removed_application", "0001")], known, "r1")
+    with pytest.raises(ReleaseError, match=r"release r1 lacks: shop\.0002"):
+        check_migrations([("shop", "0001"), ("shop", "0002")], known, "r1")
+
+
+def test_lost_rows_are_warned_of() -> None:
+    assert check_rows({"a": 80, "b": 79, "new": 1}, {"a": 100, "b": 100, "dropped": 5}) == [
+        "b has 79 rows; 100 at the last drill"
+    ]
+
+
+def test_a_drill_without_room_is_no_success(configuration: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration.state_folder.mkdir()
+    point = listing.choose(None, Backups(backup("only", 1000, size=2**60)), "this host", RECORD, None)
+    with pytest.raises(drill.NoRoomError, match="Whether the backups can be restored is not known"):
+        drill.require_room(configuration, point)
+
+
+def test_drills_alternate(configuration: Configuration) -> None:
+    assert drill.next_source(configuration, {}) == listing.OFFSITE
+    assert drill.next_source(configuration, {"source": listing.OFFSITE}) == listing.LOCAL
+    assert drill.next_source(configuration, {"source": listing.LOCAL}) == listing.OFFSITE
+    assert drill.next_source(replace(configuration, target=""), {"source": listing.LOCAL}) == listing.LOCAL
+
+
+# --- State, locks, notes -------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_recorded_and_keeps_what_succeeded(configuration: Configuration) -> None:
+    state = State(configuration, "ship")
+    with state.recorded() as values:
+        values["shipped"] = "first"
+
+    def fail() -> None:
+        with state.recorded() as values:
+            values["shipped"] = "second"
+            raise ReleaseError("away")
+
+    with pytest.raises(ReleaseError):
+        fail()
+    found = state.read()
+    assert (found["shipped"], found["problem"]) == ("first", "away")
+    with state.recorded():
+        pass
+    assert state.read()["problem"] == ""
+
+
+def test_a_lock_has_one_holder_who_is_named(configuration: Configuration) -> None:
+    with lock(configuration, "work"):
+        with pytest.raises(BusyError, match=f"process {os.getpid()}"), lock(configuration, "work"):
+            pass
+        with lock(configuration, "ship"):
+            pass
+    with lock(configuration, "work"):
+        pass
+
+
+def noted(settings: Settings, *, age: float = 10**6, **values: Any) -> list[str]:
+    """Return the notes about a configuration that was written `age` seconds ago."""
+    file = settings.etc / "backup.json"
+    file.write_text(json.dumps({"name": "shop", "version": "17"} | values))
+    os.utime(file, (time.time() - age,) * 2)
+    return notes.notes(settings, uptime=10**6)
+
+
+def test_notes_say_what_is_missing(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notes.notes(settings) == []  # No backups on this host.
+    monkeypatch.setattr(Configuration, "state", tmp_path, raising=False)
+    monkeypatch.setattr(Configuration, "state_folder", tmp_path / "state")
+    texts = noted(settings)
+    assert "this server only" in texts[0]
+    assert any("rehearsed never" in text for text in texts)
+    assert noted(settings, age=60, target="storage") == [], "a new target has had no time for a copy"
+    for name in ("ship", "backups", "files", "drill"):
+        (tmp_path / "state").mkdir(exist_ok=True)
+        (tmp_path / f"state/{name}.json").write_text(json.dumps({"ok_at": time.time()}))
+    assert noted(settings, target="storage") == []
+    assert "backup_kit_kept" in noted(settings, target="storage", kit="/kit.txt")[0]
+    (tmp_path / "state/ship.json").write_text(json.dumps({"ok_at": time.time(), "problem": "away"}))
+    assert noted(settings, target="storage")[0].endswith("and then failed: away")
+
+
+# --- Restore -------------------------------------------------------------------------------------------------------
+
+
+def options(**values: Any) -> Namespace:
+    names = ("offsite", "yes", "undo", "show", "other_secrets", "database_only", "complete", "uploads")
+    return Namespace(**({"at": ""} | dict.fromkeys(names, False) | values))
+
+
+def test_other_secrets_are_refused_and_named(host: Host, configuration: Configuration) -> None:
+    record = {"fingerprints": {"django_key": "b", "unknown": "x"}}
+    with pytest.raises(ReleaseError, match=r"not those of the backup: django_key\. "):
+        restore.Restore(host, configuration, options()).compare_secrets(record)
+    restore.Restore(host, configuration, options(other_secrets=True)).compare_secrets(record)
+    restore.Restore(host, configuration, options()).compare_secrets(RECORD)
+
+
+def test_nothing_happens_without_a_yes(host: Host, configuration: Configuration) -> None:
+    with pytest.raises(ReleaseError, match=r"Nothing was changed.*--yes"):
+        restore.Restore(host, configuration, options()).confirm()
+    restore.Restore(host, configuration, options(yes=True)).confirm()
+
+
+def test_a_killed_restore_is_reverted_by_the_next(
+    host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = tmp_path / "main.before-1"
+    (tmp_path / "main").mkdir()
+    (tmp_path / "main/restored").touch()
+    kept.mkdir()
+    (kept / "former").touch()
+    State(configuration, "restore").replace({"kept": str(kept), "accepted": False, "was_running": False})
+    monkeypatch.setattr(restore.Restore, "systemctl", lambda *arguments: None)
+    restore.Restore(host, configuration, options()).finish_killed()
+    assert [path.name for path in (tmp_path / "main").iterdir()] == ["former"]
+    assert not kept.exists()
+    assert State(configuration, "restore").read() == {}
+    # Once it was accepted, the restored one stays.
+    State(configuration, "restore").replace({"kept": str(kept), "accepted": True})
+    restore.Restore(host, configuration, options()).finish_killed()
+    assert (tmp_path / "main/former").exists()
+
+
+@pytest.mark.parametrize("done", ["nothing", "the present one is kept", "everything"])
+def test_an_exchange_continues_where_it_was_killed(tmp_path: Path, done: str) -> None:
+    present, former, kept = tmp_path / "main", tmp_path / "main.before-1", tmp_path / "main.before-2"
+    for folder, name in ((present, "restored"), (former, "former")):
+        folder.mkdir()
+        (folder / name).touch()
+    if done != "nothing":
+        restore.move(present, kept)
+    if done == "everything":
+        restore.move(former, present)
+    restore.exchange_folders(present, former, kept)
+    assert [path.name for path in present.iterdir()] == ["former"]
+    assert [path.name for path in kept.iterdir()] == ["restored"]
+    assert not former.exists()
+
+
+def test_a_folder_moves_to_another_file_system_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "main", tmp_path / "kept"
+    source.mkdir()
+    (source / "file").write_text("row")
+    rename = Path.rename
+
+    def refuse(path: Path, other: Path) -> None:
+        if (path, other) == (source, target):
+            raise OSError(errno.EXDEV, "another file system")
+        # While it is copied, it does not have its name.
+        assert not target.exists()
+        rename(path, other)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(restore, "remove", shutil.rmtree)
+    restore.move(source, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (target / "file").read_text() == "row"
+
+
+def test_links_of_the_application_are_not_followed(tmp_path: Path) -> None:
+    for folder in ("restored/deep", "media", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "restored/deep/file").touch()
+    (tmp_path / "media/deep").symlink_to(tmp_path / "elsewhere")
+    assert restore.merge(tmp_path / "restored", tmp_path / "media") == (0, 0)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_former_database_that_does_not_start_blocks_no_restore(
+    host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    State(configuration, "restore").replace({"kept": "/other", "accepted": False})
+
+    def broken(*arguments: Any) -> None:
+        if "start" in arguments:
+            raise ToolError("it does not start", 1)
+
+    monkeypatch.setattr(restore.Restore, "systemctl", broken)
+    restore.Restore(host, configuration, options()).finish_killed()
+    assert State(configuration, "restore").read() == {}
+
+
+def test_a_reverted_restore_keeps_the_way_back_of_the_one_before(
+    host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = {"kept": "/kept", "accepted": True}
+    State(configuration, "restore").replace({"kept": "/other", "accepted": False, "previous": former})
+    monkeypatch.setattr(restore.Restore, "systemctl", lambda *arguments: None)
+    restore.Restore(host, configuration, options()).finish_killed()
+    assert State(configuration, "restore").read() == former
+
+
+def test_uploads_that_are_there_stay(tmp_path: Path) -> None:
+    for name, text in (("restored/a", "old"), ("restored/deep/b", "b"), ("media/a", "new"), ("media/only here", "")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert restore.merge(tmp_path / "restored", tmp_path / "media") == (2, 1)
+    assert (tmp_path / "media/a").read_text() == "new"
+    assert (tmp_path / "media/deep/b").read_text() == "b"
+    assert (tmp_path / "media/only here").exists()
+
+
+# --- Preparing -----------------------------------------------------------------------------------------------------
+
+
+def prepared(
+    monkeypatch: pytest.MonkeyPatch, host: Host, configuration: Configuration, mode: str, **info: Any
+) -> list[str]:
+    calls: list[Any] = []
+    monkeypatch.setattr(prepare.Server, "run", lambda self, sql: mode if "archive_mode" in sql else "7")
+    monkeypatch.setattr(prepare, "call", lambda command, **more: calls.append(" ".join(command[:2])) or "inactive")
+    monkeypatch.setattr(Repository, "info", lambda self: {"db": [], "backup": []} | info)
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: calls.append(command))
+    calls.append(prepare.prepare(host, configuration)["changed"])
+    return calls
+
+
+def test_the_repository_and_the_first_backup_are_made_once(
+    host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prepared(monkeypatch, host, configuration, "on") == [
+        "stanza-create", "systemctl show", "systemctl start", True
+    ]  # fmt: skip
+    monkeypatch.setattr(Repository, "backups", lambda self, info=None: [backup("only", 1000)])
+    own = [{"id": 1, "system-id": 7, "version": "17"}]
+    assert prepared(monkeypatch, host, configuration, "on", db=own) == [False]
+    with pytest.raises(ReleaseError, match="has the backups of another database"):
+        prepared(monkeypatch, host, configuration, "on", db=[{"id": 1, "system-id": 8, "version": "17"}])
+    upgraded = prepared(monkeypatch, host, configuration, "on", db=[{"id": 1, "system-id": 8, "version": "15"}])
+    assert upgraded == ["stanza-upgrade", True]
+
+
+def test_postgresql_is_not_restarted_under_a_release(
+    host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "systemctl restart" in prepared(monkeypatch, host, configuration, "off")
+    monkeypatch.setattr(Host, "current_release", lambda self: "r1")
+    assert "systemctl restart" not in prepared(monkeypatch, host, configuration, "off")

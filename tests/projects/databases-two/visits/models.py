@@ -1,0 +1,6 @@
+from django.db import models
+
+
+class Visit(models.Model):
+    page = models.TextField()
+    browser = models.TextField(null=True)

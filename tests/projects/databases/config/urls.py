@@ -1,0 +1,12 @@
+from django.contrib import admin
+from django.urls import path
+from notes import views
+from visits.views import visit
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", views.index),
+    path("up", views.up),
+    path("add", views.add),
+    path("visit", visit),
+]

@@ -1,0 +1,5 @@
+from django.contrib.gis.db import models
+
+
+class Place(models.Model):
+    point = models.PointField()

@@ -1,0 +1,12 @@
+from django.contrib import admin
+from django.urls import path
+from django.views.generic import TemplateView
+from notes import views
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", views.index),
+    path("up", views.up),
+    path("add", views.add),
+    path("page", TemplateView.as_view(template_name="page.html")),
+]

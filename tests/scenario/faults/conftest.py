@@ -1,0 +1,36 @@
+"""A host that is well before each fault, and well again after it; and the servers that its alerts go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from deployments import Deployments
+from doctor import bad, discard_requests
+from probes import wait_for
+from sinks import Received, sinks
+
+WELL_SECONDS = 60
+
+
+@pytest.fixture(scope="session")
+def received() -> Iterator[Received]:
+    """What the mail server and the web server get."""
+    with sinks() as received:
+        yield received
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _alerts_arrive(received: Received, deployments: Deployments) -> None:
+    """The servers did not listen yet when the host was provisioned, which doctor would say."""
+    deployments.control("alert", "test").wait().succeeded()
+
+
+@pytest.fixture
+def healthy(deployments: Deployments) -> Iterator[None]:
+    """Doctor finds nothing broken before a test, and soon after it."""
+    discard_requests(deployments)
+    wait_for(lambda: bad(deployments), WELL_SECONDS, "the host is well", lambda found: not found, pause=1)
+    yield
+    discard_requests(deployments)
+    wait_for(lambda: bad(deployments), WELL_SECONDS, "the host is well again", lambda found: not found, pause=1)

@@ -1,0 +1,197 @@
+"""Doctor names each fault with what to type; a person is told once when it is there, and once when it is over.
+
+The timer runs the watch every minute, and tells what it finds; where a test does not wait for it, it runs as soon as it
+is of use.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from shlex import quote
+
+from deployments import Deployments
+from doctor import bad, discard_requests, doctor, watch
+from installation import run_python
+from probes import Visitor, wait_for
+from sinks import Received
+
+# The runs after which a fault is told, and after which it is over.
+RUNS = 2
+# A queue is late when its next task has waited for 60 s; within 150 s more, the runs of the timer have told it.
+TOLD_SECONDS = 60 + 150
+SESSIONS = 49
+# Prints the names of the workers in Flower's metrics.
+FLOWER = """
+import re, urllib.request
+text = urllib.request.urlopen("http://127.0.0.1:5555/flower/metrics").read().decode()
+print(*set(re.findall('worker="([^"]*)"', text)))
+"""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to the host, how it is undone, and the check that finds it."""
+
+    check: str
+    plant: str
+    heal: str
+
+
+def faults(app: str, release: str, address: str, certificates: str) -> list[Fault]:
+    certificate, redis = f"{certificates}/fullchain.pem", "/etc/redis/redis-broker.conf"
+    session = "runuser -u postgres -- psql -qc 'SELECT pg_sleep(600)' >/dev/null 2>&1 </dev/null &"
+    name = f"-subj /CN=short -addext subjectAltName=IP:{address}"
+    short = f"openssl req -x509 -key {certificates}/privkey.pem -days 5 {name}"
+    return [
+        Fault(
+            "redis",
+            f"cp {redis} /root/ && echo maxmemory 1mb >>{redis} && systemctl restart redis-server@broker",
+            f"cat /root/redis-broker.conf >{redis} && systemctl restart redis-server@broker",
+        ),
+        Fault("beat", f"systemctl stop {app}-beat", f"systemctl start {app}-beat"),
+        Fault(
+            "certificate",
+            f"cp {certificate} /root/ && {short} 2>/dev/null >/root/short.pem && cat /root/short.pem >{certificate} && "
+            "systemctl reload nginx",
+            f"cat /root/fullchain.pem >{certificate} && systemctl reload nginx",
+        ),
+        Fault(
+            "disk",
+            "mount -t tmpfs -o size=4m tmpfs /boot; dd if=/dev/zero of=/boot/filler bs=1M 2>/dev/null || true",
+            "umount /boot",
+        ),
+        Fault(
+            "drill",
+            f"chmod 000 /var/lib/pgbackrest; {app}ctl backup drill --local || test $? = 1",
+            f"chmod 750 /var/lib/pgbackrest; {app}ctl backup drill --local",
+        ),
+        Fault("access", "ufw --force disable", "ufw --force enable"),
+        Fault("reboot", "touch -d '-8 days' /run/reboot-required", "rm /run/reboot-required"),
+        Fault("web", f"systemctl stop {app}-web@{release}", f"systemctl start {app}-web@{release}"),
+        # Last, so that it is healed first: a drill needs a connection.
+        Fault(
+            "postgresql",
+            f"cd /; for i in $(seq {SESSIONS}); do {session} done; sleep 2",
+            # Not by SQL: no connection is left.
+            "pkill -u postgres -f 'postgres [[]local[]] SELECT'",
+        ),
+    ]
+
+
+def told(received: Received, event: str) -> Counter[str]:
+    """Return how often each check was told in this state: bad, warn or ok (it is over)."""
+    return Counter(check["name"] for alert in received.alerts for check in alert["checks"] if check["state"] == event)
+
+
+def problems(received: Received) -> Counter[str]:
+    """Return how often each check was told to be bad, or a warning."""
+    return told(received, "bad") + told(received, "warn")
+
+
+def troubled(deployments: Deployments) -> set[str]:
+    """Return the checks that are not well."""
+    return {name for name, check in doctor(deployments).items() if check["state"] != "ok"}
+
+
+def test_deployments_and_a_rollback_are_quiet(deployments: Deployments, received: Received, healthy: None) -> None:
+    # What was told before the servers listened is over.
+    watch(deployments, RUNS + 1)
+    before = len(received.alerts)
+    with deployments.under_load():
+        for name in ("second", "third"):
+            run = deployments.begin(deployments.version(name))
+            while run.process.poll() is None:
+                watch(deployments)
+            run.wait().succeeded()
+            watch(deployments)
+        deployments.rollback().succeeded()
+        watch(deployments, RUNS)
+    assert received.alerts[before:] == []
+    assert received.heartbeats[-1] == "/heartbeat"
+
+
+def test_ten_faults_are_named_and_told_once(
+    deployments: Deployments, visitor: Visitor, received: Received, healthy: None
+) -> None:
+    host, app, release = deployments.host, deployments.app.name, deployments.current
+    watch(deployments, RUNS)
+    before = troubled(deployments)
+    received.requests.clear()
+    received.mails.clear()
+    planted = faults(app, release, deployments.app.address, deployments.app.certificate_folder)
+    names = {fault.check for fault in planted} | {"workers", "queues"}
+    worker = f"{app}-worker-heavy@{release}"
+    done = []
+    try:
+        host.check_output(f"systemctl stop {worker}")
+        visitor.report()
+        watch(deployments)
+        for fault in planted:
+            done.append(fault)
+            host.check_output(f"sh -ec {quote(fault.plant)}")
+        wait_for(lambda: problems(received), TOLD_SECONDS, "each is told", lambda seen: set(seen) >= names, pause=2)
+        found = doctor(deployments)
+        assert troubled(deployments) >= names
+        without = [name for name in names if not found[name]["remedy"]]
+        assert not without, f"doctor does not say what to type: {without}"
+        assert host.run(f"{app}ctl doctor").rc == 2
+        watch(deployments, RUNS + 1)
+        beginning = problems(received)
+        assert {name: beginning[name] for name in names} == dict.fromkeys(names, 1), beginning
+        assert received.heartbeats[-1] == "/heartbeat/fail"
+    finally:
+        for fault in reversed(done):
+            host.run(f"sh -c {quote(fault.heal)}")
+        host.check_output(f"systemctl start {worker}")
+    # Requests that have failed count for five minutes.
+    discard_requests(deployments)
+    # PostgreSQL tries to archive again after a minute, and the timer of the backups runs each minute.
+    wait_for(lambda: troubled(deployments) - before, 240, "all is as before", lambda it: not it, pause=2)
+    watch(deployments, RUNS + 1)
+    over = told(received, "ok")
+    assert {name: over[name] for name in names} == dict.fromkeys(names, 1), over
+    assert received.heartbeats[-1] == "/heartbeat"
+    # Mail and webhook say the same.
+    assert len(received.mails) == len(received.alerts)
+    text = "".join(mail.get_content() for mail in received.mails)
+    assert all(name in text for name in names)
+    assert {mail["To"] for mail in received.mails} == {"operator@example.org"}
+
+
+def test_release_that_dies_later_is_told_with_the_way_back(
+    deployments: Deployments, received: Received, healthy: None
+) -> None:
+    host, app = deployments.host, deployments.app.name
+    old = deployments.current
+    deployments.deploy(deployments.version("mortal", "dies-when-told")).succeeded()
+    dead = deployments.current
+    watch(deployments)
+    before = len(received.alerts)
+    host.check_output(f"touch {deployments.media}/die")
+    try:
+        wait_for(lambda: bad(deployments), 60, "doctor names the release", lambda found: "release" in found, pause=1)
+        watch(deployments, RUNS)
+        [message] = [
+            check
+            for alert in received.alerts[before:]
+            for check in alert["checks"]
+            if check["name"] == "release" and check["state"] == "bad"
+        ]
+        assert dead in message["text"]
+        assert f"{app}ctl rollback" in message["remedy"]
+        assert old in message["remedy"]
+    finally:
+        host.check_output(f"rm -f {deployments.media}/die")
+    deployments.rollback().succeeded()
+
+
+def test_flower_discards_workers_of_former_releases(deployments: Deployments) -> None:
+    """As its metrics show: each release has workers of its own names. (The inventory has a shorter time than usual.)"""
+    wait_for(
+        lambda: set(run_python(deployments.host, FLOWER).split()),
+        120,
+        "Flower knows the workers of the current release alone",
+        lambda names: bool(names) and all(deployments.current in name for name in names),
+        pause=2,
+    )

