@@ -37,20 +37,21 @@ def kill(host: Host, unit: str) -> None:
 
 @contextmanager
 def small_disk(host: Host, unit: str, folder: str, megabytes: int) -> Iterator[str]:
-    """A service has its folder on a disk of its own, which is small; yields the folder."""
-    host.check_output(
-        f"systemctl stop {unit} && mv {folder} {folder}.kept && mkdir {folder} && "
-        f"chown --reference={folder}.kept {folder} && chmod --reference={folder}.kept {folder} && "
-        f"mount -t tmpfs -o size={megabytes}m tmpfs {folder} && chown --reference={folder}.kept {folder} && "
-        f"chmod --reference={folder}.kept {folder} && cp -a {folder}.kept/. {folder}/ && systemctl start {unit}"
-    )
+    """A service has its folder on a disk of its own, with so much room beyond what is there; yields the folder."""
+    used = int(host.check_output(f"du -sm {folder}").split()[0])
+    host.check_output(f"systemctl stop {unit}")
     try:
+        host.check_output(
+            f"mv {folder} {folder}.kept && mkdir {folder} && "
+            f"mount -t tmpfs -o size={used + megabytes}m tmpfs {folder} && chown --reference={folder}.kept {folder} && "
+            f"chmod --reference={folder}.kept {folder} && cp -a {folder}.kept/. {folder}/ && systemctl start {unit}"
+        )
         yield folder
+        host.check_output(f"systemctl stop {unit}; rm -rf {folder}.kept/* && cp -a {folder}/. {folder}.kept/")
     finally:
         host.check_output(
-            f"systemctl stop {unit}; rm -rf {folder}.kept/* && cp -a {folder}/. {folder}.kept/ && "
-            f"umount -l {folder} && rmdir {folder} && mv {folder}.kept {folder} && systemctl reset-failed {unit}; "
-            f"systemctl start {unit}"
+            f"systemctl stop {unit}; ! mountpoint -q {folder} || umount -l {folder} && rmdir {folder} && "
+            f"mv {folder}.kept {folder} && systemctl reset-failed {unit}; systemctl start {unit}"
         )
 
 
@@ -165,10 +166,10 @@ def test_postgresql_is_back_when_its_full_disk_has_room(
 ) -> None:
     host, unit = deployments.host, cluster(deployments.host)
     folder = re.sub(r"postgresql@(\d+)-main.service", r"/var/lib/postgresql/\1/main/pg_wal", unit)
-    with small_disk(host, unit, folder, 160):
+    with small_disk(host, unit, folder, 32):
         wait_for(lambda: visitor.get("/readyz/").status == 200, BACK_SECONDS, "the site is ready")
         fill(host, folder)
-        write = "CREATE TABLE IF NOT EXISTS filler AS SELECT repeat('x', 1000) FROM generate_series(1, 200000)"
+        write = "CREATE TABLE IF NOT EXISTS filler AS SELECT repeat('x', 1000) FROM generate_series(1, 2000000)"
         host.run(f'cd / && runuser -u postgres -- psql -qc "{write}" {deployments.app.name}')
         wait_for(lambda: visitor.get("/readyz/").status != 200, BACK_SECONDS, "PostgreSQL has stopped")
         host.check_output(f"rm {folder}/filler")
