@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from .. import beat
 from ..processes.state import ProcessState
 from ..processes.systemd import UNITS, Systemd
-from ..settings import read_file
-from ..status import moment, page_problem, problem_of
+from ..settings import read_file, utc
+from ..status import page_problem, problem_of
 from ..watch.machine import unit_of
 from .finding import BAD, OK, WARN, Context, Finding, duration, plural
 
@@ -140,7 +140,7 @@ def problem_of_timer(context: Context, timer: dict[str, Any]) -> Finding | None:
     if timer["timer"] != "active":
         return Finding(BAD, f"{timer['name']}: its timer is {timer['timer']}", f"{context.program} verify")
     if timer["result"] != "success" and timer["state"] not in ("active", "activating"):
-        text = f"{timer['name']} failed at {moment(timer['last'])}: {timer['result']}"
+        text = f"{timer['name']} failed at {utc(timer['last'])}: {timer['result']}"
         return Finding(WARN, text, f"{context.program} logs {timer['name']}", alert=True)
     return None
 

@@ -194,7 +194,7 @@ def test_processes_that_run(context: Context) -> None:
 def test_a_process_that_has_ended_is_named_with_its_logs(context: Context, manager: Manager) -> None:
     states(manager, ProcessState(WEB, "failed", 5, 1795892400), ProcessState(WORKER, "inactive", None))
     web, workers = application.web(context), application.workers(context)
-    assert (web.state, web.text) == (BAD, "web failed since 2026-11-28T19:00:00Z")
+    assert (web.state, web.text) == (BAD, "web failed since 2026-11-28 19:00 UTC")
     assert web.remedy == "shopctl verify; shopctl logs web"
     assert (workers.state, workers.text) == (BAD, "worker-default inactive")
     # Stopped on purpose: by `systemctl stop shop`.
@@ -289,7 +289,7 @@ def test_commands_on_a_timer(context: Context, monkeypatch: pytest.MonkeyPatch) 
     timers[0] = timer | {"result": "exit-code"}
     found = application.workers(context)
     assert (found.state, found.alerts) == (WARN, True)
-    assert found.text == "cron-report failed at 2026-11-28T19:00:00Z: exit-code"
+    assert found.text == "cron-report failed at 2026-11-28 19:00 UTC: exit-code"
     assert found.remedy == "shopctl logs cron-report"
     timers[0] = timer | {"timer": "inactive"}
     assert application.workers(context).state == BAD
@@ -330,7 +330,7 @@ def test_beat_that_sends_nothing(context: Context) -> None:
     beat_says(context, -5, 5, cleanup=1795892400.0)
     found = application.look_at_beat(context)
     assert (found.state, found.alerts) == (WARN, True)
-    assert "'cleanup' (due 2026-11-28T19:00:00Z)" in found.text
+    assert "'cleanup' (due 2026-11-28 19:00 UTC)" in found.text
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"tick": "x"}', '{"tick": 1, "next_tick": 1, "overdue": []}'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def doctor(folder: Path, screens: dict[str, tuple[str, int]], *options: str) -> 
     (folder / "hosts.yml").write_text(json.dumps(hosts))
     tasks = [{"ansible.builtin.import_role": {"name": "monitoring", "tasks_from": "doctor.yml"}}]
     (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    return play(folder, *options)
+
+
+def play(folder: Path, *options: str) -> tuple[int, str]:
     found = run_playbook(
         folder / "play.yml",
         folder / "hosts.yml",
@@ -44,6 +49,21 @@ def test_the_screen_of_each_host_is_printed_as_it_is(tmp_path: Path) -> None:
         assert "\n".join(f"  {host}: {line}" for line in screen.splitlines()) in output
     assert "Not well: one, two. " in output
     assert "could not be checked (see above): gone" in output
+
+
+def test_the_program_gets_the_settings_of_this_clone(tmp_path: Path) -> None:
+    """One of an earlier version does not know them."""
+    doctor(tmp_path, {"one": (SCREEN, 0), "earlier": (SCREEN, 0)})
+    (tmp_path / "one").write_text(f"#!/bin/sh\necho $*\ncat >{tmp_path}/given\n")
+    words = 'echo "shopctl: error: unrecognized arguments: --settings" >&2; exit 2'
+    (tmp_path / "earlier").write_text(f'#!/bin/sh\n[ "$*" = doctor ] && echo "ok  site" || {{ {words}; }}\n')
+    output = play(tmp_path)[1]
+    assert "  one: doctor --settings\n" in output
+    assert "  earlier: ok  site\n" in output
+    given = json.loads((tmp_path / "given").read_text())
+    assert given["path"] == str(ROOT)
+    # Those that this inventory has; with group_vars, all that docs/settings.md lists.
+    assert re.fullmatch("[0-9a-f]{64}", given["settings"]["postgresql_settings"])
 
 
 def test_a_warning_does_not_fail_the_run(tmp_path: Path) -> None:
