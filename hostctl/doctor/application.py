@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import ssl
 import time
@@ -24,6 +25,8 @@ HTTPS = ("127.0.0.1", 443)
 PROCESSES = Path("/proc")
 # Requests of the doctor and of the watch, which the watch does not count.
 AGENT = "seedbed-watch"
+# What a request to a socket says that is not there, or on which nothing listens.
+NO_LISTENER = re.compile(r"\[Errno (?:2|111)\]")
 # Seconds for which requests with an error count, and what is too many: more than so many, and than such a share.
 ERROR_SECONDS, ERRORS, ERROR_SHARE = 300, 5, 0.01
 # Restarts within so many seconds that are too many.
@@ -51,6 +54,9 @@ def site(context: Context) -> Finding | None:
         problem = f"status {status} through nginx" if status else "nginx does not answer on port 443"
         remedy = f"systemctl status nginx; nginx -t; {remedy}"
     seconds = time.monotonic() - began
+    if NO_LISTENER.search(problem):
+        problem = "no web process listens, so visitors get nginx's error page (502)"
+        remedy = f"systemctl start {context.configuration.name}; {context.program} verify; {remedy}"
     if problem:
         return Finding(BAD, problem, remedy, {"site_up": 0.0})
     requests, errors = recent_requests(context)

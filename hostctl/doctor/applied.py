@@ -42,7 +42,7 @@ def read_record(context: Context) -> dict[str, Any]:
 
 
 def last_run(context: Context) -> str:
-    """Return when and by whom all settings were last applied, as the part of a sentence; "" without a record."""
+    """Return when all settings were last applied, and by which user, as a part of a sentence; "" without a record."""
     record = read_record(context)
     return f"last applied {origin(record['last'])}" if record else ""
 

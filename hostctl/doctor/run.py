@@ -79,7 +79,7 @@ def as_json(context: Context, found: dict[str, Finding], seconds: float) -> dict
     return {
         "name": context.configuration.name,
         "host": context.configuration.host,
-        "time": context.now,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(context.now)),
         "seconds": round(seconds, 2),
         "state": worst([finding.state for finding in found.values()]),
         "release": context.release,

@@ -194,7 +194,16 @@ def look(context: Context) -> Finding | None:
         # The only channel cannot tell that it fails.
         others = set(names) - set(failed)
         return Finding(BAD, text, remedy_of(context, failed), alert=bool(others))
-    return Finding(OK, describe(context, [channel.title for channel in active], results, beats=beats))
+    text = describe(context, [channel.title for channel in active], results, beats=beats)
+    return Finding(OK, "; ".join([text, *held_back(context)]))
+
+
+def held_back(context: Context) -> list[str]:
+    """Return what keeps alerts back, about which checks, and until when."""
+    return [
+        f"none about {', '.join(sorted(paused.checks))} until {utc(paused.until)} at most, as {paused.text}"
+        for paused in pause.pauses(context)
+    ]
 
 
 def remedy_of(context: Context, failed: dict[str, Any]) -> str:

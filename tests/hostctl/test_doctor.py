@@ -7,9 +7,11 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +75,7 @@ def test_each_line_has_its_remedy_and_the_worst_is_the_exit_status(context: Cont
     capsys.readouterr()
     assert screen(context, well, warning, broken) == 2
     title, *lines = capsys.readouterr().out.splitlines()
-    assert title.startswith("shop on vps1 ")
+    assert re.fullmatch(r"shop on vps1 +20\d\d-\d\d-\d\d \d\d:\d\d UTC  \d\.\d s", title)
     assert lines == [
         "ok  site         fine",
         "!   disk         82 % used",
@@ -90,6 +92,7 @@ def test_json(context: Context, capsys: Any) -> None:
     assert screen(context, check, json_output=True) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["state"] == "warn"
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["time"])
     assert found["release"] == OLD
     assert found["checks"] == [
         {"name": "disk", "state": "warn", "text": "full", "remedy": "du", "values": {"disk_used": 2.0}}
@@ -407,6 +410,20 @@ def test_the_site_by_its_own_socket(context: Context, nginx: type[Page], monkeyp
     found = application.site(context)
     assert (found.state, found.text) == (BAD, "health check /healthz/: status 500 instead of 200")
     assert nginx.seen == []
+
+
+@pytest.mark.parametrize("leftover", [False, True], ids=["none", "of a process that was killed"])
+def test_no_web_process_listens(context: Context, monkeypatch: pytest.MonkeyPatch, leftover: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as unused:
+        path = Path(folder) / "web.sock"
+        if leftover:
+            unused.bind(str(path))
+        answer = health.get(context.settings, path, "/healthz/", 1)
+        monkeypatch.setattr(health, "problem", lambda *arguments: health.describe(context.settings, answer))
+        found = application.site(context)
+    assert (found.state, found.values) == (BAD, {"site_up": 0.0})
+    assert found.text == "no web process listens, so visitors get nginx's error page (502)"
+    assert found.remedy.startswith("systemctl start shop; shopctl verify; ")
 
 
 def test_without_nginx(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,6 +346,15 @@ def test_ports(context: Context, machine: dict[str, str]) -> None:
     assert network.ports(context).text == "open: 22, 443; 1 more listens"
 
 
+def test_the_port_of_ssh_is_that_of_the_policy(context: Context, machine: dict[str, str], tmp_path: Path) -> None:
+    """As after `--tags access`, which does not write the doctor's configuration."""
+    machine["ss"] = SOCKETS.replace("[::]:22 ", "[::]:2200 ")
+    (tmp_path / "policy").write_text(POLICY.replace("allow 22/tcp", "allow 2200/tcp"))
+    assert network.ports(context).text == "open: 443, 2200; 1 more listens"
+    machine["iptables"] = "-P INPUT ACCEPT\n"
+    assert network.ports(context).text == "reachable, as the firewall is off: port 9000 (python3)"
+
+
 @pytest.mark.parametrize("rule", ["deny tcp 25 ::/0 any ::/0 in", "allow tcp 25 ::/0 any ::/0 out"])
 def test_a_rule_that_opens_nothing(context: Context, machine: dict[str, str], tmp_path: Path, rule: str) -> None:
     (tmp_path / "rules6").write_text(f"### tuple ### {rule}\n")
