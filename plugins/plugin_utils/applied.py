@@ -48,18 +48,23 @@ def role_variables(project: Path, settings: Sequence[str]) -> Iterator[tuple[str
 def digests(project: Path, variables: Mapping[str, Any], render: Callable[[Any], Any]) -> dict[str, str]:
     """Return the SHA-256 of each documented setting's value for a host; no secret of secrets.yml is among them.
 
-    What cannot be resolved is left out, as is the memory of the host, which needs its facts.
+    What cannot be resolved is left out, and what is computed from the memory of the host: only some plays know it.
     """
     settings = documented_settings(project)
     found = {}
     for name in settings:
-        if name in variables and not (name == NEEDS_FACTS and "{{" in str(variables[name])):
+        if name in variables and not needs_facts(name, variables[name]):
             found |= digest_of(name, variables[name], render, project)
     for name, default in role_variables(project, settings):
         # A role's defaults are known in some plays only.
         is_set = name in variables and variables[name] != default
         found |= digest_of(name, variables[name] if is_set else None, render, project)
     return found
+
+
+def needs_facts(name: str, value: Any) -> bool:
+    """Return whether a setting is computed from the host's memory."""
+    return "{{" in str(value) and (name == NEEDS_FACTS or NEEDS_FACTS in str(value))
 
 
 def digest_of(name: str, value: Any, render: Callable[[Any], Any], project: Path) -> dict[str, str]:

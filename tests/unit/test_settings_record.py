@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from project import copy_project, run_playbook
 
 from hostctl.doctor import applied
@@ -36,14 +37,16 @@ class Clone:
     def set(self, **settings: Any) -> None:
         (self.folder / "group_vars/production/app.yml").write_text(json.dumps(settings))
 
-    def run(self, *options: str, states: Sequence[str] = ("begin", "end")) -> dict[str, Any]:
-        """Run the action as provision.yml does; return the record."""
+    def run(self, *options: str, states: Sequence[str] = ("begin", "end"), roles: str = "-") -> dict[str, Any]:
+        """Run the action as provision.yml does, in a play with these roles; return the record."""
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
         hosts = {"production": {"hosts": {"server1": local}}}
         (self.folder / "inventory/production.yml").write_text(json.dumps({"all": {"children": hosts}}))
         task = {"file": str(self.record), "project": str(self.folder)}
         tasks = [{"settings_record": task | {"state": state}} for state in states]
-        (self.folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+        play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+        play["vars"] = self.defaults(roles)
+        (self.folder / "play.yml").write_text(json.dumps([play]))
         found = run_playbook(
             self.folder / "play.yml", self.folder / "inventory/production.yml", *options,
             one_process=True, ANSIBLE_CONFIG=str(self.folder / "ansible.cfg"),
@@ -51,6 +54,14 @@ class Clone:
         assert found.status == 0, found.output
         assert not any(result["changed"] for result in found.results())
         return json.loads(self.record.read_text()) if self.record.exists() else {}
+
+    def defaults(self, roles: str) -> dict[str, Any]:
+        """Return the defaults of roles; those of group_vars would override them."""
+        found: dict[str, Any] = {}
+        for path in self.folder.glob(f"roles/{roles}/defaults/main.yml"):
+            found |= yaml.safe_load(path.read_text()) or {}
+        shipped = [yaml.safe_load(path.read_text()) for path in self.folder.glob("group_vars/*/*.yml")]
+        return {name: value for name, value in found.items() if not any(name in one for one in shipped)}
 
 
 @pytest.fixture
@@ -84,6 +95,15 @@ def test_a_run_is_recorded(anna: Clone) -> None:
     assert VALUE not in anna.record.read_text()
     assert (changed["last"]["committed"], "replaced" in changed) == (False, False)
     assert applied.differing(last["settings"], changed["last"]["settings"]) == ["app_environment"]
+
+
+def test_the_roles_of_the_play_do_not_count(anna: Clone) -> None:
+    """The doctor's play has other roles than those that apply the settings, and no facts."""
+    without, with_all = anna.run()["last"], anna.run(roles="*")["last"]
+    assert without["settings"] == with_all["settings"]
+    anna.commit(app_web={"processes": 2}, app_domain="shop.example.org", postgresql_settings={"work_mem": "8MB"})
+    changed = anna.run(roles="bootstrap")["last"]["settings"]
+    assert applied.differing(without["settings"], changed) == ["postgresql_settings"]
 
 
 def test_check_mode_and_a_part_of_the_tasks(anna: Clone) -> None:
