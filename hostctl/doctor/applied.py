@@ -36,9 +36,14 @@ def read_record(context: Context) -> dict[str, Any]:
     """Return the record; {} without one, or if it is damaged: the next site.yml writes it again."""
     try:
         record = json.loads((FOLDER / f"settings-{context.configuration.name}.json").read_text())
-        return record if record["key"] and record.get("last") else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        bytes.fromhex(record["key"])
+        for run in (record["last"], record.get("begun", record["last"])):
+            # All that is read of a run.
+            origin(run), run["settings"].keys()
+        replaced(record, context.now)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
+    return record
 
 
 def last_run(context: Context) -> str:

@@ -39,7 +39,11 @@ def read(path: Path) -> Record:
         bytes.fromhex(found["key"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found
+    return found if all(is_run(found[name]) for name in ("last", "begun") if name in found) else {}
+
+
+def is_run(found: Any) -> bool:
+    return isinstance(found, dict) and {"by", "path"} <= found.keys() and isinstance(found.get("settings"), dict)
 
 
 def write(path: Path, record: Record) -> None:

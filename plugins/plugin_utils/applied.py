@@ -19,8 +19,14 @@ from plugin_utils.secrets_copy import user
 
 # Roles whose variables are options of a run, and of nothing that stays on a host.
 RUN_ROLES = ("connection", "preflight", "release", "secrets")
-# A user's settings, as paths of git; secrets are compared by their own fingerprints.
-SETTINGS_FOLDERS = ("inventory", "group_vars", ":(exclude)inventory/.secrets*")
+# A user's settings, as paths of git; secrets are compared by their own fingerprints, and `make demo` writes its own.
+SETTINGS_FOLDERS = (
+    "inventory",
+    "group_vars",
+    ":(exclude)inventory/.secrets*",
+    ":(exclude)inventory/demo.yml",
+    ":(exclude)group_vars/demo",
+)
 
 
 def read_yaml(path: Path) -> Any:

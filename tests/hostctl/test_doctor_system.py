@@ -578,8 +578,23 @@ def test_who_applied_the_settings(context: Context, recorded: Callable[..., None
     assert found.state == OK
     text = "as Ansible wrote them, last applied 2026-11-28 12:00 UTC by anna@laptop:/home/anna/seedbed"
     assert found.text == f"{text} (site.yml, commit 3fa4c0d12e9b)"
-    (applied.FOLDER / "settings-shop.json").write_text("{")
-    assert "anna" not in drift.settings(context).text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["{", "[]", "{}", '{"key": "x", "last": {}}', '{"key": "00", "last": {"by": "anna"}}', '{"key": "00", "last": []}'],
+)
+def test_a_damaged_record_of_the_settings(context: Context, recorded: Callable[..., None], damage: str) -> None:
+    (applied.FOLDER / "settings-shop.json").write_text(damage)
+    context.clone_settings = BEN | {"settings": {"app_web": "1"}}
+    found = drift.settings(context)
+    assert (found.state, found.text.startswith("as Ansible wrote them, last changed ")) == (OK, True)
+
+
+def test_a_damaged_part_of_the_record(context: Context, recorded: Callable[..., None]) -> None:
+    for damaged in ({"replaced": {"names": []}}, {"replaced": 1}, {"begun": {"partial": True}}):
+        recorded(last=run_of(ANNA, app_web="1"), **damaged)
+        assert drift.settings(context).state == OK
 
 
 def test_settings_of_another_clone_that_were_replaced(context: Context, recorded: Callable[..., None]) -> None:

@@ -106,6 +106,22 @@ def test_the_roles_of_the_play_do_not_count(anna: Clone) -> None:
     assert applied.differing(without["settings"], changed) == ["postgresql_settings"]
 
 
+def test_a_damaged_record_is_replaced(anna: Clone) -> None:
+    anna.record.parent.mkdir()
+    for damage in ("{", "[]", '{"key": "00", "last": {"settings": 1}}', '{"key": 5}'):
+        anna.record.write_text(damage)
+        assert anna.run()["last"]["path"] == str(anna.folder)
+
+
+def test_what_a_run_writes_beside_the_settings_is_no_change(anna: Clone) -> None:
+    for name in ("inventory/.secrets/production/django_key", "inventory/demo.yml", "group_vars/demo/app.yml"):
+        (anna.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (anna.folder / name).write_text("---\n")
+    assert anna.run()["last"]["committed"]
+    (anna.folder / "group_vars/production/vault.yml").write_text("---\n")
+    assert not anna.run()["last"]["committed"]
+
+
 def test_check_mode_and_a_part_of_the_tasks(anna: Clone) -> None:
     assert anna.run("--check") == {}
     first = anna.run()
