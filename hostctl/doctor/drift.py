@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..deploy.record import history
 from ..processes.state import PLACEHOLDER
+from ..processes.supervisor import PROGRAMS, Supervisor
 from ..processes.systemd import UNITS, Systemd, services
 from ..settings import utc
 from . import applied
@@ -64,28 +65,40 @@ def of_files(context: Context, record: dict[str, str]) -> list[Problem]:
             remedy += f"\nrm {RECORD}"
         found.append(Problem("; ".join(parts), remedy))
     if units:
-        remedy = "# put what you need into group_vars/ENV/app.yml; these are as in the release:\n"
+        remedy = "# put what you need into group_vars/ENV/app.yml; these restart the processes as in the release:\n"
         found.append(Problem(f"edited by hand: {some(list(units))}", remedy + "\n".join(units.values())))
     return found
 
 
 def edited_units(context: Context) -> dict[str, str]:
-    """Return unit files of the live release that are not as the deployment installed them: how to install them again.
+    """Return files of the live release's processes that are not as the deployment installed them, each with a remedy.
 
-    A new release has unit files of its own.
+    A new release has files of its own.
     """
-    manager, release = context.host.manager, context.release
-    if not isinstance(manager, Systemd) or not release:
-        return {}
-    beat = [f"{context.configuration.name}-beat"] if context.settings.beat else []
-    found = {}
-    for file in services([*context.host.units(release), *beat]):
-        source, target = manager.definition(file, release), UNITS / file
+    release, found = context.release, {}
+    for target, source, restart in process_files(context) if release else []:
         with suppress(OSError):
             if target.read_text(errors="replace") != source.read_text().replace(PLACEHOLDER, release):
-                command = f"sed s/{PLACEHOLDER}/{release}/g {source} > {target}; systemctl daemon-reload"
-                found[str(target)] = f"{command}; systemctl restart {file}"
+                found[str(target)] = f"sed s/{PLACEHOLDER}/{release}/g {source} > {target}; {restart}"
     return found
+
+
+def process_files(context: Context) -> list[tuple[Path, Path, str]]:
+    """Return each file of the process manager, the definition that it is installed from, and how to use it again."""
+    manager, release, name = context.host.manager, context.release, context.configuration.name
+    beat = [f"{name}-beat"] if context.settings.beat else []
+    if isinstance(manager, Systemd):
+        return [
+            (UNITS / file, manager.definition(file, release), f"systemctl daemon-reload; systemctl restart {file}")
+            for file in services([*context.host.units(release), *beat])
+        ]
+    if isinstance(manager, Supervisor):
+        groups = {f"{name}@{release}": "release.conf"} | dict.fromkeys(beat, "beat.conf")
+        restart = f"supervisorctl update; {context.program} verify"
+        return [
+            (PROGRAMS / f"{group}.conf", manager.definition(file, release), restart) for group, file in groups.items()
+        ]
+    return []
 
 
 def of_drop_ins(context: Context, record: dict[str, str]) -> list[Problem]:

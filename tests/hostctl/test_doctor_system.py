@@ -24,6 +24,7 @@ from hostctl.doctor.configuration import Configuration
 from hostctl.doctor.finding import BAD, OK, WARN, Check, Context, Finding
 from hostctl.host import Host
 from hostctl.processes.state import ProcessState
+from hostctl.processes.supervisor import Supervisor
 from hostctl.processes.systemd import Systemd, services
 from hostctl.settings import ReleaseError
 from tests.hostctl.fakes import OLD, Manager
@@ -524,6 +525,24 @@ def test_a_unit_file_of_the_live_release_that_was_edited(context: Context, units
     # What it says to type installs the file again.
     subprocess.run(["bash", "-c", command.partition(";")[0]], check=True)
     assert drift.settings(context).state == OK
+
+
+def test_programs_of_supervisor_that_were_edited(
+    context: Context, written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "PROGRAMS", tmp_path)
+    monkeypatch.setattr(drift, "UNITS", tmp_path)
+    monkeypatch.setattr(drift, "DROP_INS", ())
+    context.host.manager = Supervisor(context.settings)
+    monkeypatch.setattr(Supervisor, "definition", lambda self, name, release: tmp_path / name)
+    (tmp_path / "release.conf").write_text("[group:shop@@RELEASE@]\n")
+    file = tmp_path / f"shop@{OLD}.conf"
+    file.write_text(f"[group:shop@{OLD}]\n")
+    assert drift.settings(context).state == OK
+    file.write_text(f"{file.read_text()}priority=1\n")
+    found = drift.settings(context)
+    assert (found.state, found.text) == (WARN, f"edited by hand: {file}")
+    assert found.remedy.endswith("; supervisorctl update; shopctl verify")
 
 
 def test_drop_ins_that_are_not_of_ansible(context: Context, units: Path) -> None:
