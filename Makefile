@@ -68,7 +68,7 @@ releases: .venv ## Who deployed what, when, and the outcome; ENV=production
 .PHONY: doctor
 doctor: .venv ## Is every host well, and what to type where one is not; ENV=production
 	@$(if $(call given,ENV)$(call given,INVENTORY),,echo "Asks the hosts of $(INVENTORY). Others: make doctor ENV=production";) \
-		ansible-playbook -i $(INVENTORY) playbooks/doctor.yml
+		.venv/bin/python tools/doctor.py -i $(INVENTORY)
 
 .PHONY: logs
 logs: .venv ## Logs of every host in the order of time; ENV=production, PROCESS=worker-heavy, LINES=100, FOLLOW=1

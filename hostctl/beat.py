@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .settings import Settings, read_file
+from .settings import Settings, read_file, utc
 
 # Seconds after the time of its next tick for which beat may be busy, for instance while Redis restarts.
 STUCK_SECONDS = 120
@@ -52,7 +52,7 @@ def overdue(state: dict[str, Any], settings: Settings) -> list[str]:
     late = sorted(state["overdue"].items(), key=lambda entry: entry[1])
     if not late:
         return []
-    names = ", ".join(f"{name[:100]!r} (due {moment(seconds)})" for name, seconds in late[:NAMED])
+    names = ", ".join(f"{name[:100]!r} (due {utc(seconds)})" for name, seconds in late[:NAMED])
     more = f" and {len(late) - NAMED} more" if len(late) > NAMED else ""
     return [
         f"Periodic tasks were due and beat has not sent them: {names}{more}. See {settings.name}ctl logs beat; with "
@@ -63,9 +63,5 @@ def overdue(state: dict[str, Any], settings: Settings) -> list[str]:
 def stuck(state: dict[str, Any], settings: Settings) -> list[str]:
     if time.time() < state["next_tick"] + STUCK_SECONDS:
         return []
-    since = moment(state["tick"])
+    since = utc(state["tick"])
     return [f"Beat has not looked at its schedule since {since}: see {settings.name}ctl logs beat, and Redis."]
-
-
-def moment(seconds: float) -> str:
-    return time.strftime("%FT%TZ", time.gmtime(seconds))

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -44,6 +45,11 @@ class ReleaseError(Exception):
 
 class BusyError(Exception):
     """Another deployment holds the lock; the message names it."""
+
+
+def utc(seconds: float) -> str:
+    """Return a time as people read it. (JSON has seconds since 1970, or ISO 8601.)"""
+    return time.strftime("%F %H:%M UTC", time.gmtime(seconds))
 
 
 def say(text: str) -> None:

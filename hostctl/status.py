@@ -12,7 +12,7 @@ from .deploy import health
 from .deploy.record import Record, history
 from .host import Host, release_of
 from .processes.state import ProcessState
-from .settings import ReleaseError
+from .settings import ReleaseError, utc
 
 # A process that was restarted so often, the last time less than so many seconds ago, does not keep running.
 RESTARTS, STEADY = 2, 120
@@ -112,7 +112,7 @@ def problems(host: Host) -> list[dict[str, str]]:
 
 def problem_of(state: ProcessState) -> str:
     """Return why a process does not run, or does not keep running; "" when it does."""
-    since = f" since {moment(state.since)}" if state.since else ""
+    since = f" since {utc(state.since)}" if state.since else ""
     if not state.runs:
         return f"{state.state}{since}"
     if state.restarts and time.time() - state.since < (STEADY if state.restarts >= RESTARTS else SETTLE):

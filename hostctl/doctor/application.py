@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import ssl
 import time
@@ -14,8 +15,8 @@ from urllib.parse import urlsplit
 from .. import beat
 from ..processes.state import ProcessState
 from ..processes.systemd import UNITS, Systemd
-from ..settings import read_file
-from ..status import moment, page_problem, problem_of
+from ..settings import read_file, utc
+from ..status import page_problem, problem_of
 from ..watch.machine import unit_of
 from .finding import BAD, OK, WARN, Context, Finding, duration, plural
 
@@ -24,6 +25,8 @@ HTTPS = ("127.0.0.1", 443)
 PROCESSES = Path("/proc")
 # Requests of the doctor and of the watch, which the watch does not count.
 AGENT = "seedbed-watch"
+# What a request to a socket says that is not there, or on which nothing listens.
+NO_LISTENER = re.compile(r"\[Errno (?:2|111)\]")
 # Seconds for which requests with an error count, and what is too many: more than so many, and than such a share.
 ERROR_SECONDS, ERRORS, ERROR_SHARE = 300, 5, 0.01
 # Restarts within so many seconds that are too many.
@@ -51,6 +54,9 @@ def site(context: Context) -> Finding | None:
         problem = f"status {status} through nginx" if status else "nginx does not answer on port 443"
         remedy = f"systemctl status nginx; nginx -t; {remedy}"
     seconds = time.monotonic() - began
+    if NO_LISTENER.search(problem):
+        problem = "no web process listens, so visitors get nginx's error page (502)"
+        remedy = f"systemctl start {context.configuration.name}; {context.program} verify; {remedy}"
     if problem:
         return Finding(BAD, problem, remedy, {"site_up": 0.0})
     requests, errors = recent_requests(context)
@@ -140,7 +146,7 @@ def problem_of_timer(context: Context, timer: dict[str, Any]) -> Finding | None:
     if timer["timer"] != "active":
         return Finding(BAD, f"{timer['name']}: its timer is {timer['timer']}", f"{context.program} verify")
     if timer["result"] != "success" and timer["state"] not in ("active", "activating"):
-        text = f"{timer['name']} failed at {moment(timer['last'])}: {timer['result']}"
+        text = f"{timer['name']} failed at {utc(timer['last'])}: {timer['result']}"
         return Finding(WARN, text, f"{context.program} logs {timer['name']}", alert=True)
     return None
 

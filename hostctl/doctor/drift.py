@@ -1,46 +1,121 @@
-"""Files that site.yml wrote to this host, and that were edited or deleted since."""
+"""What differs from what Ansible has written: files that were edited since, drop-ins of systemd, another's settings."""
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import json
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..deploy.record import history
+from ..processes.state import PLACEHOLDER
+from ..processes.supervisor import PROGRAMS, Supervisor
+from ..processes.systemd import UNITS, Systemd, services
+from ..settings import utc
+from . import applied
+from .applied import Problem, some
 from .finding import OK, WARN, Context, Finding
 
 # The SHA-256 of each file as Ansible wrote it (plugins/host/write_files.py).
 RECORD = Path("/var/lib/seedbed/files.json")
 # What another application that shares PostgreSQL has added to a file (roles/postgresql).
 ADDED = re.compile(rb"^# BEGIN Seedbed, (\S+)\n.*?^# END Seedbed, \1\n", re.MULTILINE | re.DOTALL)
-# How many files a line names.
-NAMED = 4
+# Where else systemd reads drop-ins: those of `systemctl set-property`, and those that a reboot removes.
+DROP_INS = tuple(map(Path, ("/etc/systemd/system.control", "/run/systemd/system", "/run/systemd/system.control")))
 
 
 def settings(context: Context) -> Finding | None:
-    """Return which files are not as site.yml wrote them; what is edited by hand is lost with its next run."""
+    """Return which files are not as site.yml wrote them, and whose settings they are.
+
+    What is edited by hand is lost with the next site.yml, or with the next release.
+    """
     try:
         record = json.loads(RECORD.read_text())
         written = RECORD.stat().st_mtime
     except (OSError, ValueError):
         return Finding(OK, "not known yet: the next site.yml notes what it writes")
+    problems = [*of_files(context, record), *of_drop_ins(context, record), *applied.problems(context)]
+    if problems:
+        remedies = dict.fromkeys(problem.remedy for problem in problems)
+        return Finding(WARN, "; ".join(problem.text for problem in problems), "\n".join(remedies))
+    when = applied.last_run(context) or f"last changed {utc(written)}"
+    return Finding(OK, f"as Ansible wrote them, {when}{last_deployment(context)}")
+
+
+def of_files(context: Context, record: dict[str, str]) -> list[Problem]:
+    """Return what was edited or deleted, of the files of site.yml and of the unit files of the live release."""
     states = {name: state_of(Path(name), digest) for name, digest in sorted(record.items())}
     edited = [name for name, state in states.items() if state == "edited"]
+    units = edited_units(context)
     # The program removes its modules of earlier versions.
     library = f"{context.settings.library}/"
     deleted = [name for name, state in states.items() if state == "deleted" and not name.startswith(library)]
-    if not edited and not deleted:
-        return Finding(OK, f"as Ansible wrote them, last changed on {day(written)}{last_deployment(context)}")
-    parts = [f"edited by hand: {some(edited)}"] if edited else []
-    parts += [f"deleted: {some(deleted)}"] if deleted else []
-    remedy = "# put what you need into group_vars/ENV/app.yml; this writes them again:\n"
-    remedy += "ansible-playbook -i INVENTORY site.yml"
-    if deleted:
-        remedy += "\n# what it does not write any more stays deleted; this begins a new list, with the next site.yml:"
-        remedy += f"\nrm {RECORD}"
-    return Finding(WARN, "; ".join(parts), remedy)
+    found = []
+    if edited or deleted:
+        parts = [f"edited by hand: {some(edited)}"] if edited else []
+        parts += [f"deleted: {some(deleted)}"] if deleted else []
+        remedy = f"# put what you need into group_vars/ENV/app.yml; this writes them again:\n{applied.APPLY}"
+        if deleted:
+            remedy += (
+                "\n# what it does not write any more stays deleted; this begins a new list, with the next site.yml:"
+            )
+            remedy += f"\nrm {RECORD}"
+        found.append(Problem("; ".join(parts), remedy))
+    if units:
+        remedy = "# put what you need into group_vars/ENV/app.yml; these restart the processes as in the release:\n"
+        found.append(Problem(f"edited by hand: {some(list(units))}", remedy + "\n".join(units.values())))
+    return found
+
+
+def edited_units(context: Context) -> dict[str, str]:
+    """Return files of the live release's processes that are not as the deployment installed them, each with a remedy.
+
+    A new release has files of its own.
+    """
+    release, found = context.release, {}
+    for target, source, restart in process_files(context) if release else []:
+        with suppress(OSError):
+            if target.read_text(errors="replace") != source.read_text().replace(PLACEHOLDER, release):
+                found[str(target)] = f"sed s/{PLACEHOLDER}/{release}/g {source} > {target}; {restart}"
+    return found
+
+
+def process_files(context: Context) -> list[tuple[Path, Path, str]]:
+    """Return each file of the process manager, the definition that it is installed from, and how to use it again."""
+    manager, release, name = context.host.manager, context.release, context.configuration.name
+    beat = [f"{name}-beat"] if context.settings.beat else []
+    if isinstance(manager, Systemd):
+        return [
+            (UNITS / file, manager.definition(file, release), f"systemctl daemon-reload; systemctl restart {file}")
+            for file in services([*context.host.units(release), *beat])
+        ]
+    if isinstance(manager, Supervisor):
+        groups = {f"{name}@{release}": "release.conf"} | dict.fromkeys(beat, "beat.conf")
+        restart = f"supervisorctl update; {context.program} verify"
+        return [
+            (PROGRAMS / f"{group}.conf", manager.definition(file, release), restart) for group, file in groups.items()
+        ]
+    return []
+
+
+def of_drop_ins(context: Context, record: dict[str, str]) -> list[Problem]:
+    """Return drop-ins that others have added to the application's units, as by `systemctl edit`."""
+    name = context.configuration.name
+    own = {*record, *(str(UNITS / f"{unit}.service.d" / f"{name}-supervisor.conf") for unit in (name, "supervisor"))}
+    found = [
+        str(path)
+        for folder in (UNITS, *DROP_INS)
+        for pattern in (f"{name}.service.d/*.conf", f"{name}-*.d/*.conf")
+        for path in sorted(folder.glob(pattern))
+        if str(path) not in own
+    ]
+    if not found:
+        return []
+    remedy = "# put what you need into group_vars/ENV/app.yml, then:\n"
+    return [Problem(f"not of Ansible: {some(found)}", f"{remedy}rm {' '.join(found)}; systemctl daemon-reload")]
 
 
 def state_of(path: Path, digest: str) -> str:
@@ -58,16 +133,10 @@ def digest_of(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
-
-
-def day(seconds: float) -> str:
-    return time.strftime("%d %b %Y", time.gmtime(seconds))
-
-
 def last_deployment(context: Context) -> str:
     """Return when and by which user was deployed last, as the end of a sentence."""
     entries = history(context.settings)
-    return f"; last deployment {entries[-1]['since']} by {entries[-1]['by']}" if entries else ""
+    if not entries:
+        return ""
+    began = calendar.timegm(time.strptime(entries[-1]["since"], "%Y-%m-%dT%H:%M:%SZ"))
+    return f"; last deployment {utc(began)} by {entries[-1]['by']}"

@@ -21,6 +21,8 @@ IPV6 = Path("/proc/net/if_inet6")
 TUPLE = re.compile(
     r"^### tuple ### (?:allow|limit)\S* \w+ (\S+) \S+ \S+ (\S+) (?:(\S+) \S+ )?in(?:_\S+)?(?: .*)?$", re.MULTILINE
 )
+# A rule for everyone, in ufw's syntax.
+OPENED = re.compile(r"(?:allow|limit) (?:in )?([\d,]+)(?:/tcp)?(?:\s|$)")
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 APPLY = "ansible-playbook -i INVENTORY playbooks/provision.yml --tags access"
 
@@ -40,7 +42,8 @@ def ports(context: Context) -> Finding | None:
     """Return the ports that are open to others although no service of this host's groups needs them."""
     if not POLICY.exists():
         return None
-    allowed = set(context.configuration.ports)
+    # The policy has what was applied last, as by --tags access: another port of SSH, for instance.
+    allowed = {*context.configuration.ports, *ports_of_policy()}
     reachable = listeners()
     programs = {one.port: one.program for one in reachable}
     if strange := added_rules():
@@ -63,6 +66,13 @@ def ports(context: Context) -> Finding | None:
     others = len(programs) - len(shown)
     more = f"; {others} more {'listens' if others == 1 else 'listen'}" if others else ""
     return Finding(OK, f"open: {', '.join(shown) or 'none'}{more}")
+
+
+def ports_of_policy() -> set[str]:
+    """Return the ports that the policy opens to everyone, as the rule of SSH has them: allow 22/tcp."""
+    return {
+        port for line in POLICY.read_text().splitlines() if (rule := OPENED.match(line)) for port in rule[1].split(",")
+    }
 
 
 def listeners() -> list[Listener]:

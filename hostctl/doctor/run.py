@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..settings import ReleaseError, say
+from ..settings import ReleaseError, say, utc
 from .finding import BAD, OK, WARN, Check, Context, Finding, plural, worst
 
 STATUS = {OK: 0, WARN: 1, BAD: 2}
@@ -79,7 +79,7 @@ def as_json(context: Context, found: dict[str, Finding], seconds: float) -> dict
     return {
         "name": context.configuration.name,
         "host": context.configuration.host,
-        "time": context.now,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(context.now)),
         "seconds": round(seconds, 2),
         "state": worst([finding.state for finding in found.values()]),
         "release": context.release,
@@ -94,7 +94,7 @@ def describe(context: Context, found: dict[str, Finding], seconds: float, *, col
     """Format findings for a terminal: one line each, and below what is not well, what to type."""
     configuration = context.configuration
     title = f"{configuration.name} on {configuration.host or os.uname().nodename}"
-    lines = [f"{title:<56}{time.strftime('%F %T UTC', time.gmtime(context.now))}  {seconds:.1f} s"]
+    lines = [f"{title:<56}{utc(context.now)}  {seconds:.1f} s"]
     for name, finding in found.items():
         mark = f"{MARKS[finding.state]:<4}"
         mark = f"{COLORS[finding.state]}{mark}\033[0m" if colors else mark

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..backup.notes import seconds_up
 from ..doctor.finding import BAD, OK, STATES, WARN, Context, Finding, duration
+from ..settings import utc
 from . import heartbeat, pause, send
 
 # Runs in a row until a finding is told, and until it counts as over.
@@ -147,9 +147,9 @@ def block(change: Change, now: float) -> str:
     """Return what a message says of one check."""
     lines = [f"{label(change).upper()}: {change.name}", *change.text.splitlines()]
     if change.state == OK:
-        lines.append(f"It lasted {duration(change.lasted)}, from {moment(change.since)}.")
+        lines.append(f"It lasted {duration(change.lasted)}, from {utc(change.since)}.")
     else:
-        lines.append(f"Since {moment(change.since)} ({duration(now - change.since)}).")
+        lines.append(f"Since {utc(change.since)} ({duration(now - change.since)}).")
         # The further lines of a remedy are below its first.
         lines += f"To do: {change.remedy}".replace("\n", "\n       ").splitlines() if change.remedy else []
     return "\n  ".join(lines)
@@ -160,16 +160,12 @@ def footer(context: Context) -> str:
     address, path = configuration.url.rstrip("/"), context.settings.status_path
     page = [f"To see it:  {address}{path}"] if address and path else []
     look = f"To look:    ssh {configuration.host}, then sudo {context.program} doctor"
-    return "\n".join([look, *page, f"Written:    {moment(context.now)}"])
+    return "\n".join([look, *page, f"Written:    {utc(context.now)}"])
 
 
 def as_json(change: Change) -> dict[str, Any]:
     names = ("name", "state", "text", "remedy", "since")
     return {name: getattr(change, name) for name in names} | ({"lasted": change.lasted} if change.state == OK else {})
-
-
-def moment(seconds: float) -> str:
-    return time.strftime("%F %H:%M UTC", time.gmtime(seconds))
 
 
 # --- The line of the doctor
@@ -198,7 +194,16 @@ def look(context: Context) -> Finding | None:
         # The only channel cannot tell that it fails.
         others = set(names) - set(failed)
         return Finding(BAD, text, remedy_of(context, failed), alert=bool(others))
-    return Finding(OK, describe(context, [channel.title for channel in active], results, beats=beats))
+    text = describe(context, [channel.title for channel in active], results, beats=beats)
+    return Finding(OK, "; ".join([text, *held_back(context)]))
+
+
+def held_back(context: Context) -> list[str]:
+    """Return what keeps alerts back, about which checks, and until when."""
+    return [
+        f"none about {', '.join(sorted(paused.checks))} until {utc(paused.until)} at most, as {paused.text}"
+        for paused in pause.pauses(context)
+    ]
 
 
 def remedy_of(context: Context, failed: dict[str, Any]) -> str:
@@ -219,7 +224,7 @@ def describe(context: Context, titles: list[str], results: dict[str, Any], *, be
     last = max(sent, key=lambda one: one["ok_at"], default=None)
     parts = [", ".join(titles)] if titles else ["no channel but the heartbeat"]
     if titles and last:
-        parts[0] += f", last sent {moment(last['ok_at'])} ({last['event']})"
+        parts[0] += f", last sent {utc(last['ok_at'])} ({last['event']})"
     elif titles:
         parts[0] += ", nothing sent yet"
     if beats:

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, field, replace
 from html import escape
 
+from ..settings import utc
+
 WIDTH, HEIGHT = 360, 132
 LEFT, RIGHT, TOP, BOTTOM = 48, 6, 14, 18
 # The room between the labels of two releases.
@@ -279,9 +281,8 @@ def releases(span: Range) -> str:
             occupied = x
             anchor = "end" if x > WIDTH - RIGHT - LABEL_ROOM else "start" if x < LEFT + LABEL_ROOM else "middle"
             label = f'<text x="{x:.1f}" y="9" text-anchor="{anchor}">{escape(short(release))}</text>'
-        when = time.strftime("%d %b %H:%M", time.gmtime(moment))
         shapes.append(
-            f'<g class="release"><title>{escape(release)}, {when} UTC</title>'
+            f'<g class="release"><title>{escape(release)}, {utc(moment)}</title>'
             f'<path d="M{x:.1f} {TOP - 2}V{HEIGHT - BOTTOM}"/>{label}</g>'
         )
     return "".join(shapes)

@@ -8,7 +8,7 @@ from html import escape
 
 from ..deploy.record import history
 from ..doctor.finding import BAD, OK, STATES, WARN, Context, Finding, duration, worst
-from ..settings import Settings
+from ..settings import Settings, utc
 from . import style
 from .files import replace_file
 from .graph import GRAPHS, Graph, Range, draw
@@ -36,7 +36,7 @@ def render(context: Context, found: dict[str, Finding], graphs_html: str) -> str
     """Return the page."""
     name, host = escape(context.configuration.name), escape(context.configuration.host)
     state = worst([finding.state for finding in found.values()])
-    written = time.strftime("%a %d %b %Y, %H:%M:%S UTC", time.gmtime(context.now))
+    written = utc(context.now)
     links = " ".join(f'<a href="#{key}">{title}</a>' for key, title, *_ in RANGES)
     nav = f"<nav>{links}</nav>" if graphs_html else ""
     # What is bad comes first: it is what a phone shows.

@@ -27,11 +27,32 @@ DEPLOYMENT = "deployment"
 class Cause:
     """Something that stops processes on purpose. Its name differs each time that it happens.
 
-    `checks` are those that it explains beside the checks with `pauses`.
+    `text` says what is going on. `checks` are those that it explains beside the checks with `pauses`.
     """
 
     name: str
+    text: str
     checks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A cause of which no alert is sent, about these checks, until a time in seconds since 1970."""
+
+    text: str
+    checks: frozenset[str]
+    until: float
+
+
+def pauses(context: Context, found: list[Cause] | None = None) -> list[Pause]:
+    """Return what keeps alerts back now. Changes nothing."""
+    began = context.memory.get("pauses", {})
+    return [
+        Pause(cause.text, pausing(context) | cause.checks, until)
+        for cause in (causes(context) if found is None else found)
+        # A clock that was set back must not prolong a pause.
+        if context.now < (until := min(began.get(cause.name, context.now), context.now) + LIMIT)
+    ]
 
 
 def quiet_checks(context: Context) -> frozenset[str]:
@@ -40,10 +61,9 @@ def quiet_checks(context: Context) -> frozenset[str]:
     Remembers in memory["pauses"] since when each cause is there.
     """
     now, found = context.now, causes(context)
+    quiet = [paused.checks for paused in pauses(context, found)]
     began = context.memory.get("pauses", {})
-    # A clock that was set back must not prolong a pause.
-    context.memory["pauses"] = began = {cause.name: min(began.get(cause.name, now), now) for cause in found}
-    quiet = [pausing(context) | cause.checks for cause in found if now - began[cause.name] < LIMIT]
+    context.memory["pauses"] = {cause.name: min(began.get(cause.name, now), now) for cause in found}
     return frozenset().union(*quiet)
 
 
@@ -81,14 +101,14 @@ def deployment(context: Context) -> Cause | None:
     except FileNotFoundError:
         # No application on this host.
         return None
-    return Cause(f"{DEPLOYMENT} {record.unfinished().get('began', '')}")
+    return Cause(f"{DEPLOYMENT} {record.unfinished().get('began', '')}", "a deployment or an import runs")
 
 
 def maintenance(context: Context) -> Cause | None:
     link = context.configuration.web / context.configuration.name / "maintenance"
     if not (link.is_symlink() or link.exists()):
         return None
-    return Cause(f"maintenance {link.lstat().st_mtime}", frozenset({"release"}))
+    return Cause(f"maintenance {link.lstat().st_mtime}", "maintenance mode is on", frozenset({"release"}))
 
 
 def restore(context: Context) -> Cause | None:
@@ -96,7 +116,9 @@ def restore(context: Context) -> Cause | None:
         configuration = BackupConfiguration.load(context.settings)
     except ReleaseError:
         return None
-    return Cause("restore", OF_DATABASE | {"release"}) if restore_is_running(configuration) else None
+    if not restore_is_running(configuration):
+        return None
+    return Cause("restore", "a restore runs", OF_DATABASE | {"release"})
 
 
 def postgresql_upgrade() -> Cause | None:
@@ -106,11 +128,13 @@ def postgresql_upgrade() -> Cause | None:
         return None
     if state.get("step") in (None, *UPGRADE_ENDED):
         return None
-    return Cause("upgrade of PostgreSQL", OF_DATABASE | {"release"})
+    return Cause("upgrade of PostgreSQL", "PostgreSQL is being upgraded", OF_DATABASE | {"release"})
 
 
 def boot() -> Cause | None:
-    return Cause("boot", frozenset({"release", "postgresql", "redis"})) if seconds_up() < BOOT else None
+    if seconds_up() >= BOOT:
+        return None
+    return Cause("boot", "the server has just started", frozenset({"release", "postgresql", "redis"}))
 
 
 def stopped(context: Context) -> Cause | None:
@@ -122,4 +146,6 @@ def stopped(context: Context) -> Cause | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return Cause("stopped", frozenset({"release"})) if done.stdout.strip() == "inactive" else None
+    if done.stdout.strip() != "inactive":
+        return None
+    return Cause("stopped", "the application is stopped", frozenset({"release"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..doctor.finding import STATES, Context, Finding
+from . import pause
 from .files import replace_file
 
 FOLDER = Path("/var/lib/prometheus/node-exporter")
@@ -38,6 +39,7 @@ METRICS = {
     "beat_age": ("seedbed_beat_age_seconds", "", "Time since beat last ticked."),
 }
 STATE = ("seedbed_check_state", "What a check of the doctor has found: 0 ok, 1 warn, 2 bad.")
+PAUSED = ("seedbed_alerts_paused", "Is no alert sent about a check, as during a deployment? 1 yes, 0 no.")
 TIME = ("seedbed_watch_timestamp_seconds", "When these values were written.")
 INFO = ("seedbed_release_info", "The live release.")
 
@@ -51,8 +53,10 @@ def write(context: Context, found: dict[str, Finding], values: dict[str, float])
 def describe(context: Context, found: dict[str, Finding], values: dict[str, float]) -> str:
     """Return the text: one metric after another."""
     app = {"app": context.configuration.name}
+    quiet = {name for paused in pause.pauses(context) for name in paused.checks}
     metrics = {
         STATE: [(app | {"check": name}, STATES.index(finding.state)) for name, finding in found.items()],
+        PAUSED: [(app | {"check": name}, int(name in quiet)) for name in found],
         TIME: [(app, context.now)],
         INFO: [(app | {"release": context.release}, 1)],
     }

@@ -37,8 +37,14 @@ def run(context: Context, *, only_changed: bool, json_output: bool) -> int:
     if due:
         # The watch's own memory is written by the watch alone.
         replace_json(alerts.test_file(context), {name: tests[name] for name in digests})
-    lines = [f"{channel.title}: {problems[channel.name] or 'sent'}" for channel in due]
-    report(lines, problems, json_output=json_output, none=not active and not only_changed)
+    lines = {channel.name: line_of(channel, problems[channel.name]) for channel in due}
+    failed = [name for name, problem in problems.items() if problem]
+    warning = warning_of(context, failed, [name for name in digests if name not in failed])
+    if json_output:
+        found = {"changed": bool(lines), "lines": list(lines.values()), "failed": [lines[name] for name in failed]}
+        say(json.dumps(found | {"warning": warning}))
+    else:
+        say("\n".join(lines.values()) if active or only_changed else NO_CHANNEL)
     return 1 if any(problems.values()) or (not active and not only_changed) else 0
 
 
@@ -46,14 +52,21 @@ def passed(test: dict[str, Any], digest: str) -> bool:
     return test.get("digest") == digest and not test.get("problem")
 
 
-def report(lines: list[str], problems: dict[str, str], *, json_output: bool, none: bool) -> None:
-    failed = [line for line, problem in zip(lines, problems.values(), strict=True) if problem]
-    if json_output:
-        say(json.dumps({"changed": bool(lines), "lines": lines, "failed": failed}))
-    elif none:
-        say(NO_CHANNEL)
-    else:
-        say("\n".join(lines))
+def line_of(channel: send.Channel, problem: str) -> str:
+    """Return what a channel did; most problems begin with its address."""
+    if problem.startswith(f"{channel.address}:"):
+        return f"{channel.name} to {problem}"
+    return f"{channel.title}: {problem or 'sent'}"
+
+
+def warning_of(context: Context, failed: list[str], working: list[str]) -> str:
+    """Return by which channels alerts do not arrive, and by which they do; "" if none has failed."""
+    if not failed:
+        return ""
+    host = context.configuration.host
+    if not working:
+        return f"no alert of {host} arrives: {' and '.join(failed)} failed."
+    return f"alerts of {host} do not arrive by {' and '.join(failed)}; they do by {' and '.join(working)}."
 
 
 def compose(context: Context) -> send.Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from ansible.plugins.action import ActionBase
 
 sys.path.append(str(Path(__file__).parents[1]))
 
+from plugin_utils.applied import clone_of, digests
 from plugin_utils.documented import documented_arguments
 
 DOCUMENTATION = r"""
@@ -18,9 +20,11 @@ module: doctor
 short_description: Check a host with APPctl, and print what was found
 description:
   - Runs C(APPctl doctor) on the host and prints its lines. A host that is not well does not fail the task.
+  - The program gets hashes of this clone's settings, and says which differ from those that were applied.
   - Changes nothing. Supports check mode.
 options:
   program: {type: str, required: true, description: Path of the program on the host.}
+  project: {type: path, required: true, description: The top folder of this repository.}
 author: Seedbed
 """
 
@@ -28,6 +32,7 @@ EXAMPLES = r"""
 - name: Check the host
   doctor:
     program: /usr/local/sbin/shopctl
+    project: "{{ role_path | dirname | dirname }}"
 """
 
 RETURN = r"""
@@ -46,9 +51,16 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        host = (task_vars or {}).get("inventory_hostname", "")
-        command = shlex.join([documented_arguments(self, DOCUMENTATION)["program"], "doctor"])
-        done = self._low_level_execute_command(command, sudoable=True)
+        variables = task_vars or {}
+        host = variables.get("inventory_hostname", "")
+        arguments = documented_arguments(self, DOCUMENTATION)
+        project = Path(arguments["project"]).resolve()
+        clone = clone_of(project, Path(variables.get("inventory_dir") or project))
+        clone |= {"settings": digests(project, variables, self._templar.template)}
+        command = shlex.join([arguments["program"], "doctor"])
+        done = self._low_level_execute_command(f"{command} --settings", in_data=json.dumps(clone).encode())
+        if "unrecognized arguments" in done["stderr"]:  # a program of an earlier version
+            done = self._low_level_execute_command(command)
         lines = done["stdout"].splitlines()
         if not lines:
             return {"failed": True, "msg": done["stderr"].strip() or f"{command}: exit status {done['rc']}"}

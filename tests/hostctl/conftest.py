@@ -91,7 +91,8 @@ def live(host: Host, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> Host:
 # Programs of remedies, on a server and where Ansible runs.
 REMEDY_PROGRAMS = {
     "ansible-playbook", "apt-get", "certbot", "df", "docker", "du", "head", "journalctl", "kill", "needrestart",
-    "nginx", "ps", "rm", "runuser", "shopctl", "sort", "systemctl", "tail", "top", "ufw", "unattended-upgrade",
+    "nginx", "ps", "rm", "runuser", "sed", "shopctl", "sort", "supervisorctl", "systemctl", "tail", "top",
+    "ufw", "unattended-upgrade",
 }  # fmt: skip
 
 

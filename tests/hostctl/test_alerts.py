@@ -35,8 +35,8 @@ from hostctl.doctor.configuration import Configuration
 from hostctl.doctor.finding import BAD, OK, WARN, Check, Context, Finding
 from hostctl.host import Host
 from hostctl.processes.state import ProcessState
-from hostctl.settings import ReleaseError, Settings
-from hostctl.watch import alerts, heartbeat, new_release, pause, run, send, tasks, trial
+from hostctl.settings import ReleaseError, Settings, utc
+from hostctl.watch import alerts, heartbeat, new_release, pause, run, send, tasks, textfile, trial
 from tests.hostctl.fakes import NEW, OLD, Manager, make_release
 
 ALL_CHECKS = checks.CHECKS
@@ -709,7 +709,7 @@ def test_the_test_message_says_what_each_channel_did(
     assert trial.run(context, only_changed=False, json_output=False) == 1
     assert capsys.readouterr().out.splitlines() == [
         "mail to ops@example.org: sent",
-        "webhook to http://127.0.0.1:1: http://127.0.0.1:1: Connection refused",
+        "webhook to http://127.0.0.1:1: Connection refused",
     ]
     assert mail.subjects == ["[shop on vps1] test: alerts arrive"]
 
@@ -721,21 +721,25 @@ def test_provisioning_tests_new_and_failed_channels_only(
         trial.run(context, only_changed=True, json_output=True)
         return json.loads(capsys.readouterr().out)
 
-    assert provision() == {"changed": False, "lines": [], "failed": []}
+    assert provision() == {"changed": False, "lines": [], "failed": [], "warning": ""}
     set_channels(context, webhook_url=f"{web.url}/a", ntfy_url="http://127.0.0.1:1/shop")
     first = provision()
     assert first["changed"]
     assert len(first["lines"]) == 2
-    assert first["failed"] == ["ntfy to http://127.0.0.1:1: http://127.0.0.1:1: Connection refused"]
+    assert first["failed"] == ["ntfy to http://127.0.0.1:1: Connection refused"]
+    # The other channel gets them.
+    assert first["warning"] == "alerts of vps1 do not arrive by ntfy; they do by webhook."
     assert len(provision()["lines"]) == 1
     set_channels(context, webhook_url=f"{web.url}/a", ntfy_url=f"{web.url}/shop")
     assert provision()["failed"] == []
-    assert provision() == {"changed": False, "lines": [], "failed": []}
+    assert provision() == {"changed": False, "lines": [], "failed": [], "warning": ""}
     set_channels(context, webhook_url=f"{web.url}/b", ntfy_url=f"{web.url}/shop")
     assert provision()["lines"] == [f"webhook to {web.url}: sent"]
     assert web.paths == ["/a", "/shop", "/b"]
     assert json.loads(web.requests[0][3])["event"] == "test"
     assert alerts.test_file(context).stat().st_mode & 0o777 == 0o600
+    set_channels(context, ntfy_url="http://127.0.0.1:1/shop")
+    assert provision()["warning"] == "no alert of vps1 arrives: ntfy failed."
 
 
 def test_the_command(
@@ -804,6 +808,36 @@ def test_the_line_says_what_failed_until_it_works(context: Context, timer: Path,
     assert not alerts.look(context).alerts
     trial.run(context, only_changed=False, json_output=False)
     assert alerts.look(context).state == OK
+
+
+def test_the_line_says_what_keeps_alerts_back(context: Context, timer: Path, mailed: MailServer) -> None:
+    context.watches = False
+    assert "none about" not in alerts.look(context).text
+    link = context.configuration.web / "shop/maintenance"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("pages")
+    found, until = alerts.look(context), utc(context.now + 900)
+    assert (found.state, found.text.partition("; ")[2]) == (
+        OK, f"none about release, web until {until} at most, as maintenance mode is on",
+    )  # fmt: skip
+    # As the watch has seen it first.
+    context.memory["pauses"] = {pause.maintenance(context).name: context.now - 600}
+    assert f"until {utc(context.now + 300)} at most" in alerts.look(context).text
+    context.memory["pauses"] = {pause.maintenance(context).name: context.now - 900}
+    assert "none about" not in alerts.look(context).text
+
+
+def test_prometheus_knows_what_keeps_alerts_back(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def paused() -> set[str]:
+        text = textfile.describe(context, {"web": WELL, "disk": WELL}, {})
+        return {line for line in text.splitlines() if line.startswith("seedbed_alerts_paused{")}
+
+    metric = 'seedbed_alerts_paused{app="shop",check="'
+    assert paused() == {f'{metric}web"}} 0', f'{metric}disk"}} 0'}
+    monkeypatch.setattr(pause, "causes", lambda context: [pause.Cause("restore", "a restore runs", pause.OF_DATABASE)])
+    assert paused() == {f'{metric}web"}} 1', f'{metric}disk"}} 0'}
+    # The watch alone remembers since when.
+    assert "pauses" not in context.memory
 
 
 def test_the_line_is_bad_when_the_watch_does_not_run(context: Context, timer: Path) -> None:

@@ -38,13 +38,13 @@ def test_nothing_is_wrong(settings: Settings) -> None:
 def test_overdue_tasks_are_named(settings: Settings) -> None:
     write(settings, state(overdue={"d": 86400 * 4, "a": 86400, "b": 86400 * 2, "c": 86400 * 3}))
     [text] = beat.warnings(settings)
-    assert "'a' (due 1970-01-02T00:00:00Z), 'b' (due 1970-01-03T00:00:00Z), 'c'" in text
+    assert "'a' (due 1970-01-02 00:00 UTC), 'b' (due 1970-01-03 00:00 UTC), 'c'" in text
     assert " and 1 more. See shopctl logs beat" in text
 
 
 def test_beat_that_no_longer_ticks_is_named(settings: Settings) -> None:
     write(settings, state(tick=86400, next_tick=86405))
-    assert beat.warnings(settings)[0].startswith("Beat has not looked at its schedule since 1970-01-02T00:00:00Z")
+    assert beat.warnings(settings)[0].startswith("Beat has not looked at its schedule since 1970-01-02 00:00 UTC")
 
 
 SPOILED = [

@@ -7,9 +7,11 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +75,7 @@ def test_each_line_has_its_remedy_and_the_worst_is_the_exit_status(context: Cont
     capsys.readouterr()
     assert screen(context, well, warning, broken) == 2
     title, *lines = capsys.readouterr().out.splitlines()
-    assert title.startswith("shop on vps1 ")
+    assert re.fullmatch(r"shop on vps1 +20\d\d-\d\d-\d\d \d\d:\d\d UTC  \d\.\d s", title)
     assert lines == [
         "ok  site         fine",
         "!   disk         82 % used",
@@ -90,6 +92,7 @@ def test_json(context: Context, capsys: Any) -> None:
     assert screen(context, check, json_output=True) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["state"] == "warn"
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", found["time"])
     assert found["release"] == OLD
     assert found["checks"] == [
         {"name": "disk", "state": "warn", "text": "full", "remedy": "du", "values": {"disk_used": 2.0}}
@@ -194,7 +197,7 @@ def test_processes_that_run(context: Context) -> None:
 def test_a_process_that_has_ended_is_named_with_its_logs(context: Context, manager: Manager) -> None:
     states(manager, ProcessState(WEB, "failed", 5, 1795892400), ProcessState(WORKER, "inactive", None))
     web, workers = application.web(context), application.workers(context)
-    assert (web.state, web.text) == (BAD, "web failed since 2026-11-28T19:00:00Z")
+    assert (web.state, web.text) == (BAD, "web failed since 2026-11-28 19:00 UTC")
     assert web.remedy == "shopctl verify; shopctl logs web"
     assert (workers.state, workers.text) == (BAD, "worker-default inactive")
     # Stopped on purpose: by `systemctl stop shop`.
@@ -289,7 +292,7 @@ def test_commands_on_a_timer(context: Context, monkeypatch: pytest.MonkeyPatch) 
     timers[0] = timer | {"result": "exit-code"}
     found = application.workers(context)
     assert (found.state, found.alerts) == (WARN, True)
-    assert found.text == "cron-report failed at 2026-11-28T19:00:00Z: exit-code"
+    assert found.text == "cron-report failed at 2026-11-28 19:00 UTC: exit-code"
     assert found.remedy == "shopctl logs cron-report"
     timers[0] = timer | {"timer": "inactive"}
     assert application.workers(context).state == BAD
@@ -330,7 +333,7 @@ def test_beat_that_sends_nothing(context: Context) -> None:
     beat_says(context, -5, 5, cleanup=1795892400.0)
     found = application.look_at_beat(context)
     assert (found.state, found.alerts) == (WARN, True)
-    assert "'cleanup' (due 2026-11-28T19:00:00Z)" in found.text
+    assert "'cleanup' (due 2026-11-28 19:00 UTC)" in found.text
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"tick": "x"}', '{"tick": 1, "next_tick": 1, "overdue": []}'])
@@ -407,6 +410,20 @@ def test_the_site_by_its_own_socket(context: Context, nginx: type[Page], monkeyp
     found = application.site(context)
     assert (found.state, found.text) == (BAD, "health check /healthz/: status 500 instead of 200")
     assert nginx.seen == []
+
+
+@pytest.mark.parametrize("leftover", [False, True], ids=["none", "of a process that was killed"])
+def test_no_web_process_listens(context: Context, monkeypatch: pytest.MonkeyPatch, leftover: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as unused:
+        path = Path(folder) / "web.sock"
+        if leftover:
+            unused.bind(str(path))
+        answer = health.get(context.settings, path, "/healthz/", 1)
+        monkeypatch.setattr(health, "problem", lambda *arguments: health.describe(context.settings, answer))
+        found = application.site(context)
+    assert (found.state, found.values) == (BAD, {"site_up": 0.0})
+    assert found.text == "no web process listens, so visitors get nginx's error page (502)"
+    assert found.remedy.startswith("systemctl start shop; shopctl verify; ")
 
 
 def test_without_nginx(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import io
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +19,13 @@ from typing import Any
 import pytest
 
 from hostctl.backup.tools import ToolError
-from hostctl.doctor import checks, drift, network, system
+from hostctl.doctor import applied, checks, commands, drift, network, system
 from hostctl.doctor.configuration import Configuration
-from hostctl.doctor.finding import BAD, OK, WARN, Context, Finding
+from hostctl.doctor.finding import BAD, OK, WARN, Check, Context, Finding
 from hostctl.host import Host
 from hostctl.processes.state import ProcessState
+from hostctl.processes.supervisor import Supervisor
+from hostctl.processes.systemd import Systemd, services
 from hostctl.settings import ReleaseError
 from tests.hostctl.fakes import OLD, Manager
 
@@ -341,6 +347,15 @@ def test_ports(context: Context, machine: dict[str, str]) -> None:
     assert network.ports(context).text == "open: 22, 443; 1 more listens"
 
 
+def test_the_port_of_ssh_is_that_of_the_policy(context: Context, machine: dict[str, str], tmp_path: Path) -> None:
+    """As after `--tags access`, which does not write the doctor's configuration."""
+    machine["ss"] = SOCKETS.replace("[::]:22 ", "[::]:2200 ")
+    (tmp_path / "policy").write_text(POLICY.replace("allow 22/tcp", "allow 2200/tcp"))
+    assert network.ports(context).text == "open: 443, 2200; 1 more listens"
+    machine["iptables"] = "-P INPUT ACCEPT\n"
+    assert network.ports(context).text == "reachable, as the firewall is off: port 9000 (python3)"
+
+
 @pytest.mark.parametrize("rule", ["deny tcp 25 ::/0 any ::/0 in", "allow tcp 25 ::/0 any ::/0 out"])
 def test_a_rule_that_opens_nothing(context: Context, machine: dict[str, str], tmp_path: Path, rule: str) -> None:
     (tmp_path / "rules6").write_text(f"### tuple ### {rule}\n")
@@ -438,8 +453,8 @@ def test_files_as_they_were_written(context: Context, written: dict[str, Path]) 
     (context.settings.home / "history.jsonl").write_text('{"since": "2026-11-27T10:00:00Z", "by": "anna"}\n')
     found = drift.settings(context)
     assert found.state == OK
-    assert found.text.startswith("as Ansible wrote them, last changed on ")
-    assert found.text.endswith("; last deployment 2026-11-27T10:00:00Z by anna")
+    assert found.text.startswith("as Ansible wrote them, last changed 20")
+    assert found.text.endswith("; last deployment 2026-11-27 10:00 UTC by anna")
 
 
 def test_files_that_were_edited_or_deleted(context: Context, written: dict[str, Path]) -> None:
@@ -478,3 +493,188 @@ def test_what_others_change_is_not_told(
 def test_a_host_without_a_record(context: Context, written: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "files.json").unlink()
     assert drift.settings(context).state == OK
+
+
+# --- Units, and drop-ins of systemd --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def units(context: Context, written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of systemd's units, with those of the live release as a deployment has installed them."""
+    folder = tmp_path / "systemd"
+    folder.mkdir()
+    monkeypatch.setattr(drift, "UNITS", folder)
+    monkeypatch.setattr(drift, "DROP_INS", (tmp_path / "systemd.control",))
+    context.host.manager = Systemd(context.settings)
+    monkeypatch.setattr(Systemd, "definition", lambda self, file, release: tmp_path / "definitions" / file)
+    (tmp_path / "definitions").mkdir()
+    for unit in services([*context.host.units(OLD), "shop-beat"]):
+        (tmp_path / "definitions" / unit).write_text("[Service]\nExecStart=/srv/shop/releases/@RELEASE@/run\n")
+        (folder / unit).write_text(f"[Service]\nExecStart=/srv/shop/releases/{OLD}/run\n")
+    return folder
+
+
+def test_a_unit_file_of_the_live_release_that_was_edited(context: Context, units: Path) -> None:
+    assert drift.settings(context).state == OK
+    file = units / f"shop-worker-default@{OLD}.service"
+    file.write_text(f"{file.read_text()}Nice=19\n")
+    found = drift.settings(context)
+    assert (found.state, found.text) == (WARN, f"edited by hand: {file}")
+    command = found.remedy.splitlines()[-1]
+    assert command.endswith(f"systemctl daemon-reload; systemctl restart {file.name}")
+    # What it says to type installs the file again.
+    subprocess.run(["bash", "-c", command.partition(";")[0]], check=True)
+    assert drift.settings(context).state == OK
+
+
+def test_programs_of_supervisor_that_were_edited(
+    context: Context, written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drift, "PROGRAMS", tmp_path)
+    monkeypatch.setattr(drift, "UNITS", tmp_path)
+    monkeypatch.setattr(drift, "DROP_INS", ())
+    context.host.manager = Supervisor(context.settings)
+    monkeypatch.setattr(Supervisor, "definition", lambda self, name, release: tmp_path / name)
+    (tmp_path / "release.conf").write_text("[group:shop@@RELEASE@]\n")
+    file = tmp_path / f"shop@{OLD}.conf"
+    file.write_text(f"[group:shop@{OLD}]\n")
+    assert drift.settings(context).state == OK
+    file.write_text(f"{file.read_text()}priority=1\n")
+    found = drift.settings(context)
+    assert (found.state, found.text) == (WARN, f"edited by hand: {file}")
+    assert found.remedy.endswith("; supervisorctl update; shopctl verify")
+
+
+def test_drop_ins_that_are_not_of_ansible(context: Context, units: Path) -> None:
+    own = units / "shop.service.d/shop-supervisor.conf"
+    other = units / "nginx.service.d/override.conf"
+    for path in (own, other):
+        path.parent.mkdir()
+        path.touch()
+    assert drift.settings(context).state == OK
+    by_hand = [units / "shop-worker-default@.service.d/override.conf", units / "shop.service.d/limits.conf"]
+    by_hand.append(drift.DROP_INS[0] / f"shop-web@{OLD}.service.d/50-CPUQuota.conf")
+    for path in by_hand:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    found = drift.settings(context)
+    assert found.state == WARN
+    assert found.text.startswith("not of Ansible: ")
+    assert all(str(path) in found.text and str(path) in found.remedy for path in by_hand)
+    assert str(own) not in found.text
+
+
+# --- Whose settings they are ---------------------------------------------------------------------------------------
+
+KEY = "00" * 16
+ANNA = {"by": "anna@laptop", "path": "/home/anna/seedbed", "commit": "3fa4c0d12e9b", "committed": True}
+BEN = {"by": "ben@desk", "path": "/home/ben/seedbed", "commit": "", "committed": False}
+NOON = 1795867200.0
+
+
+def run_of(clone: dict[str, Any], at: float = NOON, **settings: str) -> dict[str, Any]:
+    """Return a run of site.yml as the record has it."""
+    keyed = {name: applied.keyed(value, KEY) for name, value in settings.items()}
+    return clone | {"playbook": "site.yml", "tags": "", "at": at, "settings": keyed}
+
+
+@pytest.fixture
+def recorded(
+    context: Context, written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    monkeypatch.setattr(applied, "FOLDER", tmp_path)
+    context.now = NOON + 3600
+
+    def record(**runs: Any) -> None:
+        (tmp_path / "settings-shop.json").write_text(json.dumps({"key": KEY} | runs))
+
+    return record
+
+
+def test_who_applied_the_settings(context: Context, recorded: Callable[..., None]) -> None:
+    recorded(last=run_of(ANNA, app_name="shop"))
+    found = drift.settings(context)
+    assert found.state == OK
+    text = "as Ansible wrote them, last applied 2026-11-28 12:00 UTC by anna@laptop:/home/anna/seedbed"
+    assert found.text == f"{text} (site.yml, commit 3fa4c0d12e9b)"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["{", "[]", "{}", '{"key": "x", "last": {}}', '{"key": "00", "last": {"by": "anna"}}', '{"key": "00", "last": []}'],
+)
+def test_a_damaged_record_of_the_settings(context: Context, recorded: Callable[..., None], damage: str) -> None:
+    (applied.FOLDER / "settings-shop.json").write_text(damage)
+    context.clone_settings = BEN | {"settings": {"app_web": "1"}}
+    found = drift.settings(context)
+    assert (found.state, found.text.startswith("as Ansible wrote them, last changed ")) == (OK, True)
+
+
+def test_a_damaged_part_of_the_record(context: Context, recorded: Callable[..., None]) -> None:
+    for damaged in ({"replaced": {"names": []}}, {"replaced": 1}, {"begun": {"partial": True}}):
+        recorded(last=run_of(ANNA, app_web="1"), **damaged)
+        assert drift.settings(context).state == OK
+
+
+def test_settings_of_another_clone_that_were_replaced(context: Context, recorded: Callable[..., None]) -> None:
+    recorded(last=run_of(BEN, app_web="1"), replaced=ANNA | {"at": NOON - 9000, "names": ["app_web"]})
+    found = drift.settings(context)
+    assert (found.state, found.alerts) == (WARN, False)
+    assert found.text == (
+        "ben@desk:/home/ben/seedbed changed app_web at 2026-11-28 12:00 UTC; "
+        "anna@laptop:/home/anna/seedbed had other values"
+    )
+    assert found.remedy.splitlines()[-1] == "ansible-playbook -i INVENTORY site.yml"
+    context.now += 7 * DAY
+    assert drift.settings(context).state == OK
+
+
+def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None]) -> None:
+    last, begun = run_of(ANNA, app_web="1"), run_of(BEN, NOON + 60, app_web="2") | {"partial": False}
+    recorded(last=last, begun=begun)
+    found = drift.settings(context)
+    assert found.state == WARN
+    assert "by ben@desk:/home/ben/seedbed (site.yml) has not ended, and may have changed app_web" in found.text
+    # It may still run.
+    context.now = NOON + 900
+    assert drift.settings(context).state == OK
+    context.now = NOON + 3600
+    recorded(last=last, begun=run_of(BEN, app_web="1") | {"partial": False})
+    assert drift.settings(context).state == OK
+    recorded(last=last, begun=begun | {"partial": True, "tags": "--tags nginx"})
+    assert drift.settings(context).state == OK
+
+
+def test_the_clone_that_asks_is_compared(context: Context, recorded: Callable[..., None]) -> None:
+    last = run_of(ANNA, app_web="1", app_name="shop", app_old="x")
+    recorded(last=last)
+    # A setting that the other's version of Seedbed does not know is not compared.
+    context.clone_settings = BEN | {"settings": {"app_web": "1", "app_name": "shop", "app_new": "y"}}
+    assert drift.settings(context).state == OK
+    context.clone_settings = BEN | {"settings": {"app_web": "2", "app_name": "shop"}}
+    found = drift.settings(context)
+    assert (found.state, found.alerts) == (WARN, False)
+    assert found.text == (
+        "other values than in the clone that asks: app_web; those here were applied 2026-11-28 12:00 UTC by "
+        "anna@laptop:/home/anna/seedbed (site.yml, commit 3fa4c0d12e9b)"
+    )
+    assert "git pull" in found.remedy
+    context.clone_settings = ANNA | {"settings": {"app_web": "2"}}
+    found = drift.settings(context)
+    assert found.text == "changed and not applied yet: app_web (last applied 2026-11-28 12:00 UTC by anna@laptop)"
+    # Applied with --tags.
+    recorded(last=last, begun=run_of(ANNA, app_web="2") | {"partial": True, "tags": "--tags nginx"})
+    assert drift.settings(context).state == OK
+
+
+def test_the_program_reads_the_settings_of_a_clone(
+    context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "context_of", lambda host: context)
+    monkeypatch.setattr(
+        commands, "CHECKS", [Check("settings", lambda context: Finding(OK, str(context.clone_settings)))]
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(BEN)))
+    options = argparse.Namespace(json=False, settings=True)
+    assert commands.run_doctor(context.host, options) == 0
+    assert "ben@desk" in capsys.readouterr().out

@@ -143,7 +143,9 @@ def test_a_pause_that_does_not_end_explains_errors_for_a_while(
     context: Context, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an upgrade of PostgreSQL that has failed: what is bad for longer than its limit is told."""
-    monkeypatch.setattr(pause, "causes", lambda context: [pause.Cause("upgrade of PostgreSQL")])
+    monkeypatch.setattr(
+        pause, "causes", lambda context: [pause.Cause("upgrade of PostgreSQL", "PostgreSQL is being upgraded")]
+    )
     measure_requests(context)
     pause.quiet_checks(context)
     context.now += pause.LIMIT - 120
@@ -156,7 +158,7 @@ def test_a_pause_that_does_not_end_explains_errors_for_a_while(
 
 
 def test_errors_of_a_deployment_count(context: Context, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pause, "causes", lambda context: [pause.Cause(f"{pause.DEPLOYMENT} 1")])
+    monkeypatch.setattr(pause, "causes", lambda context: [pause.Cause(f"{pause.DEPLOYMENT} 1", "a deployment runs")])
     for _ in range(3):
         add(log, line(status=502))
         measure_requests(context)

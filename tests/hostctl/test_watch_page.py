@@ -13,10 +13,11 @@ import pytest
 import yaml
 
 from hostctl.deploy.record import history_file
+from hostctl.doctor import checks
 from hostctl.doctor.configuration import Configuration
 from hostctl.doctor.finding import BAD, OK, WARN, Context, Finding
 from hostctl.host import Host
-from hostctl.watch import graph, history, page, textfile
+from hostctl.watch import graph, history, page, pause, textfile
 from tests.hostctl.fakes import NEW, OLD, make_release
 
 NOW = 1_795_962_005
@@ -93,7 +94,7 @@ def test_the_page_says_what_the_doctor_finds(context: Context) -> None:
     text = context.configuration.page.read_text()
     assert context.configuration.page.stat().st_mode & 0o777 == 0o644
     assert "Something is broken" in text
-    assert '<time datetime="2026-11-29T14:20:05Z">Sun 29 Nov 2026, 14:20:05 UTC</time>' in text
+    assert '<time datetime="2026-11-29T14:20:05Z">2026-11-29 14:20 UTC</time>' in text
     assert f"release <code>{NEW}</code>, live for 2 h" in text
     assert "shopctl logs worker-default\nthen look again" in text
     assert "not needed" not in text
@@ -306,6 +307,7 @@ METRIC = re.compile(r"\bseedbed_\w+")
 def written() -> set[str]:
     return {metric for metric, *_ in textfile.METRICS.values()} | {
         textfile.STATE[0],
+        textfile.PAUSED[0],
         textfile.TIME[0],
         textfile.INFO[0],
     }
@@ -319,6 +321,24 @@ def test_rules_name_metrics_that_are_written() -> None:
         assert named
         assert named <= written()
         assert rule["annotations"]["summary"]
+
+
+def test_rules_are_quiet_where_the_server_is() -> None:
+    """By the checks that a deployment, a restore or a boot explains."""
+    rules = {
+        rule["alert"]: rule["expr"]
+        for group in yaml.safe_load((DOCS / "rules.yml").read_text())["groups"]
+        for rule in group["rules"]
+    }
+    quiet = {alert for alert, expression in rules.items() if " unless on (instance, app" in f" {expression}"}
+    pausing = pause.OF_DATABASE | {check.name for check in checks.CHECKS if check.pauses}
+    # These name a check, or a value that one of those checks measures.
+    words = ("seedbed_check_state ==", "site", "requests", "queue", "database", *(f'"{name}"' for name in pausing))
+    assert quiet == {alert for alert, text in rules.items() if any(word in text for word in (*words, "backup_age"))}
+    for alert in quiet:
+        names = re.findall(r'seedbed_alerts_paused\{check="(\w+)"\}', rules[alert])
+        assert names or "on (instance, app, check)" in rules[alert]
+        assert set(names) <= pausing
 
 
 def test_the_dashboard_names_metrics_that_are_written() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 from project import ROOT, run_playbook
 
 SCREEN = """\
@@ -25,6 +29,10 @@ def doctor(folder: Path, screens: dict[str, tuple[str, int]], *options: str) -> 
     (folder / "hosts.yml").write_text(json.dumps(hosts))
     tasks = [{"ansible.builtin.import_role": {"name": "monitoring", "tasks_from": "doctor.yml"}}]
     (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    return play(folder, *options)
+
+
+def play(folder: Path, *options: str) -> tuple[int, str]:
     found = run_playbook(
         folder / "play.yml",
         folder / "hosts.yml",
@@ -44,6 +52,64 @@ def test_the_screen_of_each_host_is_printed_as_it_is(tmp_path: Path) -> None:
         assert "\n".join(f"  {host}: {line}" for line in screen.splitlines()) in output
     assert "Not well: one, two. " in output
     assert "could not be checked (see above): gone" in output
+
+
+@pytest.mark.parametrize(("status", "broken"), [(2, ["one"]), (1, [])])
+def test_what_is_broken_is_written_for_make_doctor(tmp_path: Path, status: int, broken: list[str]) -> None:
+    file = tmp_path / "outcome.json"
+    given = ("-e", json.dumps({"monitoring_outcome": str(file)}))
+    _, output = doctor(tmp_path, {"one": (SCREEN, status), "two": (SCREEN, 0)}, *given)
+    assert json.loads(file.read_text()) == {"broken": broken, "silent": ["gone"]}
+    # No excerpt of a task, except of the one that could not run.
+    assert output.count("Origin:") == 1
+    assert "fatal: [one]" not in output
+
+
+# Stands for ansible-playbook, beside the Python that runs the tool.
+PLAYBOOK = """#!/bin/sh
+echo 'PLAY RECAP'
+[ -z '{outcome}' ] || echo '{outcome}' >"$(echo "$5" | sed 's/.*: "//; s/"}}//')"
+exit {status}
+"""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "expected", "last"),
+    [
+        ({"broken": [], "silent": []}, 0, 0, "Broken: none."),
+        ({"broken": ["one", "two"], "silent": []}, 0, 2, "Broken: one, two. Below each line with x, above, is what to"),
+        ({"broken": [], "silent": ["gone"]}, 4, 4, "Broken: none of those that were checked."),
+        (None, 4, 4, "No server was checked: see above."),
+    ],
+)
+def test_the_last_line_of_make_doctor(
+    tmp_path: Path, outcome: dict[str, Any] | None, status: int, expected: int, last: str
+) -> None:
+    playbook = tmp_path / "ansible-playbook"
+    playbook.write_text(PLAYBOOK.format(outcome=json.dumps(outcome) if outcome else "", status=status))
+    playbook.chmod(0o755)
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); sys.executable = {str(tmp_path / 'python')!r}"
+    code += "; import doctor; sys.exit(doctor.main(['-i', 'inventory/production.yml']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == expected, done.stderr
+    assert done.stdout.splitlines()[0] == "PLAY RECAP"
+    assert done.stdout.splitlines()[-1].startswith(last)
+    assert ("Not checked: gone. The reason is above." in done.stdout) is bool(outcome and outcome["silent"])
+
+
+def test_the_program_gets_the_settings_of_this_clone(tmp_path: Path) -> None:
+    """One of an earlier version does not know them."""
+    doctor(tmp_path, {"one": (SCREEN, 0), "earlier": (SCREEN, 0)})
+    (tmp_path / "one").write_text(f"#!/bin/sh\necho $*\ncat >{tmp_path}/given\n")
+    words = 'echo "shopctl: error: unrecognized arguments: --settings" >&2; exit 2'
+    (tmp_path / "earlier").write_text(f'#!/bin/sh\n[ "$*" = doctor ] && echo "ok  site" || {{ {words}; }}\n')
+    output = play(tmp_path)[1]
+    assert "  one: doctor --settings\n" in output
+    assert "  earlier: ok  site\n" in output
+    given = json.loads((tmp_path / "given").read_text())
+    assert given["path"] == str(ROOT)
+    # Those that this inventory has; with group_vars, all that docs/settings.md lists.
+    assert re.fullmatch("[0-9a-f]{64}", given["settings"]["postgresql_settings"])
 
 
 def test_a_warning_does_not_fail_the_run(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ SET_BY_ROLES = {
     "runtime_hash": "is set by the role runtime. Remove it.",
     "services_hash": "is set by the role services. Remove it.",
     "hostctl_domains": "is set by the role hostctl. Remove it.",
+    "monitoring_record_state": "is set by the playbooks that apply settings. Remove it.",
+    "monitoring_outcome": "is set by make doctor. Remove it.",
     "secrets_state": "is set by playbooks/rotate-secrets.yml. Remove it.",
     "release_dump": "is set by playbooks/import-database.yml. Use -e dump=PATH.",
     "release_replace_database": "is set by playbooks/import-database.yml. Use -e import_replace=true.",
