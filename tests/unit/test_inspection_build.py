@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from inspected import PLAIN, inspect, texts, values, with_settings, without
-from plugin_utils.inspection import Report
+from inspected import PLAIN, inspect, texts, values, with_settings, without, write
+from plugin_utils.inspection import Report, inspect_project
 from plugin_utils.inspection.services import WEB_PROCESSES
 from project import ROOT
 
@@ -245,6 +245,46 @@ def test_health_page(tmp_path: Path, patterns: str, path: str | None) -> None:
     inner = 'from django.urls import path\nurlpatterns = [path("ping/", None)]\n'
     report = inspect(tmp_path, PLAIN | {"config/urls.py": urls, "notes/urls.py": inner})
     assert values(report).get("app_health_path") == path
+
+
+def test_health_page_among_conditions(tmp_path: Path) -> None:
+    conditions = "".join(
+        f'if settings.FEATURE_{number}:\n    urlpatterns += [path("{number}/", None)]\n' for number in range(5)
+    )
+    urls = f"""
+from django.conf import settings
+from django.conf.urls.static import static
+from django.urls import path
+urlpatterns = [path("health/", None)] + static(settings.MEDIA_URL, document_root=settings.MEDIA_ROOT)
+{conditions}"""
+    assert values(inspect(tmp_path, PLAIN | {"config/urls.py": urls}))["app_health_path"] == "/health/"
+
+
+def test_requirements_as_powershell_writes_them(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN)
+    (tmp_path / "requirements.txt").write_text("django==5.2\r\ncelery==5.6.0\r\n", encoding="utf-16")
+    report = inspect_project(tmp_path, {}, writes=True)
+    assert "2 packages from requirements.txt" in texts(report, "fine")
+    assert "gunicorn>=23,<26" in values(report)["app_extra_requirements"]
+
+
+def test_requirements_with_a_byte_order_mark(tmp_path: Path) -> None:
+    report = inspect(tmp_path, PLAIN | {"requirements.txt": "\ufeffgunicorn\ndjango\ncelery[redis]\npsycopg[binary]\n"})
+    assert "4 packages" in texts(report, "fine")
+    assert "app_extra_requirements" not in values(report)
+
+
+def test_packages_of_the_image_are_named(tmp_path: Path) -> None:
+    image = """FROM python:3.13
+RUN apt-get update && apt-get install -y --no-install-recommends build-essential libpq-dev gettext \\
+    # for videos
+    ffmpeg=7:5.1 ghostscript && rm -rf /var/lib/apt/lists
+"""
+    files = PLAIN | {"Dockerfile": image, "Dockerfile.dev": "RUN apt install -y sqlite3\n"}
+    text = "Dockerfile installs the Debian packages ffmpeg, ghostscript."
+    assert text in texts(inspect(tmp_path, files), "decided", "packages")
+    settings = {"app_system_packages": ["ffmpeg", "ghostscript"]}
+    assert "Dockerfile" not in texts(inspect(tmp_path, files, **settings), "decided")
 
 
 def test_cache_on_another_server(tmp_path: Path) -> None:

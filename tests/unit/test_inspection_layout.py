@@ -116,6 +116,49 @@ def test_celery_in_other_module(tmp_path: Path) -> None:
     assert values(inspect(tmp_path, files))["app_celery_app"] == "config.jobs:queue"
 
 
+CLASS = "import celery\nclass Own(celery.Celery):\n    pass\n\napp = Own('config')\n"
+FACTORY = "from celery import Celery\n\ndef make(name: str) -> Celery:\n    return Celery(name)\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "application"),
+    [
+        ({"config/celery.py": CLASS}, "config"),
+        ({"config/celery.py": f"{FACTORY}\ncelery_app: Celery = make('config')\n"}, "config"),
+        ({"config/worker.py": f"{FACTORY}\nqueue = make('config')\n"}, "config.worker:queue"),
+        (
+            {"config/factory.py": FACTORY, "notes/jobs.py": "from config import factory\ncelery = factory.make('x')\n"},
+            "notes.jobs",
+        ),
+    ],
+)
+def test_celery_application_of_a_subclass_or_a_function(
+    tmp_path: Path, files: dict[str, str], application: str
+) -> None:
+    report = inspect(tmp_path, without("config/celery.py", "config/__init__.py") | {"config/__init__.py": ""} | files)
+    assert values(report)["app_celery_app"] == application
+    assert texts(report, "needs") == ""
+
+
+def test_settings_module_in_a_comment_is_not_taken(tmp_path: Path) -> None:
+    wsgi = '# os.environ["DJANGO_SETTINGS_MODULE"] = "config"\n' + PLAIN["config/wsgi.py"]
+    report = inspect(tmp_path, PLAIN | {"config/wsgi.py": wsgi})
+    assert values(report)["app_settings_module"] == "config.settings"
+    assert "There are also" not in texts(report, "fine")
+
+
+@pytest.mark.parametrize(
+    "line", ['sys.path.insert(0, os.path.join(BASE_DIR, "apps"))', 'sys.path.append(str(BASE_DIR / "apps"))']
+)
+def test_folder_that_the_settings_add_to_the_path(tmp_path: Path, line: str) -> None:
+    files = with_settings(f"import sys\n{line}\n") | {
+        "config/urls.py": 'from django.urls import include, path\nurlpatterns = [path("", include("pages.urls"))]\n',
+        "apps/pages/__init__.py": "",
+        "apps/pages/urls.py": 'from django.urls import path\nurlpatterns = [path("health/", None)]\n',
+    }
+    assert values(inspect(tmp_path, files))["app_health_path"] == "/health/"
+
+
 def test_no_celery(tmp_path: Path) -> None:
     assert "No Celery application" in texts(inspect(tmp_path, without("config/celery.py")), "needs")
 
@@ -235,18 +278,21 @@ def test_django_configurations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "command"),
+    ("file", "text", "command"),
     [
-        ("poetry.lock", "poetry export"),
-        ("Pipfile.lock", "pipenv requirements"),
-        ("pdm.lock", "pdm export"),
-        ("pyproject.toml", "uv lock"),
-        ("setup.cfg", "pip freeze"),
+        ("poetry.lock", "", "poetry self add poetry-plugin-export && poetry export --output requirements.txt;"),
+        ("Pipfile.lock", "", "pipenv requirements --hash > requirements.txt;"),
+        ("pdm.lock", "", "pdm export --prod --output requirements.txt;"),
+        ("pyproject.toml", "[project]\nname = 'notes'\n", "uv lock;"),
+        ("pyproject.toml", "[tool.poetry.dependencies]\ndjango = '^5'\n", "poetry lock && poetry self add"),
+        ("pyproject.toml", "[tool.ruff]\nline-length = 120\n", "pip freeze > requirements.txt;"),
+        ("Pipfile", "", "pipenv lock && pipenv requirements --hash > requirements.txt;"),
+        ("setup.cfg", "", "pip freeze > requirements.txt;"),
     ],
 )
-def test_export_command(tmp_path: Path, lock: str, command: str) -> None:
-    report = inspect(tmp_path, without("requirements.txt") | {lock: ""})
-    assert command in texts(report, "needs")
+def test_export_command(tmp_path: Path, file: str, text: str, command: str) -> None:
+    report = inspect(tmp_path, without("requirements.txt") | {file: text})
+    assert f"Type in the project: {command}" in texts(report, "needs")
 
 
 def test_requirements_of_production(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Configuration:
         self.project = project
         # Modules of the code import the whole project: only what they import directly is followed.
         environment = Environment(project.variables)
-        self.shallow = Evaluator(project.tree, project.layout.roots, environment, deepest=1)
+        self.shallow = Evaluator(project.tree, project.layout.importable, environment, deepest=1)
         self.scope = self.shallow.module(project.layout.celery_file) if project.layout.celery_file else None
         text = project.tree.read(project.layout.celery_file)
         match = re.search(r"namespace\s*=\s*[\"'](\w+)[\"']", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import fnmatch
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -171,11 +172,34 @@ class Evaluator(Expressions):
         self.value(node.value, scope)
 
     def do_if(self, node: ast.If, scope: Scope) -> None:
-        answer = truth(self.value(node.test, scope))
+        test = self.value(node.test, scope)
+        answer = truth(test)
         if answer is not None:
+            if raises(node.body if answer else node.orelse):
+                self.require(names_of(test))
             self.block(node.body if answer else node.orelse, scope)
         else:
             self.branches([node.body, node.orelse], scope)
+
+    def require(self, names: frozenset[str]) -> None:
+        """Note that the settings cannot be loaded without a variable."""
+        for read in self.environment.reads if len(names) == 1 else []:
+            if read.name in names and read.name not in self.environment.given:
+                read.required = True
+
+    def include(self, files: list[Any], scope: Scope) -> None:
+        """Run files of the project in a module, as django-split-settings does."""
+        folder, outer = scope.file.rpartition("/")[0], scope.file
+        for item in files:
+            pattern = plain(item.arguments[0] if isinstance(item, Call) and item.arguments else item)
+            path = PurePosixPath(folder, pattern).as_posix() if isinstance(pattern, str) else ""
+            for file in sorted(file for file in self.tree.files if matches(file, path) and file != outer):
+                scope.file = file
+                parsed = self.tree.parse(file)
+                for statement in parsed.body if parsed else []:
+                    with contextlib.suppress(Stop, RecursionError):
+                        self.block([statement], scope)
+        scope.file = outer
 
     def branches(self, blocks: list[list[ast.stmt]], scope: Scope) -> None:
         """Run blocks of which only one will run, each on the names before; then a name may have either value."""
@@ -265,6 +289,11 @@ class Evaluator(Expressions):
         inner = Scope(scope.file, parent=scope)
         made = Class(node.name, inner, [self.value(base, scope) for base in node.bases])
         scope.names[node.name] = made
+        made.annotations |= {
+            one.target.id: (ast.unparse(one.annotation), one.lineno)
+            for one in node.body
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        }
         for base in made.bases:
             if isinstance(base, Class):
                 inner.places |= base.scope.places
@@ -281,6 +310,11 @@ class Evaluator(Expressions):
         raise Stop
 
     do_continue = do_break = do_raise
+
+
+def matches(file: str, pattern: str) -> bool:
+    """Return whether a pattern such as components/*.py, whose * stays in one folder, matches a file."""
+    return file.count("/") == pattern.count("/") and fnmatch.fnmatchcase(file, pattern)
 
 
 def handler_is_for(handler: ast.ExceptHandler, *names: str) -> bool:

@@ -10,6 +10,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from .project import Project
 from .report import FILE
+from .requirements import dockerfiles
 from .tree import join
 
 # Python of Debian 12 and 13.
@@ -67,6 +68,13 @@ SYSTEM: Mapping[str, list[str]] = {
     "oracledb": [],
     "chromium": ["chromium"],
 }
+# Common packages of images that a server has, or that only builds and debugging use.
+OF_BUILDS = re.compile(
+    r"apt-\S+|build-essential|ca-certificates|clang|cmake|cron|curl|dumb-init|g\+\+|gcc|gettext|git|gnupg|gosu|htop|iproute2"
+    r"|iputils-ping|less|libc6|libpq5|locales|lsb-release|make|nano|netcat\S*|nginx|nodejs|npm|openssh\S*|openssl"
+    r"|pkg-config|postgresql-client\S*|procps|python\S*|redis-tools|rsync|software-properties-common|sudo|supervisor|tini"
+    r"|tzdata|unzip|vim\S*|wait-for-it|wget|xz-utils|zip|\S+-dev"
+)
 # Built from its sources only where pip is told to: what it needs then.
 SOURCES: Mapping[str, list[str]] = {
     "pillow": [*COMPILER, "libjpeg-dev", "zlib1g-dev", "libfreetype6-dev", "libwebp-dev"],
@@ -100,6 +108,21 @@ def report_packages(project: Project) -> None:
             "use weasyprint, or unpack it into the release by app_build_commands.",
         )
     git_dependencies(project)
+    packages_of_image(project)
+
+
+def packages_of_image(project: Project) -> None:
+    """Report Debian packages that the project's Dockerfile installs, and that nothing here is known to need."""
+    proposed = project.report.settings.get("app_system_packages")
+    known = {*(project.given.get("app_system_packages") or []), *(proposed.value if proposed else [])}
+    file = next(iter(dockerfiles(project.tree)), "")
+    lines = re.sub(r"\\\n(\s*#.*\n)*", " ", project.tree.read(file))
+    installed = re.findall(r"\bapt(?:-get)?\b[^&;|\n]*?\binstall\b([^&;|\n]*)", lines)
+    names = {name.partition("=")[0] for words in installed for name in words.split()}
+    names = {name for name in names if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) and not OF_BUILDS.fullmatch(name)}
+    if missing := sorted(names - known):
+        text = f"{file} installs the Debian packages {', '.join(missing)}. Where the application runs what is in them, "
+        project.report.decided("packages", f"{text}add them to app_system_packages in {FILE}.", "app_system_packages")
 
 
 def from_source(project: Project) -> set[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import PurePosixPath
 
 from hostctl.in_app.environment import is_temporary
 
-from .project import Project
+from .project import Project, django_version
 from .report import FILE
 from .values import UNKNOWN, plain, text_of, truth
 
@@ -85,11 +86,22 @@ def accepts(project: Project, setting: str, variable: str, text: str, wanted: li
     return isinstance(value, list | tuple) and not set(wanted) - {text_of(item) for item in value}
 
 
-def listed(project: Project, subject: str, setting: str, value: str, template: str) -> bool:
-    """Propose the variable that a list is read from, with the separator that it needs. Returns whether it is read."""
+def is_separated_by_commas(project: Project, setting: str, value: str) -> bool:
+    """Return whether a setting takes what Seedbed gives the variable of its name: all values, with commas."""
+    values = [value, value.replace("inspected", "other")]
+    return accepts(project, setting, setting, ",".join(values), values)
+
+
+def listed(project: Project, subject: str, setting: str, value: str, template: str, part: str = "") -> bool:
+    """Propose the variable that a list is read from, with the separator that it needs. Returns whether it is read.
+
+    `part` is what the variable has of a value, such as the host of an origin; by default all of it.
+    """
     other = value.replace("inspected", "other")
-    forms = {f"join('{separator}')": separator.join([value, other]) for separator in (",", " ", ";", "|")}
-    forms["to_json"] = f'["{value}", "{other}"]'
+    part = part or value
+    parts = [part, part.replace("inspected", "other")]
+    forms = {f"join('{separator}')": separator.join(parts) for separator in (",", " ", ";", "|")}
+    forms["to_json"] = json.dumps(parts)
     for variable in sorted(project.settings.variables(setting)):
         if variable in (project.given.get("app_environment") or {}):
             return True
@@ -98,9 +110,9 @@ def listed(project: Project, subject: str, setting: str, value: str, template: s
                 reason = f"{setting} is read from {variable}."
                 project.add_variable(subject, variable, f"{{{{ {template} | {form} }}}}", reason, text)
                 return True
-        if accepts(project, setting, variable, value, [value]):
+        if accepts(project, setting, variable, part, [value]):
             reason = f"{setting} has the one name of {variable}."
-            project.add_variable(subject, variable, f"{{{{ {template} | first }}}}", reason, value)
+            project.add_variable(subject, variable, f"{{{{ {template} | first }}}}", reason, part)
             return True
     return False
 
@@ -108,21 +120,33 @@ def listed(project: Project, subject: str, setting: str, value: str, template: s
 def hosts(project: Project) -> None:
     settings, name, value = project.settings, "ALLOWED_HOSTS", "inspected.example.org"
     items = settings.items(name)
-    if name in settings.variables(name) or value in items:
+    variables = settings.variables(name)
+    if is_separated_by_commas(project, name, value) if name in variables else value in items:
         project.report.fine("hosts", "ALLOWED_HOSTS has the names of the site.")
     elif "*" in items:
         text = f"ALLOWED_HOSTS has * ({settings.where(name)}): nginx alone refuses other names."
         project.report.fine("hosts", text)
-    elif not listed(project, "hosts", name, value, "certificate_domains"):
+    elif listed(project, "hosts", name, value, "certificate_domains"):
+        return
+    elif name in variables:
+        project.report.fine("hosts", "ALLOWED_HOSTS is read from the environment.")
+    else:
         what = f"{items!r}" if name in settings and len(str(items)) < 80 else "without the names of the site"
         hard_coded(project, "hosts", name, what, 'write ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",").')
 
 
 def origins(project: Project) -> None:
-    settings, name, value = project.settings, "CSRF_TRUSTED_ORIGINS", "https://inspected.example.org"
-    if name in settings.variables(name) or value in settings.items(name) or not settings.variables(name):
+    settings, name, host = project.settings, "CSRF_TRUSTED_ORIGINS", "inspected.example.org"
+    # Before version 4, Django takes names without https://.
+    old = () < django_version(project.requirements) < (4,)
+    value = host if old else f"https://{host}"
+    variables = settings.variables(name)
+    if name in variables and (old or is_separated_by_commas(project, name, value)):
         return
-    listed(project, "hosts", name, value, "app_origins")
+    if not variables or (name not in variables and value in settings.items(name)):
+        return
+    if old or not listed(project, "hosts", name, value, "app_origins"):
+        listed(project, "hosts", name, value, "certificate_domains", host)
 
 
 def in_project(project: Project, path: str) -> bool:

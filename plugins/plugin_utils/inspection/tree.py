@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import os
 import re
 import subprocess
@@ -116,7 +117,7 @@ class Tree:
     def _read(self, path: str) -> str:
         place = self.folder / path
         try:
-            return place.read_text(errors="replace") if place.stat().st_size <= LARGEST_BYTES else ""
+            return decoded(place.read_bytes()) if place.stat().st_size <= LARGEST_BYTES else ""
         except OSError:
             return ""
 
@@ -133,6 +134,13 @@ class Tree:
             folders[:] = sorted(name for name in folders if name not in EXCLUDED)
             place = Path(parent).relative_to(self.folder).as_posix()
             yield from (name if place == "." else f"{place}/{name}" for name in files)
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a file; one with a byte order mark may be UTF-16, as PowerShell writes it."""
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def join(*parts: str) -> str:

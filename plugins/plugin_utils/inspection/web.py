@@ -211,10 +211,10 @@ class Routes:
     def __init__(self, project: Project) -> None:
         self.project = project
         environment = Environment(project.variables)
-        self.evaluator = Evaluator(project.tree, project.layout.roots, environment, only="urls")
+        self.evaluator = Evaluator(project.tree, project.layout.importable, environment, only="urls")
 
     def of_module(self, module: str, prefix: str, depth: int) -> Iterator[str]:
-        file = find_module(self.project.tree.files, self.project.layout.roots, module)
+        file = find_module(self.project.tree.files, self.project.layout.importable, module)
         if file and depth <= DEEPEST:
             yield from self.of_scope(self.evaluator.module(file), prefix, depth)
 
