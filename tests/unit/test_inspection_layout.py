@@ -287,6 +287,7 @@ def test_django_configurations(tmp_path: Path) -> None:
         ("pyproject.toml", "[tool.poetry.dependencies]\ndjango = '^5'\n", "poetry lock && poetry self add"),
         ("pyproject.toml", "[tool.ruff]\nline-length = 120\n", "pip freeze > requirements.txt;"),
         ("Pipfile", "", "pipenv lock && pipenv requirements --hash > requirements.txt;"),
+        ("requirements.in", "django\n", "uv pip compile requirements.in --output-file requirements.txt;"),
         ("setup.cfg", "", "pip freeze > requirements.txt;"),
     ],
 )
@@ -305,6 +306,12 @@ def test_requirements_of_production(tmp_path: Path) -> None:
         values(inspect(tmp_path, without("requirements.txt") | folder))["app_requirements"]
         == "requirements/production.txt"
     )
+
+
+def test_requirements_with_other_names(tmp_path: Path) -> None:
+    names = ("requirements/common.txt", "requirements/live.txt", "requirements/test.txt", "docs/notes.txt")
+    files = without("requirements.txt") | dict.fromkeys(names, "django\n")
+    assert values(inspect(tmp_path, files))["app_requirements"] == "requirements/live.txt"
 
 
 def test_files_that_git_ignores_do_not_count(tmp_path: Path) -> None:

@@ -152,6 +152,36 @@ def test_variable_that_names_the_engine_gets_a_word_that_the_settings_know(
     assert texts(report, "needs") == ""
 
 
+@pytest.mark.parametrize(
+    ("parts", "overlay"),
+    [
+        ('"NAME": "notes", "USER": "notes", "PASSWORD": os.environ["DB_PASSWORD"], "HOST": "db"', "always"),
+        ('"NAME": os.environ["DB_NAME"], "USER": "notes", "HOST": os.environ["DB_HOST"]', "always"),
+        ('"NAME": os.environ["DB_NAME"], "USER": os.environ["DB_USER"], "PORT": "5432"', None),
+        # A server of the user's own.
+        ('"NAME": "notes", "USER": "notes", "PASSWORD": os.environ["DB_PASSWORD"], "HOST": "db.example.org"', None),
+    ],
+)
+def test_database_of_which_a_part_is_written_into_the_code(tmp_path: Path, parts: str, overlay: str | None) -> None:
+    text = f'DATABASES = {{"default": {{"ENGINE": "django.db.backends.postgresql", {parts}}}}}\n'
+    report = inspect(tmp_path, with_settings(text))
+    assert values(report).get("app_settings_overlay") == overlay
+    assert texts(report, "needs") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "variable", "word"),
+    [
+        ("DEBUG = os.environ.get('STAGE', 'dev') == 'dev'", "STAGE", "production"),
+        ("DEBUG = os.environ.get('STAGE') != 'live'", "STAGE", "live"),
+        ("DEBUG = os.environ.get('MY_DEBUG', '') != 'False'", "MY_DEBUG", "False"),
+        ("DEBUG = bool(int(os.environ.get('MY_DEBUG', '1')))", "MY_DEBUG", "0"),
+    ],
+)
+def test_word_that_switches_debug_off(tmp_path: Path, text: str, variable: str, word: str) -> None:
+    assert values(inspect(tmp_path, with_settings(f"{text}\n")))["app_environment"] == {variable: word}
+
+
 def test_sqlite_whose_path_is_a_variable_is_replaced(tmp_path: Path) -> None:
     text = (
         'DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DB_PATH", "db")}}\n'
@@ -550,7 +580,7 @@ include(optional("environments/local.py"))
     }
     report = inspect(tmp_path, {k: v for k, v in PLAIN.items() if k != "config/settings.py"} | files)
     assert "KEY is read without a default (config/settings/environments/production.py:1)" in texts(report, "needs")
-    assert values(report)["app_workers"][0]["queues"] == ["jobs"]
+    assert "jobs (the default queue)" in texts(report, "decided", "queues")
     assert "DEBUG is off" in texts(report, "fine")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..preflight.application import EXPORTS
-from .layout import Layout
+from .layout import Layout, kind_of
 from .report import FILE, Report, bare
 from .tree import Tree, join
 
@@ -93,10 +93,13 @@ def find_file(tree: Tree, layout: Layout) -> str:
         for place in places:
             if join(place, name) in tree.files and tree.read(join(place, name)).strip():
                 return join(place, name)
-    others = [file for file in sorted(tree.files) if re.fullmatch(r"(.*/)?requirements[^/]*\.txt", file)]
+    pattern = r"(.*/)?(requirements[^/]*|requirements/[^/]+|(.*/)?reqs?/[^/]+)\.txt"
+    others = [file for file in sorted(tree.files) if re.fullmatch(pattern, file)]
     others = [file for file in others if tree.read(file).strip()]
-    others = [file for file in others if not re.search(r"dev|test|doc|local|lint|ci\b", file)]
-    return min(others, key=lambda file: file.count("/"), default="")
+    others = [file for file in others if not re.search(r"dev|test|doc|local|lint|ci\b|constraint", file)]
+    return min(
+        others, key=lambda file: (file.count("/"), kind_of(file.removesuffix(".txt").replace("/", "."))), default=""
+    )
 
 
 def locks_of_others(tree: Tree, layout: Layout) -> list[str]:
@@ -300,4 +303,8 @@ def export_command(tree: Tree, layout: Layout) -> tuple[str, str]:
         return "The project uses Poetry, and has no poetry.lock.", f"poetry lock && {EXPORTS['poetry.lock']}"
     if any(join(place, "Pipfile") in tree.files for place in places):
         return "The project has a Pipfile, and no Pipfile.lock.", f"pipenv lock && {EXPORTS['Pipfile.lock']}"
+    source = next((name for place in places if (name := join(place, "requirements.in")) in tree.files), "")
+    if source:
+        command = f"uv pip compile {source} --output-file {source.removesuffix('.in')}.txt"
+        return f"{source} is not compiled.", command
     return "The project has no requirements file.", "pip freeze > requirements.txt"

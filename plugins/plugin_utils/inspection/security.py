@@ -59,7 +59,7 @@ def secret_key(project: Project) -> None:
         value, text = "{{ secret_django_key }}", f"SECRET_KEY is read from {variable}, which gets the generated key."
         project.add_variable("secret key", variable, value, text, "inspected-" * 6)
     else:
-        what = "written into the code" if name in settings else "missing"
+        what = "written into the code" if text_of(settings.get(name)) else "computed" if name in settings else "missing"
         hard_coded(project, "secret key", name, what, 'write SECRET_KEY = os.environ["SECRET_KEY"].')
 
 
@@ -70,7 +70,8 @@ def debug(project: Project) -> None:
         project.report.fine("debug", "DEBUG is off in a release.")
         return
     for variable in sorted(variables) if len(variables) <= 3 else []:
-        for word in ("false", "0", ""):
+        stages = () if "DEBUG" in variable else ("production", "prod", "live")
+        for word in (*stages, "false", "False", "0", ""):
             if truth(project.evaluate(**{variable: word}).get("DEBUG")) is False:
                 text = (
                     f"DEBUG is on unless {variable} says otherwise ({settings.where('DEBUG')}): it is set to {word!r}."

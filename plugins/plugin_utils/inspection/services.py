@@ -105,11 +105,14 @@ def map_parts(project: Project, parts: dict[str, Any]) -> bool:
     wanted = {name: PARTS[key][0] for key, name in single.items() if name not in own}
     owner = {name: PARTS[key][1] for key, name in single.items() if PARTS[key][1]}
     project.proposed |= {name: PARTS[key][2] for key, name in single.items()}
+    fixed = [key for key in ("NAME", "USER", "PASSWORD") if text_of(parts.get(key, UNKNOWN)) and not read[key]]
     if single:
         text = f"DATABASES gets the parts of the database's address from {', '.join(single.values())}."
         project.report.require("database", text, "app_environment", wanted)
         text = "Migrations connect as the owner of the tables."
         project.report.require("database", text, "app_migration_environment", owner)
+    if single and fixed and not server_of(parts):
+        always(project, "database", "DATABASES", frozenset(single.values()))
     return any(read.values())
 
 
