@@ -182,6 +182,60 @@ def test_variables_in_comments_of_requirements(tmp_path: Path) -> None:
     assert texts(report, "needs") == ""
 
 
+@pytest.mark.parametrize(
+    ("files", "folder", "commands"),
+    [
+        ({"web/package.json": '{"scripts": {"build": "vite"}}'}, "web/dist", ["install", "run build"]),
+        ({"web/package.json": "{}", "web/package-lock.json": "{}"}, "web/node_modules", ["ci"]),
+        ({"web/package.json": '{"scripts": {"build": "vite"}}', "web/dist/a.js": ""}, "web/dist", None),
+    ],
+)
+def test_javascript_in_a_folder_of_static_files(
+    tmp_path: Path, files: dict[str, str], folder: str, commands: list[str] | None
+) -> None:
+    settings = with_settings(f'STATICFILES_DIRS = [BASE_DIR / "notes", ("js", BASE_DIR / "{folder}")]\n')
+    report = inspect(tmp_path, settings | files)
+    expected = [f"npm --prefix web {command}" for command in commands] if commands else None
+    assert values(report).get("app_build_commands") == expected
+    assert "STATICFILES_DIRS (" not in texts(report, "decided")
+
+
+def test_folder_of_static_files_that_nothing_builds(tmp_path: Path) -> None:
+    files = with_settings('STATICFILES_DIRS = [os.path.join(BASE_DIR, "dist"), "/srv/elsewhere"]\n')
+    words = "Warning: STATICFILES_DIRS (config/settings.py:16) has dist, of which no file is deployed."
+    assert words in texts(inspect(tmp_path, files), "decided", "build")
+    assert words not in texts(inspect(tmp_path, files, app_build_commands=["make dist"]), "decided")
+    assert words not in texts(inspect(tmp_path, files | {"dist/a.css": ""}), "decided")
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ('KEYS = json.load(open(BASE_DIR / "keys.json"))\n', True),
+        ('with open(os.path.join(BASE_DIR, "keys.json")) as file:\n    KEYS = json.load(file)\n', True),
+        ('KEYS = json.loads((BASE_DIR / "keys.json").read_text())\n', True),
+        ('from decouple import Config, RepositoryEnv\nconfig = Config(RepositoryEnv(BASE_DIR / "keys.json"))\n', True),
+        (
+            'try:\n    KEYS = open(BASE_DIR / "keys.json")\nexcept OSError:\n    raise\n',
+            True,
+        ),
+        ('try:\n    KEYS = open(BASE_DIR / "keys.json")\nexcept FileNotFoundError:\n    KEYS = {}\n', False),
+        ('if (BASE_DIR / "keys.json").exists():\n    KEYS = open(BASE_DIR / "keys.json")\n', False),
+        ('if os.path.exists(BASE_DIR / "keys.json"):\n    KEYS = open(BASE_DIR / "keys.json")\n', False),
+        ('LOG = open(BASE_DIR / "keys.json", "w")\n', False),
+        ('KEYS = open(BASE_DIR / "manage.py").read()\n', False),
+        ('KEYS = open("/etc/keys.json").read()\n', False),
+    ],
+)
+def test_file_that_the_settings_open_and_git_ignores(tmp_path: Path, text: str, needed: bool) -> None:
+    files = with_settings(f"import json\n{text}")
+    words = "opens keys.json, which a deployment does not have"
+    needs = texts(ignoring(tmp_path, files | {".gitignore": "keys.json\n", "keys.json": "{}"}), "needs", "files")
+    assert (words in needs) == needed
+    again = ignoring(tmp_path, files, app_files={"keys.json": {"content": "{}"}})
+    assert texts(again, "needs") == ""
+
+
 def test_javascript_without_a_build(tmp_path: Path) -> None:
     assert "app_build_commands" not in values(inspect(tmp_path, PLAIN | {"package.json": '{"scripts": {"test": "x"}}'}))
 

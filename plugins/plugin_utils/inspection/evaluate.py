@@ -16,6 +16,7 @@ from .tree import Tree
 from .values import UNKNOWN, Call, External, FromEnvironment, Unknown, either, is_known, lift, names_of, plain, truth
 
 MOST_STEPS = 20_000
+NO_FILE = ("FileNotFoundError", "OSError", "IOError", "EnvironmentError")
 # Imports of modules of the project that are followed from one to the next.
 DEEPEST_IMPORT = 5
 
@@ -226,9 +227,11 @@ class Evaluator(Expressions):
             handler_is_for(handler, "KeyError", "ImproperlyConfigured", "UndefinedValueError")
             for handler in node.handlers
         )
-        count, missing = len(self.environment.reads), len(self.missing)
+        count, missing, opened = len(self.environment.reads), len(self.missing), len(self.environment.opened)
         try:
             self.block(node.body, scope)
+            if any(handler_is_for(handler, *NO_FILE) and not raises(handler.body) for handler in node.handlers):
+                del self.environment.opened[opened:]
             self.block(node.orelse, scope)
         except Stop:
             # A module that may be missing: the handlers run.

@@ -326,6 +326,10 @@ class Expressions:
         if isinstance(node.func, ast.Attribute):
             holder = self.value(node.func.value, scope)
             if not isinstance(holder, External | Scope | Class | Call):
+                if node.func.attr in ("read_text", "read_bytes", "open") and isinstance(holder, PurePosixPath):
+                    self.environment.open(
+                        holder, arguments[0] if node.func.attr == "open" and arguments else "r", place
+                    )
                 return self.method(holder, node.func.attr, arguments, keywords)
         called = self.value(node.func, scope)
         if isinstance(called, Function):
