@@ -140,6 +140,45 @@ def test_celery_application_of_a_subclass_or_a_function(
     assert texts(report, "needs") == ""
 
 
+@pytest.mark.parametrize("name", ["demo", "docs", "testing", "contrib", "server"])
+def test_project_with_a_name_of_something_else(tmp_path: Path, name: str) -> None:
+    files = {path.replace("config/", f"{name}/"): text.replace("config.", f"{name}.") for path, text in PLAIN.items()}
+    report = inspect(tmp_path, files)
+    assert texts(report, "needs") == ""
+    found = values(report)
+    assert found["app_settings_module"] == f"{name}.settings"
+    assert (found["app_wsgi_app"], found["app_celery_app"]) == (f"{name}.wsgi:application", name)
+
+
+def test_development_settings_of_a_project_named_server(tmp_path: Path) -> None:
+    files = {path.replace("config/", "server/"): text.replace("config.", "server.") for path, text in PLAIN.items()}
+    settings = files.pop("server/settings.py")
+    files["manage.py"] = files["manage.py"].replace("server.settings", "server.settings.local")
+    files |= {f"server/settings/{name}.py": settings for name in ("__init__", "local", "production")}
+    assert values(inspect(tmp_path, files))["app_settings_module"] == "server.settings.production"
+
+
+@pytest.mark.parametrize("given", [{}, {"app_project_dir": "demo"}])
+def test_project_in_a_folder_named_demo(tmp_path: Path, given: dict[str, str]) -> None:
+    report = inspect(tmp_path, {f"demo/{path}": text for path, text in PLAIN.items()}, **given)
+    assert texts(report, "needs") == ""
+    assert values(report)["app_project_dir"] == "demo"
+
+
+def test_example_project_beside_the_project_does_not_count(tmp_path: Path) -> None:
+    example = {f"example/{path}": text for path, text in PLAIN.items()}
+    example |= {"example/notes/apps.py": "", "example/notes/migrations/__init__.py": ""}
+    example |= {"example/notes/views.py": 'send.apply_async(queue="no")\n'}
+    application = {
+        "docs/apps.py": "",
+        "docs/migrations/__init__.py": "",
+        "docs/views.py": 'f.apply_async(queue="mail")\n',
+    }
+    report = inspect(tmp_path, PLAIN | example | application)
+    assert values(report)["app_project_dir"] == ""
+    assert texts(report, "decided", "queues").endswith(": celery (the default queue), mail (docs/views.py).")
+
+
 def test_settings_module_in_a_comment_is_not_taken(tmp_path: Path) -> None:
     wsgi = '# os.environ["DJANGO_SETTINGS_MODULE"] = "config"\n' + PLAIN["config/wsgi.py"]
     report = inspect(tmp_path, PLAIN | {"config/wsgi.py": wsgi})

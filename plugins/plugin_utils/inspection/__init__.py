@@ -34,7 +34,7 @@ def inspect_project(folder: Path, settings: Mapping[str, Any], *, writes: bool =
     caller writes the proposals to the user's file, so that they answer needs, too.
     """
     report = Report(given=settings, writes=writes)
-    tree = Tree(folder)
+    tree = Tree(folder, str(settings.get("app_project_dir") or ""))
     layout = find_layout(tree, settings)
     if layout is None:
         text = (

@@ -172,7 +172,9 @@ def conventional(tree: Tree, layout: Layout, named: list[str]) -> list[str]:
 
 def kind_of(module: str) -> int:
     """Return 0 for the settings of production, 1 for those of no environment, 2 for those of development."""
-    words = re.split(r"[._]", module.lower().replace("settings", ""))
+    top, _, inner = module.lower().partition(".")
+    # The name of the project says nothing, such as server.
+    words = re.split(r"[._-]", (inner if inner and "settings" not in top else f"{top}.{inner}").replace("settings", ""))
     if any(word in PRODUCTION for word in words):
         return 0
     return 2 if any(word in DEVELOPMENT for word in words) else 1
