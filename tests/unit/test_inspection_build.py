@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -326,6 +327,45 @@ def test_requirements_with_a_byte_order_mark(tmp_path: Path) -> None:
     report = inspect(tmp_path, PLAIN | {"requirements.txt": "\ufeffgunicorn\ndjango\ncelery[redis]\npsycopg[binary]\n"})
     assert "4 packages" in texts(report, "fine")
     assert "app_extra_requirements" not in values(report)
+
+
+def test_applications_that_the_requirements_lack(tmp_path: Path) -> None:
+    files = with_settings(
+        'INSTALLED_APPS += ["debug_toolbar", "rest_framework.authtoken", "taggit", "silk"]\n'
+        'MIDDLEWARE = ["whitenoise.middleware.WhiteNoiseMiddleware"]\n'
+    )
+    files |= {"requirements.txt": PLAIN["requirements.txt"] + "whitenoise\nDjango_Taggit\n", "silk/__init__.py": ""}
+    report = inspect(tmp_path, files)
+    assert values(report)["app_extra_requirements"] == ["django-debug-toolbar", "djangorestframework"]
+    assert "The settings use debug_toolbar, and the requirements have no django-debug-toolbar." in texts(
+        report, "decided"
+    )
+    # Another package may bring them.
+    assert texts(inspect(tmp_path, files, app_name="notes"), "needs") == ""
+
+
+def test_processes_that_nothing_runs_are_named(tmp_path: Path) -> None:
+    procfile = """web: gunicorn config.wsgi
+worker: celery -A config worker -Q high
+beat: celery --app=config beat
+release: python manage.py migrate
+bot: python manage.py runbot --all
+"""
+    files = with_settings('INSTALLED_APPS += ["django_q", "django_cron"]\n') | {"Procfile": procfile}
+    text = texts(inspect(tmp_path, files), "decided", "processes")
+    assert re.findall(r"(app_\w+: .*)\.$", text, re.M) == [
+        'app_processes: [{name: bot, command: "python manage.py runbot --all"}]',
+        'app_processes: [{name: qcluster, command: "python manage.py qcluster"}]',
+        'app_cron: [{name: runcrons, command: python manage.py runcrons, schedule: "*:0/5"}]',
+    ]
+    settings = {
+        "app_processes": [
+            {"name": "bot", "command": "python manage.py runbot --all"},
+            {"name": "q", "command": "python manage.py qcluster"},
+        ],
+        "app_cron": [{"name": "x", "command": "python manage.py runcrons", "schedule": "hourly"}],
+    }
+    assert texts(inspect(tmp_path, files, **settings), "decided", "processes") == ""
 
 
 def test_packages_of_the_image_are_named(tmp_path: Path) -> None:

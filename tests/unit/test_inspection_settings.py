@@ -508,6 +508,57 @@ def test_channels_without_a_layer_are_named(tmp_path: Path) -> None:
         assert ("CHANNEL_LAYERS is not set" in texts(inspect(tmp_path / str(named), text), "decided")) is named
 
 
+WRAPPER = """
+from django.core.exceptions import ImproperlyConfigured
+def get(name, default=None):
+    try:
+        return os.environ[name]
+    except KeyError:
+        if default is not None:
+            return default
+        raise ImproperlyConfigured(name)
+"""
+
+
+def test_default_of_a_function_of_the_project(tmp_path: Path) -> None:
+    text = f"{WRAPPER}ONE = get('ONE')\nTWO = get('TWO', 'x')\nSECRET_KEY = get('KEY')\n"
+    report = inspect(tmp_path, with_settings(text))
+    assert re.findall(r"(\w+) is read without", texts(report, "needs")) == ["ONE"]
+    assert values(report)["app_environment"] == {"KEY": "{{ secret_django_key }}"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "needed"),
+    [
+        ("config/celery.py", 'DSN = os.environ["DSN"]\n', True),
+        ("config/wsgi.py", 'DSN = os.environ["DSN"]\n', True),
+        ("config/celery.py", 'DSN = os.environ.get("DSN")\n', False),
+        ("config/celery.py", 'def connect():\n    return os.environ["DSN"]\n', False),
+    ],
+)
+def test_variable_that_celery_or_wsgi_reads(tmp_path: Path, file: str, text: str, needed: bool) -> None:
+    needs = texts(inspect(tmp_path, PLAIN | {file: f"import os\n{PLAIN[file]}{text}"}), "needs", "environment")
+    assert (f"DSN is read without a default ({file}:" in needs) == needed
+
+
+REDIRECT = "SECURE_SSL_REDIRECT = True\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        (REDIRECT, True),
+        (f'{REDIRECT}SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")\n', False),
+        ("SECURE_SSL_REDIRECT = False\n", False),
+        # The generated settings module, which the database needs, has the header.
+        (f'{REDIRECT}DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3"}}}}\n', False),
+    ],
+)
+def test_redirect_that_would_never_end(tmp_path: Path, text: str, needed: bool) -> None:
+    needs = texts(inspect(tmp_path, with_settings(text)), "needs", "https")
+    assert ("SECURE_SSL_REDIRECT is True (config/settings.py:16)" in needs) == needed
+
+
 @pytest.mark.parametrize(("backend", "mapped"), [("redis.RedisCache", True), ("memcached.PyMemcacheCache", False)])
 def test_variable_of_memcached_does_not_get_the_url_of_redis(tmp_path: Path, backend: str, mapped: bool) -> None:
     text = (

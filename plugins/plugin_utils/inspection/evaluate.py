@@ -245,13 +245,26 @@ class Evaluator(Expressions):
         if caught:
             handlers = [handler.body for handler in node.handlers]
             required = [read for read in self.environment.reads[count:] if read.required]
+            fails = not required or all(self.fails(body, scope) for body in handlers)
             for read in required:
-                read.required = all(raises(body) for body in handlers)
-            if required and not all(raises(body) for body in handlers):
+                read.required = fails
+            if not fails:
                 self.branches([[], *handlers], scope)
         self.block(node.finalbody, scope)
         if returns(node.body):
             raise Stop
+
+    def fails(self, block: list[ast.stmt], scope: Scope) -> bool:
+        """Return whether a block certainly raises an exception: it neither ends nor returns."""
+        before, returned = scope.names, len(scope.returned)
+        scope.names = duplicate(before)
+        try:
+            self.block(block, scope)
+        except Stop:
+            return len(scope.returned) == returned
+        finally:
+            scope.names = before
+        return False
 
     def do_with(self, node: ast.With, scope: Scope) -> None:
         outer = self.environment.prefix

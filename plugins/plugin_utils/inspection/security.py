@@ -36,7 +36,6 @@ def report_security(project: Project) -> None:
     origins(project)
     media(project)
     logging(project)
-    assignments(project)
 
 
 def hard_coded(project: Project, subject: str, name: str, what: str, remedy: str) -> None:
@@ -134,6 +133,22 @@ def hosts(project: Project) -> None:
     else:
         what = f"{items!r}" if name in settings and len(str(items)) < 80 else "without the names of the site"
         hard_coded(project, "hosts", name, what, 'write ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",").')
+
+
+def redirect(project: Project) -> None:
+    """Report a redirect to https:// of a project that cannot know that nginx received the request so."""
+    settings = project.settings
+    if truth(settings.get("SECURE_SSL_REDIRECT")) is not True or "SECURE_PROXY_SSL_HEADER" in settings:
+        return
+    if replaces(project) and any(one.setting == "app_settings_overlay" for one in project.report.findings):
+        # The generated settings module has the header, too.
+        return
+    project.report.needs(
+        "https",
+        f"SECURE_SSL_REDIRECT is True ({settings.where('SECURE_SSL_REDIRECT')}), and SECURE_PROXY_SSL_HEADER is not "
+        "set: every page would redirect to itself. Write into the settings: SECURE_PROXY_SSL_HEADER = "
+        '("HTTP_X_FORWARDED_PROTO", "https").',
+    )
 
 
 def origins(project: Project) -> None:
@@ -244,6 +259,13 @@ def log_file(project: Project, handler: str, path: str) -> None:
             return
         remedy = f"Log to stderr, or make the folder and add it to read_write_paths of app_sandbox in {FILE}."
         project.report.needs("logging", f"{text}. {remedy}", "app_sandbox")
+
+
+def report_overlay(project: Project) -> None:
+    """Add findings that depend on whether the release has a generated settings module, after those that tell it."""
+    if not project.layout.is_package and project.settings.is_readable:
+        redirect(project)
+        assignments(project)
 
 
 def assignments(project: Project) -> None:
