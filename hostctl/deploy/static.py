@@ -58,6 +58,11 @@ def collect(deployment: Deployment) -> None:
         public.mkdir(exist_ok=True)
         say(f"No static files are collected: {found['missing']}.")
         return
+    if absent := found.get("absent"):
+        deployment.warn(
+            f"STATICFILES_DIRS has {', '.join(absent)}, which the release does not have: no file of it is served. If "
+            "something builds it, write that into app_build_commands in group_vars/ENV/app.yml; else remove it."
+        )
     for place in found["folders"]:
         redirect(deployment, Path(place))
     name = deployment.settings.name

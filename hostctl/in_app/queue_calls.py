@@ -56,7 +56,7 @@ def queues_in_code(folder: Path) -> Iterator[tuple[str, Any]]:
     The value of a name is that in the module, if that is loaded; modules are not imported for it.
     """
     code, kinds = Code(folder), queue_kinds()
-    for path in python_files(folder):
+    for path in python_files(folder, code.in_use()):
         module = parse(path, r"\bqueue\s*=")
         if module is None:
             continue
@@ -89,9 +89,13 @@ class Code:
         self.folder = folder.resolve()
         inside = [path for path in map(Path, sys.path) if path.resolve().is_relative_to(self.folder)]
         # Without .venv, whose packages name none of the project's queues.
-        paths = [path for path in inside if not ASIDE.search(str(path.resolve().relative_to(self.folder)))]
+        paths = [path for path in inside if "/." not in f"/{path.resolve().relative_to(self.folder)}"]
         self.roots = list(dict.fromkeys([*paths, folder]))
         self.parsed: dict[Path, dict[str, Any]] = {}
+
+    def in_use(self) -> set[str]:
+        """Return the folders of loaded modules, and those of sys.path: an application may have the name `docs`."""
+        return {str(Path(file).parent) for file in self.loaded} | {str(root.resolve()) for root in self.roots}
 
     def names(self, path: Path, module: ast.Module) -> dict[str, Any]:
         """Return the values of a module's names, also of those that it imports from others of the folder."""
@@ -138,9 +142,14 @@ class Code:
         return self.parsed[file]
 
 
-def python_files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in DEPENDENCIES and not ASIDE.search(name))
+def python_files(folder: Path, in_use: set[str]) -> Iterator[Path]:
+    """Yield the Python files that may run in production; folders in use may have any name."""
+    for parent, folders, files in os.walk(os.path.realpath(folder)):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in DEPENDENCIES and (not ASIDE.search(name) or f"{parent}/{name}" in in_use)
+        )
         yield from (Path(parent, name) for name in sorted(files) if name.endswith(".py"))
 
 

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 def static_files() -> dict[str, Any]:
     """Return the `folders` that files are collected into, the `path` of their URL, and `problems`: refuse the release.
 
-    Without folders, the storage is not on this host (S3). `missing` says why nothing is collected, or is "".
+    Without folders, the storage is not on this host (S3). `missing` says why nothing is collected, or is "". `absent`
+    are folders of STATICFILES_DIRS that do not exist, which Django leaves out without a word.
     """
     from django.apps import apps
     from django.conf import settings
@@ -32,8 +33,16 @@ def static_files() -> dict[str, Any]:
     names = ["STATIC_ROOT", *(["COMPRESS_ROOT"] if apps.is_installed("compressor") else [])]
     folders += [folder for name in names if folders and (folder := setting(name))]
     paths = dict.fromkeys(str(Path(folder).absolute()) for folder in folders)
-    found = {"folders": list(paths), "path": url_path(settings.STATIC_URL)}
+    found = {"folders": list(paths), "path": url_path(settings.STATIC_URL), "absent": absent_folders()}
     return found | {"missing": "", "problems": [*problems(), *shared_manifest(staticfiles_storage)]}
+
+
+def absent_folders() -> list[str]:
+    from django.conf import settings
+
+    # An item may be (prefix, folder).
+    folders = [str(item[1] if isinstance(item, list | tuple) else item) for item in settings.STATICFILES_DIRS]
+    return [folder for folder in folders if not Path(folder).is_dir()]
 
 
 def media_files() -> dict[str, Any]:

@@ -87,7 +87,13 @@ def ask(folder: Path, settings: str, *questions: str) -> list[dict[str, Any]]:
 def test_folders_and_path(tmp_path: Path, settings: str, folders: list[str], path: str) -> None:
     [found] = ask(tmp_path, settings, "static_files")
     expected = [str(tmp_path / folder) for folder in folders]
-    assert found == {"missing": "", "folders": expected, "path": path, "problems": []}
+    assert found == {"missing": "", "folders": expected, "path": path, "problems": [], "absent": []}
+
+
+def test_folders_of_static_files_that_do_not_exist(tmp_path: Path) -> None:
+    settings = 'STATIC_ROOT = "collected"; STATICFILES_DIRS = ["files", "dist", ("js", "built")]'
+    [found] = ask(tmp_path, settings, "static_files")
+    assert found["absent"] == ["dist", "built"]
 
 
 @pytest.mark.parametrize(

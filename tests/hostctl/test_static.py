@@ -149,6 +149,14 @@ def test_problems_of_static_files_are_refused(
     assert assets(live) == {}
 
 
+def test_folders_that_a_release_lacks_are_warned_of(
+    live: Host, answers: Answers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collecting(live, answers, monkeypatch, absent=["/srv/shop/dist"])
+    assert deploy(live) == 0
+    assert "STATICFILES_DIRS has /srv/shop/dist, which the release does not have" in capsys.readouterr().out
+
+
 def test_a_project_without_static_files(live: Host, answers: Answers, capsys: pytest.CaptureFixture[str]) -> None:
     assert deploy(live) == 0
     assert "No static files are collected: a test." in capsys.readouterr().out

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from inspected import PLAIN, inspect, texts, values, with_settings, without
-from plugin_utils.inspection import Report
+from inspected import PLAIN, inspect, texts, values, with_settings, without, write
+from plugin_utils.inspection import Report, inspect_project
 from plugin_utils.inspection.services import WEB_PROCESSES
 from project import ROOT
 
@@ -182,6 +183,60 @@ def test_variables_in_comments_of_requirements(tmp_path: Path) -> None:
     assert texts(report, "needs") == ""
 
 
+@pytest.mark.parametrize(
+    ("files", "folder", "commands"),
+    [
+        ({"web/package.json": '{"scripts": {"build": "vite"}}'}, "web/dist", ["install", "run build"]),
+        ({"web/package.json": "{}", "web/package-lock.json": "{}"}, "web/node_modules", ["ci"]),
+        ({"web/package.json": '{"scripts": {"build": "vite"}}', "web/dist/a.js": ""}, "web/dist", None),
+    ],
+)
+def test_javascript_in_a_folder_of_static_files(
+    tmp_path: Path, files: dict[str, str], folder: str, commands: list[str] | None
+) -> None:
+    settings = with_settings(f'STATICFILES_DIRS = [BASE_DIR / "notes", ("js", BASE_DIR / "{folder}")]\n')
+    report = inspect(tmp_path, settings | files)
+    expected = [f"npm --prefix web {command}" for command in commands] if commands else None
+    assert values(report).get("app_build_commands") == expected
+    assert "STATICFILES_DIRS (" not in texts(report, "decided")
+
+
+def test_folder_of_static_files_that_nothing_builds(tmp_path: Path) -> None:
+    files = with_settings('STATICFILES_DIRS = [os.path.join(BASE_DIR, "dist"), "/srv/elsewhere"]\n')
+    words = "Warning: STATICFILES_DIRS (config/settings.py:16) has dist, of which no file is deployed."
+    assert words in texts(inspect(tmp_path, files), "decided", "build")
+    assert words not in texts(inspect(tmp_path, files, app_build_commands=["make dist"]), "decided")
+    assert words not in texts(inspect(tmp_path, files | {"dist/a.css": ""}), "decided")
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ('KEYS = json.load(open(BASE_DIR / "keys.json"))\n', True),
+        ('with open(os.path.join(BASE_DIR, "keys.json")) as file:\n    KEYS = json.load(file)\n', True),
+        ('KEYS = json.loads((BASE_DIR / "keys.json").read_text())\n', True),
+        ('from decouple import Config, RepositoryEnv\nconfig = Config(RepositoryEnv(BASE_DIR / "keys.json"))\n', True),
+        (
+            'try:\n    KEYS = open(BASE_DIR / "keys.json")\nexcept OSError:\n    raise\n',
+            True,
+        ),
+        ('try:\n    KEYS = open(BASE_DIR / "keys.json")\nexcept FileNotFoundError:\n    KEYS = {}\n', False),
+        ('if (BASE_DIR / "keys.json").exists():\n    KEYS = open(BASE_DIR / "keys.json")\n', False),
+        ('if os.path.exists(BASE_DIR / "keys.json"):\n    KEYS = open(BASE_DIR / "keys.json")\n', False),
+        ('LOG = open(BASE_DIR / "keys.json", "w")\n', False),
+        ('KEYS = open(BASE_DIR / "manage.py").read()\n', False),
+        ('KEYS = open("/etc/keys.json").read()\n', False),
+    ],
+)
+def test_file_that_the_settings_open_and_git_ignores(tmp_path: Path, text: str, needed: bool) -> None:
+    files = with_settings(f"import json\n{text}")
+    words = "opens keys.json, which a deployment does not have"
+    needs = texts(ignoring(tmp_path, files | {".gitignore": "keys.json\n", "keys.json": "{}"}), "needs", "files")
+    assert (words in needs) == needed
+    again = ignoring(tmp_path, files, app_files={"keys.json": {"content": "{}"}})
+    assert texts(again, "needs") == ""
+
+
 def test_javascript_without_a_build(tmp_path: Path) -> None:
     assert "app_build_commands" not in values(inspect(tmp_path, PLAIN | {"package.json": '{"scripts": {"test": "x"}}'}))
 
@@ -245,6 +300,85 @@ def test_health_page(tmp_path: Path, patterns: str, path: str | None) -> None:
     inner = 'from django.urls import path\nurlpatterns = [path("ping/", None)]\n'
     report = inspect(tmp_path, PLAIN | {"config/urls.py": urls, "notes/urls.py": inner})
     assert values(report).get("app_health_path") == path
+
+
+def test_health_page_among_conditions(tmp_path: Path) -> None:
+    conditions = "".join(
+        f'if settings.FEATURE_{number}:\n    urlpatterns += [path("{number}/", None)]\n' for number in range(5)
+    )
+    urls = f"""
+from django.conf import settings
+from django.conf.urls.static import static
+from django.urls import path
+urlpatterns = [path("health/", None)] + static(settings.MEDIA_URL, document_root=settings.MEDIA_ROOT)
+{conditions}"""
+    assert values(inspect(tmp_path, PLAIN | {"config/urls.py": urls}))["app_health_path"] == "/health/"
+
+
+def test_requirements_as_powershell_writes_them(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN)
+    (tmp_path / "requirements.txt").write_text("django==5.2\r\ncelery==5.6.0\r\n", encoding="utf-16")
+    report = inspect_project(tmp_path, {}, writes=True)
+    assert "2 packages from requirements.txt" in texts(report, "fine")
+    assert "gunicorn>=23,<26" in values(report)["app_extra_requirements"]
+
+
+def test_requirements_with_a_byte_order_mark(tmp_path: Path) -> None:
+    report = inspect(tmp_path, PLAIN | {"requirements.txt": "\ufeffgunicorn\ndjango\ncelery[redis]\npsycopg[binary]\n"})
+    assert "4 packages" in texts(report, "fine")
+    assert "app_extra_requirements" not in values(report)
+
+
+def test_applications_that_the_requirements_lack(tmp_path: Path) -> None:
+    files = with_settings(
+        'INSTALLED_APPS += ["debug_toolbar", "rest_framework.authtoken", "taggit", "silk"]\n'
+        'MIDDLEWARE = ["whitenoise.middleware.WhiteNoiseMiddleware"]\n'
+    )
+    files |= {"requirements.txt": PLAIN["requirements.txt"] + "whitenoise\nDjango_Taggit\n", "silk/__init__.py": ""}
+    report = inspect(tmp_path, files)
+    assert values(report)["app_extra_requirements"] == ["django-debug-toolbar", "djangorestframework"]
+    assert "The settings use debug_toolbar, and the requirements have no django-debug-toolbar." in texts(
+        report, "decided"
+    )
+    # Another package may bring them.
+    assert texts(inspect(tmp_path, files, app_name="notes"), "needs") == ""
+
+
+def test_processes_that_nothing_runs_are_named(tmp_path: Path) -> None:
+    procfile = """web: gunicorn config.wsgi
+worker: celery -A config worker -Q high
+beat: celery --app=config beat
+release: python manage.py migrate
+bot: python manage.py runbot --all
+"""
+    files = with_settings('INSTALLED_APPS += ["django_q", "django_cron"]\n') | {"Procfile": procfile}
+    text = texts(inspect(tmp_path, files), "decided", "processes")
+    assert re.findall(r"(app_\w+: .*)\.$", text, re.M) == [
+        'app_processes: [{name: bot, command: "python manage.py runbot --all"}]',
+        'app_processes: [{name: qcluster, command: "python manage.py qcluster"}]',
+        'app_cron: [{name: runcrons, command: python manage.py runcrons, schedule: "*:0/5"}]',
+    ]
+    settings = {
+        "app_processes": [
+            {"name": "bot", "command": "python manage.py runbot --all"},
+            {"name": "q", "command": "python manage.py qcluster"},
+        ],
+        "app_cron": [{"name": "x", "command": "python manage.py runcrons", "schedule": "hourly"}],
+    }
+    assert texts(inspect(tmp_path, files, **settings), "decided", "processes") == ""
+
+
+def test_packages_of_the_image_are_named(tmp_path: Path) -> None:
+    image = """FROM python:3.13
+RUN apt-get update && apt-get install -y --no-install-recommends build-essential libpq-dev gettext \\
+    # for videos
+    ffmpeg=7:5.1 ghostscript && rm -rf /var/lib/apt/lists
+"""
+    files = PLAIN | {"Dockerfile": image, "Dockerfile.dev": "RUN apt install -y sqlite3\n"}
+    text = "Dockerfile installs the Debian packages ffmpeg, ghostscript."
+    assert text in texts(inspect(tmp_path, files), "decided", "packages")
+    settings = {"app_system_packages": ["ffmpeg", "ghostscript"]}
+    assert "Dockerfile" not in texts(inspect(tmp_path, files, **settings), "decided")
 
 
 def test_cache_on_another_server(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ BEAT = 'INSTALLED_APPS += ["django_celery_beat"]\n'
 
 
 def queues(folder: Path, files: dict[str, str]) -> list[str]:
-    return values(inspect(folder, files))["app_workers"][0]["queues"]
+    """Return the queues that are found; the worker that is written consumes all of them."""
+    report = inspect(folder, files)
+    assert "queues" not in values(report)["app_workers"][0]
+    return re.findall(r"[:,] (\S+) \(", texts(report, "decided", "queues"))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,8 @@ def queues(folder: Path, files: dict[str, str]) -> list[str]:
         ('CELERY_TASK_ROUTES = ([("a.*", {"queue": "mail"}), ("b.*", {"queue": "io"})],)', ["celery", "io", "mail"]),
         ('from kombu import Queue\nCELERY_TASK_QUEUES = (Queue("a"), Queue(name="b"))', ["a", "b", "celery"]),
         ('CELERY_TASK_QUEUES = {"a": {"exchange": "a"}}', ["a", "celery"]),
+        ('CELERY_TASK_ROUTES = {"a.*": "mail", "b.c": {"queue": "io", "priority": 3}}', ["celery", "io", "mail"]),
+        ('CELERY_TASK_ROUTES = [{"a.*": "mail"}, ("b.*", {"routing_key": "x"})]', ["celery", "mail"]),
         (
             'CELERY_BEAT_SCHEDULE = {"x": {"task": "t", "schedule": 5, "options": {"queue": "timed"}}}',
             ["celery", "timed"],
@@ -70,6 +76,25 @@ def test_worker_without_queues_consumes_those_of_the_code(tmp_path: Path) -> Non
 )
 def test_configuration_in_the_module_of_the_application(tmp_path: Path, code: str, found: list[str]) -> None:
     assert queues(tmp_path, PLAIN | {"config/celery.py": CELERY + code}) == found
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        'app.config_from_object("config.celeryconfig")',
+        "from config import celeryconfig\napp.config_from_object(celeryconfig)",
+        'class Config:\n    task_default_queue = "jobs"\n\napp.config_from_object(Config)',
+        'app.conf.update({"task_default_queue": "jobs"})',
+        "from django.conf import settings\napp.conf.update(settings.CELERY)",
+        "from django.conf import settings\napp.config_from_object(settings.CELERY)",
+    ],
+)
+def test_configuration_in_another_object(tmp_path: Path, read: str) -> None:
+    module = CELERY.replace('app.config_from_object("django.conf:settings", namespace="CELERY")', read)
+    files = with_settings('CELERY = {"task_default_queue": "jobs"}\n')
+    files |= {"config/celery.py": module, "config/celeryconfig.py": 'CELERY_DEFAULT_QUEUE = "jobs"\n'}
+    assert read in files["config/celery.py"]
+    assert queues(tmp_path, files) == ["jobs"]
 
 
 def test_old_names_without_namespace(tmp_path: Path) -> None:

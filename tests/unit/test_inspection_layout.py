@@ -116,6 +116,88 @@ def test_celery_in_other_module(tmp_path: Path) -> None:
     assert values(inspect(tmp_path, files))["app_celery_app"] == "config.jobs:queue"
 
 
+CLASS = "import celery\nclass Own(celery.Celery):\n    pass\n\napp = Own('config')\n"
+FACTORY = "from celery import Celery\n\ndef make(name: str) -> Celery:\n    return Celery(name)\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "application"),
+    [
+        ({"config/celery.py": CLASS}, "config"),
+        ({"config/celery.py": f"{FACTORY}\ncelery_app: Celery = make('config')\n"}, "config"),
+        ({"config/worker.py": f"{FACTORY}\nqueue = make('config')\n"}, "config.worker:queue"),
+        (
+            {"config/factory.py": FACTORY, "notes/jobs.py": "from config import factory\ncelery = factory.make('x')\n"},
+            "notes.jobs",
+        ),
+    ],
+)
+def test_celery_application_of_a_subclass_or_a_function(
+    tmp_path: Path, files: dict[str, str], application: str
+) -> None:
+    report = inspect(tmp_path, without("config/celery.py", "config/__init__.py") | {"config/__init__.py": ""} | files)
+    assert values(report)["app_celery_app"] == application
+    assert texts(report, "needs") == ""
+
+
+@pytest.mark.parametrize("name", ["demo", "docs", "testing", "contrib", "server"])
+def test_project_with_a_name_of_something_else(tmp_path: Path, name: str) -> None:
+    files = {path.replace("config/", f"{name}/"): text.replace("config.", f"{name}.") for path, text in PLAIN.items()}
+    report = inspect(tmp_path, files)
+    assert texts(report, "needs") == ""
+    found = values(report)
+    assert found["app_settings_module"] == f"{name}.settings"
+    assert (found["app_wsgi_app"], found["app_celery_app"]) == (f"{name}.wsgi:application", name)
+
+
+def test_development_settings_of_a_project_named_server(tmp_path: Path) -> None:
+    files = {path.replace("config/", "server/"): text.replace("config.", "server.") for path, text in PLAIN.items()}
+    settings = files.pop("server/settings.py")
+    files["manage.py"] = files["manage.py"].replace("server.settings", "server.settings.local")
+    files |= {f"server/settings/{name}.py": settings for name in ("__init__", "local", "production")}
+    assert values(inspect(tmp_path, files))["app_settings_module"] == "server.settings.production"
+
+
+@pytest.mark.parametrize("given", [{}, {"app_project_dir": "demo"}])
+def test_project_in_a_folder_named_demo(tmp_path: Path, given: dict[str, str]) -> None:
+    report = inspect(tmp_path, {f"demo/{path}": text for path, text in PLAIN.items()}, **given)
+    assert texts(report, "needs") == ""
+    assert values(report)["app_project_dir"] == "demo"
+
+
+def test_example_project_beside_the_project_does_not_count(tmp_path: Path) -> None:
+    example = {f"example/{path}": text for path, text in PLAIN.items()}
+    example |= {"example/notes/apps.py": "", "example/notes/migrations/__init__.py": ""}
+    example |= {"example/notes/views.py": 'send.apply_async(queue="no")\n'}
+    application = {
+        "docs/apps.py": "",
+        "docs/migrations/__init__.py": "",
+        "docs/views.py": 'f.apply_async(queue="mail")\n',
+    }
+    report = inspect(tmp_path, PLAIN | example | application)
+    assert values(report)["app_project_dir"] == ""
+    assert texts(report, "decided", "queues").endswith(": celery (the default queue), mail (docs/views.py).")
+
+
+def test_settings_module_in_a_comment_is_not_taken(tmp_path: Path) -> None:
+    wsgi = '# os.environ["DJANGO_SETTINGS_MODULE"] = "config"\n' + PLAIN["config/wsgi.py"]
+    report = inspect(tmp_path, PLAIN | {"config/wsgi.py": wsgi})
+    assert values(report)["app_settings_module"] == "config.settings"
+    assert "There are also" not in texts(report, "fine")
+
+
+@pytest.mark.parametrize(
+    "line", ['sys.path.insert(0, os.path.join(BASE_DIR, "apps"))', 'sys.path.append(str(BASE_DIR / "apps"))']
+)
+def test_folder_that_the_settings_add_to_the_path(tmp_path: Path, line: str) -> None:
+    files = with_settings(f"import sys\n{line}\n") | {
+        "config/urls.py": 'from django.urls import include, path\nurlpatterns = [path("", include("pages.urls"))]\n',
+        "apps/pages/__init__.py": "",
+        "apps/pages/urls.py": 'from django.urls import path\nurlpatterns = [path("health/", None)]\n',
+    }
+    assert values(inspect(tmp_path, files))["app_health_path"] == "/health/"
+
+
 def test_no_celery(tmp_path: Path) -> None:
     assert "No Celery application" in texts(inspect(tmp_path, without("config/celery.py")), "needs")
 
@@ -235,18 +317,22 @@ def test_django_configurations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "command"),
+    ("file", "text", "command"),
     [
-        ("poetry.lock", "poetry export"),
-        ("Pipfile.lock", "pipenv requirements"),
-        ("pdm.lock", "pdm export"),
-        ("pyproject.toml", "uv lock"),
-        ("setup.cfg", "pip freeze"),
+        ("poetry.lock", "", "poetry self add poetry-plugin-export && poetry export --output requirements.txt;"),
+        ("Pipfile.lock", "", "pipenv requirements --hash > requirements.txt;"),
+        ("pdm.lock", "", "pdm export --prod --output requirements.txt;"),
+        ("pyproject.toml", "[project]\nname = 'notes'\n", "uv lock;"),
+        ("pyproject.toml", "[tool.poetry.dependencies]\ndjango = '^5'\n", "poetry lock && poetry self add"),
+        ("pyproject.toml", "[tool.ruff]\nline-length = 120\n", "pip freeze > requirements.txt;"),
+        ("Pipfile", "", "pipenv lock && pipenv requirements --hash > requirements.txt;"),
+        ("requirements.in", "django\n", "uv pip compile requirements.in --output-file requirements.txt;"),
+        ("setup.cfg", "", "pip freeze > requirements.txt;"),
     ],
 )
-def test_export_command(tmp_path: Path, lock: str, command: str) -> None:
-    report = inspect(tmp_path, without("requirements.txt") | {lock: ""})
-    assert command in texts(report, "needs")
+def test_export_command(tmp_path: Path, file: str, text: str, command: str) -> None:
+    report = inspect(tmp_path, without("requirements.txt") | {file: text})
+    assert f"Type in the project: {command}" in texts(report, "needs")
 
 
 def test_requirements_of_production(tmp_path: Path) -> None:
@@ -259,6 +345,12 @@ def test_requirements_of_production(tmp_path: Path) -> None:
         values(inspect(tmp_path, without("requirements.txt") | folder))["app_requirements"]
         == "requirements/production.txt"
     )
+
+
+def test_requirements_with_other_names(tmp_path: Path) -> None:
+    names = ("requirements/common.txt", "requirements/live.txt", "requirements/test.txt", "docs/notes.txt")
+    files = without("requirements.txt") | dict.fromkeys(names, "django\n")
+    assert values(inspect(tmp_path, files))["app_requirements"] == "requirements/live.txt"
 
 
 def test_files_that_git_ignores_do_not_count(tmp_path: Path) -> None:

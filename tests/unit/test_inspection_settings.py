@@ -114,6 +114,117 @@ if os.environ.get("DB") == "postgres":
     )
 
 
+PARTS = '"NAME": os.environ.get("DB_NAME"), "USER": os.environ.get("DB_USER")'
+
+
+@pytest.mark.parametrize(
+    ("text", "variable", "word"),
+    [
+        (
+            f'DATABASES = {{"default": {{"ENGINE": os.getenv("DB_ENGINE", "django.db.backends.mysql"), {PARTS}}}}}',
+            "DB_ENGINE",
+            "django.db.backends.postgresql",
+        ),
+        (
+            "ENGINE = 'django.db.backends.' + os.environ.get('DB_TYPE', 'mysql')\n"
+            f'DATABASES = {{"default": {{"ENGINE": ENGINE, {PARTS}}}}}',
+            "DB_TYPE",
+            "postgresql",
+        ),
+        (
+            f'KNOWN = {{"lite": {{"ENGINE": "django.db.backends.sqlite3"}}, "pg": {{"ENGINE": '
+            f'"django.db.backends.postgresql", {PARTS}}}}}\n'
+            'DATABASES = {"default": KNOWN[os.environ.get("DB", "lite")]}',
+            "DB",
+            "pg",
+        ),
+    ],
+)
+def test_variable_that_names_the_engine_gets_a_word_that_the_settings_know(
+    tmp_path: Path, text: str, variable: str, word: str
+) -> None:
+    report = inspect(tmp_path, with_settings(f"{text}\n"))
+    assert values(report)["app_environment"] == {
+        variable: word,
+        "DB_NAME": "{{ app_name }}",
+        "DB_USER": "{{ app_database_login }}",
+    }
+    assert texts(report, "needs") == ""
+
+
+@pytest.mark.parametrize(
+    ("parts", "overlay"),
+    [
+        ('"NAME": "notes", "USER": "notes", "PASSWORD": os.environ["DB_PASSWORD"], "HOST": "db"', "always"),
+        ('"NAME": os.environ["DB_NAME"], "USER": "notes", "HOST": os.environ["DB_HOST"]', "always"),
+        ('"NAME": os.environ["DB_NAME"], "USER": os.environ["DB_USER"], "PORT": "5432"', None),
+        # A server of the user's own.
+        ('"NAME": "notes", "USER": "notes", "PASSWORD": os.environ["DB_PASSWORD"], "HOST": "db.example.org"', None),
+    ],
+)
+def test_database_of_which_a_part_is_written_into_the_code(tmp_path: Path, parts: str, overlay: str | None) -> None:
+    text = f'DATABASES = {{"default": {{"ENGINE": "django.db.backends.postgresql", {parts}}}}}\n'
+    report = inspect(tmp_path, with_settings(text))
+    assert values(report).get("app_settings_overlay") == overlay
+    assert texts(report, "needs") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "variable", "word"),
+    [
+        ("DEBUG = os.environ.get('STAGE', 'dev') == 'dev'", "STAGE", "production"),
+        ("DEBUG = os.environ.get('STAGE') != 'live'", "STAGE", "live"),
+        ("DEBUG = os.environ.get('MY_DEBUG', '') != 'False'", "MY_DEBUG", "False"),
+        ("DEBUG = bool(int(os.environ.get('MY_DEBUG', '1')))", "MY_DEBUG", "0"),
+    ],
+)
+def test_word_that_switches_debug_off(tmp_path: Path, text: str, variable: str, word: str) -> None:
+    assert values(inspect(tmp_path, with_settings(f"{text}\n")))["app_environment"] == {variable: word}
+
+
+def test_sqlite_whose_path_is_a_variable_is_replaced(tmp_path: Path) -> None:
+    text = (
+        'DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DB_PATH", "db")}}\n'
+    )
+    report = inspect(tmp_path, with_settings(text))
+    assert f"DATABASES is a SQLite file (config/settings.py:16): {REPLACED}" in texts(report, "decided", "database")
+    assert texts(report, "needs") == ""
+    assert "app_environment" not in values(report)
+
+
+@pytest.mark.parametrize(
+    ("settings", "django", "variables"),
+    [
+        ("CSRF_TRUSTED_ORIGINS = [os.environ['SITE']]", "5.2", {"SITE": "{{ app_origins | first }}"}),
+        # Before version 4, names without https://.
+        ("CSRF_TRUSTED_ORIGINS = [os.environ['SITE']]", "3.2.25", {"SITE": "{{ certificate_domains | first }}"}),
+        (
+            "CSRF_TRUSTED_ORIGINS = [f'https://{name}' for name in os.environ['SITES'].split()]",
+            "5.2",
+            {"SITES": "{{ certificate_domains | join(' ') }}"},
+        ),
+        ("CSRF_TRUSTED_ORIGINS = os.environ.get('CSRF_TRUSTED_ORIGINS', '').split(',')", "5.2", {}),
+        (
+            "CSRF_TRUSTED_ORIGINS = os.environ['CSRF_TRUSTED_ORIGINS'].split()",
+            "5.2",
+            {"CSRF_TRUSTED_ORIGINS": "{{ app_origins | join(' ') }}"},
+        ),
+        # Seedbed separates names with commas.
+        (
+            "ALLOWED_HOSTS = os.environ['ALLOWED_HOSTS'].split(' ')",
+            "5.2",
+            {"ALLOWED_HOSTS": "{{ certificate_domains | join(' ') }}"},
+        ),
+        ("ALLOWED_HOSTS = [name.strip() for name in os.environ['ALLOWED_HOSTS'].split(',')]", "5.2", {}),
+    ],
+)
+def test_variables_of_names_and_origins(tmp_path: Path, settings: str, django: str, variables: dict[str, str]) -> None:
+    requirements = PLAIN["requirements.txt"].replace("5.2.*", django)
+    report = inspect(tmp_path, with_settings(f"{settings}\n", **{"requirements.txt": requirements}))
+    assert values(report).get("app_environment", {}) == variables
+    assert texts(report, "needs") == ""
+
+
 def test_variables_without_a_value_are_listed_with_their_place(tmp_path: Path) -> None:
     files = with_settings('STRIPE = os.environ["STRIPE_KEY"]\nMAPS = os.environ.get("MAPS_KEY")\n')
     files |= {".env.example": "STRIPE_KEY=sk_test\n"}
@@ -395,6 +506,154 @@ def test_channels_without_a_layer_are_named(tmp_path: Path) -> None:
     for settings, named in (("", True), ("CHANNEL_LAYERS = {}\n", False)):
         text = with_settings(f'INSTALLED_APPS = ["channels"]\n{settings}')
         assert ("CHANNEL_LAYERS is not set" in texts(inspect(tmp_path / str(named), text), "decided")) is named
+
+
+WRAPPER = """
+from django.core.exceptions import ImproperlyConfigured
+def get(name, default=None):
+    try:
+        return os.environ[name]
+    except KeyError:
+        if default is not None:
+            return default
+        raise ImproperlyConfigured(name)
+"""
+
+
+def test_default_of_a_function_of_the_project(tmp_path: Path) -> None:
+    text = f"{WRAPPER}ONE = get('ONE')\nTWO = get('TWO', 'x')\nSECRET_KEY = get('KEY')\n"
+    report = inspect(tmp_path, with_settings(text))
+    assert re.findall(r"(\w+) is read without", texts(report, "needs")) == ["ONE"]
+    assert values(report)["app_environment"] == {"KEY": "{{ secret_django_key }}"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "needed"),
+    [
+        ("config/celery.py", 'DSN = os.environ["DSN"]\n', True),
+        ("config/wsgi.py", 'DSN = os.environ["DSN"]\n', True),
+        ("config/celery.py", 'DSN = os.environ.get("DSN")\n', False),
+        ("config/celery.py", 'def connect():\n    return os.environ["DSN"]\n', False),
+    ],
+)
+def test_variable_that_celery_or_wsgi_reads(tmp_path: Path, file: str, text: str, needed: bool) -> None:
+    needs = texts(inspect(tmp_path, PLAIN | {file: f"import os\n{PLAIN[file]}{text}"}), "needs", "environment")
+    assert (f"DSN is read without a default ({file}:" in needs) == needed
+
+
+REDIRECT = "SECURE_SSL_REDIRECT = True\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        (REDIRECT, True),
+        (f'{REDIRECT}SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")\n', False),
+        ("SECURE_SSL_REDIRECT = False\n", False),
+        # The generated settings module, which the database needs, has the header.
+        (f'{REDIRECT}DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3"}}}}\n', False),
+    ],
+)
+def test_redirect_that_would_never_end(tmp_path: Path, text: str, needed: bool) -> None:
+    needs = texts(inspect(tmp_path, with_settings(text)), "needs", "https")
+    assert ("SECURE_SSL_REDIRECT is True (config/settings.py:16)" in needs) == needed
+
+
+@pytest.mark.parametrize(("backend", "mapped"), [("redis.RedisCache", True), ("memcached.PyMemcacheCache", False)])
+def test_variable_of_memcached_does_not_get_the_url_of_redis(tmp_path: Path, backend: str, mapped: bool) -> None:
+    text = (
+        f'CACHES = {{"default": {{"BACKEND": "django.core.cache.backends.{backend}", '
+        '"LOCATION": os.environ.get("CACHE_SERVER", "127.0.0.1:11211")}}\n'
+    )
+    report = inspect(tmp_path, with_settings(text))
+    assert ("CACHE_SERVER" in values(report).get("app_environment", {})) == mapped
+    assert values(report).get("app_settings_overlay") == (None if mapped else "always")
+    own = {"app_environment": {"CACHE_SERVER": "cache.example.org"}}
+    again = inspect(tmp_path, with_settings(text), **own)
+    assert texts(again, "needs") == ""
+    assert "CACHE_SERVER" in texts(again, "fine", "cache")
+
+
+PYDANTIC = """
+from typing import Optional
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+class Base(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="NOTES_")
+    secret_key: SecretStr
+
+class Env(Base):
+    debug: bool = True
+    hosts: list[str] = []
+    database: str = Field(validation_alias="PG_URL")
+    stripe_key: str
+    maps_key: Optional[str] = None
+
+env = Env()
+"""
+
+
+def test_fields_of_pydantic(tmp_path: Path) -> None:
+    text = """
+import dj_database_url
+from config.env import env
+SECRET_KEY = env.secret_key.get_secret_value()
+DEBUG = env.debug
+ALLOWED_HOSTS = env.hosts
+DATABASES = {"default": dj_database_url.parse(env.database)}
+"""
+    report = inspect(tmp_path, with_settings(text, **{"config/env.py": PYDANTIC}))
+    assert values(report)["app_environment"] == {
+        "NOTES_SECRET_KEY": "{{ secret_django_key }}",
+        "NOTES_DEBUG": "false",
+        "NOTES_HOSTS": "{{ certificate_domains | to_json }}",
+        "PG_URL": "{{ app_database_url_runtime }}",
+    }
+    needs = texts(report, "needs")
+    assert "NOTES_STRIPE_KEY is read without a default (config/env.py:14)" in needs
+    assert "MAPS_KEY" not in needs
+
+
+def test_files_that_split_settings_includes(tmp_path: Path) -> None:
+    main = """
+import os
+from split_settings.tools import include, optional
+include("parts/base.py", "parts/c*.py", f"environments/{os.environ.get('STAGE') or 'production'}.py")
+include(optional("environments/local.py"))
+"""
+    files = {
+        "config/settings/__init__.py": main,
+        "config/settings/parts/base.py": SETTINGS,
+        "config/settings/parts/celery.py": 'CELERY_TASK_DEFAULT_QUEUE = "jobs"\n',
+        "config/settings/parts/tests.py": "DEBUG = True\n",
+        "config/settings/environments/production.py": "KEY = os.environ['KEY']\n",
+    }
+    report = inspect(tmp_path, {k: v for k, v in PLAIN.items() if k != "config/settings.py"} | files)
+    assert "KEY is read without a default (config/settings/environments/production.py:1)" in texts(report, "needs")
+    assert "jobs (the default queue)" in texts(report, "decided", "queues")
+    assert "DEBUG is off" in texts(report, "fine")
+
+
+def test_settings_that_dynaconf_replaces_are_left_to_the_host(tmp_path: Path) -> None:
+    text = "import dynaconf\nsettings = dynaconf.DjangoDynaconf(__name__)\n"
+    fine = texts(inspect(tmp_path, with_settings(text)), "fine")
+    assert "computes its settings; the host checks them" in fine
+    assert "DEBUG" not in fine
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"),
+    [
+        ('if not os.environ.get("DSN"):\n    raise RuntimeError("DSN")\n', True),
+        ('DSN = os.getenv("DSN")\nif DSN is None:\n    raise RuntimeError("DSN")\n', True),
+        ('DSN = os.getenv("DSN")\nif DEBUG and not DSN:\n    raise RuntimeError("DSN")\n', False),
+        ('DSN = os.getenv("DSN")\nif DSN:\n    raise RuntimeError("DSN")\n', False),
+        ('if not os.getenv("DSN"):\n    DSN = ""\n', False),
+    ],
+)
+def test_variable_without_which_the_settings_raise(tmp_path: Path, text: str, needed: bool) -> None:
+    assert ("DSN is read" in texts(inspect(tmp_path, with_settings(text)), "needs")) == needed
 
 
 def cache(address: str) -> str:

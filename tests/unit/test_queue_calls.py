@@ -40,6 +40,20 @@ def test_queue_of_a_call(tmp_path: Path, code: str) -> None:
     assert found(tmp_path, {"notes/views.py": code}) == {"mail": f"notes/views.py:{line}"}
 
 
+def test_application_with_a_name_of_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"docs/views.py": 'send.apply_async(queue="mail")\n', "docs/tests/x.py": 'f.apply_async(queue="no")\n'}
+    assert found(tmp_path, files) == {}
+    monkeypatch.setitem(sys.modules, "docs", SimpleNamespace(__file__=str(tmp_path / "docs/__init__.py")))
+    assert found(tmp_path, files) == {"mail": "docs/views.py:1"}
+
+
+def test_project_in_a_folder_with_a_name_of_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"demo/notes/views.py": 'send.apply_async(queue="mail")\n'}
+    assert found(tmp_path, files) == {}
+    monkeypatch.syspath_prepend(str(tmp_path / "demo"))
+    assert found(tmp_path, files) == {"mail": "demo/notes/views.py:1"}
+
+
 @pytest.mark.parametrize(
     ("imports", "name"),
     [

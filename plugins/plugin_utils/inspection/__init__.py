@@ -13,10 +13,11 @@ sys.path.append(str(Path(__file__).resolve().parents[3]))
 from .celery import Configuration, report_celery
 from .layout import find_layout, report_layout
 from .packages import report_build, report_packages, report_python
+from .processes import report_processes
 from .project import Project
 from .report import FILE, Finding, Proposal, Report
 from .requirements import find_requirements, report_requirements
-from .security import report_security
+from .security import report_overlay, report_security
 from .services import report_broker, report_cache, report_channels, report_database, report_mail, report_results
 from .source import report_source
 from .tree import Tree
@@ -34,7 +35,7 @@ def inspect_project(folder: Path, settings: Mapping[str, Any], *, writes: bool =
     caller writes the proposals to the user's file, so that they answer needs, too.
     """
     report = Report(given=settings, writes=writes)
-    tree = Tree(folder)
+    tree = Tree(folder, str(settings.get("app_project_dir") or ""))
     layout = find_layout(tree, settings)
     if layout is None:
         text = (
@@ -58,8 +59,10 @@ def inspect_project(folder: Path, settings: Mapping[str, Any], *, writes: bool =
     report_cache(project)
     report_channels(project)
     report_mail(project)
+    report_overlay(project)
     report_celery(project)
     report_web(project)
+    report_processes(project)
     report_packages(project)
     report_build(project)
     report_source(project)

@@ -10,7 +10,9 @@ from typing import Any
 from hostctl.in_app.queue_calls import queue_arguments
 
 from .evaluate import Evaluator
+from .expressions import Class, Scope
 from .known import Environment
+from .layout import find_module
 from .project import Project
 from .report import FILE
 from .tree import Tree
@@ -30,9 +32,14 @@ OLD = {
     "task_always_eager": "CELERY_ALWAYS_EAGER",
     "redbeat_redis_url": "REDBEAT_REDIS_URL",
 }
+NEW = {old: new for new, old in OLD.items()}
+# As the default of app_workers (group_vars/all/defaults.yml).
+WORKER = {"name": "main", "pool": "prefork", "concurrency": 2, "stop_timeout": 360}
 DATABASE_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 # Packages with schedulers that keep their entries elsewhere.
 SCHEDULERS = ("django-celery-beat", "celery-redbeat")
+# What a route may have instead of a queue.
+OPTIONS = {"exchange", "exchange_type", "routing_key", "priority", "delivery_mode", "expires", "serializer"}
 # Places of queues, as findings name them.
 DEFAULT_QUEUE, TASK_QUEUES = "the default queue", "task_queues"
 # Commands of processes, in files of other tools.
@@ -52,7 +59,7 @@ class Configuration:
         self.project = project
         # Modules of the code import the whole project: only what they import directly is followed.
         environment = Environment(project.variables)
-        self.shallow = Evaluator(project.tree, project.layout.roots, environment, deepest=1)
+        self.shallow = Evaluator(project.tree, project.layout.importable, environment, deepest=1)
         self.scope = self.shallow.module(project.layout.celery_file) if project.layout.celery_file else None
         text = project.tree.read(project.layout.celery_file)
         match = re.search(r"namespace\s*=\s*[\"'](\w+)[\"']", text)
@@ -69,6 +76,8 @@ class Configuration:
         for node in ast.walk(parsed) if parsed else ():
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
+                if name.endswith((".conf.update", ".config_from_object")) and node.args:
+                    found |= self._object(node.args[0])
                 if name.endswith(".conf.update"):
                     found |= {
                         word.arg: self.shallow.value(word.value, self.scope) for word in node.keywords if word.arg
@@ -85,6 +94,22 @@ class Configuration:
             if match:
                 found[match[1]] = value
         return found
+
+    def _object(self, node: ast.expr) -> dict[str, Any]:
+        """Return what app.config_from_object(...) or app.conf.update(...) reads: a module, class, mapping, setting."""
+        assert self.scope is not None
+        if ast.unparse(node) in ("settings", "'django.conf:settings'"):
+            return {}
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("settings"):
+            value = plain(self.project.settings.get(node.attr))
+        else:
+            value = plain(self.shallow.value(node, self.scope))
+        if isinstance(value, str):
+            layout = self.project.layout
+            file = find_module(self.project.tree.files, layout.importable, value)
+            value = self.shallow.module(file) if file else {}
+        names = value.names if isinstance(value, Scope) else value.members() if isinstance(value, Class) else value
+        return {NEW.get(name, name): one for name, one in names.items()} if isinstance(names, dict) else {}
 
     def setting(self, name: str) -> str:
         """Return the name in Django's settings that sets something of Celery; "" for none."""
@@ -117,7 +142,9 @@ def report_queues(project: Project, configuration: Configuration) -> None:
     names = sorted(found)
     report = project.report
     text = f"One worker consumes the project's queues: {listing(found)}."
-    report.propose("app_workers", [worker(names)], text)
+    # Without `queues`, it also consumes those that only the host finds, and those of later releases.
+    why = f"{text} Without `queues`, it consumes all that no other worker does."
+    report.propose("app_workers", [WORKER], why)
     workers = project.given.get("app_workers")
     if not isinstance(workers, list):
         report.decided("queues", text, "app_workers")
@@ -155,10 +182,6 @@ def has_plain_worker(project: Project) -> bool:
     return any(PLAIN_WORKER.search(command) and not CHOICE_OF_QUEUES.search(command) for command in commands)
 
 
-def worker(queues: list[str]) -> dict[str, Any]:
-    return {"name": "main", "queues": queues, "pool": "prefork", "concurrency": 2, "stop_timeout": 360}
-
-
 def listing(found: dict[str, str]) -> str:
     return ", ".join(f"{name} ({place})" for name, place in sorted(found.items()))
 
@@ -183,6 +206,10 @@ def published(project: Project, configuration: Configuration) -> dict[str, str]:
     for route in walk(configuration.get("task_routes")):
         if isinstance(route, dict) and "queue" in route:
             add(route["queue"], "task_routes")
+        elif isinstance(route, dict) and not OPTIONS & set(route):
+            # The value of a pattern may be the queue alone.
+            for queue in route.values():
+                add(queue if isinstance(plain(queue), str) else UNKNOWN, "task_routes")
     for options in walk(configuration.get("beat_schedule")):
         if isinstance(options, dict) and isinstance(plain(options.get("options", UNKNOWN)), dict):
             add(plain(options["options"]).get("queue", UNKNOWN), "beat's schedule")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import fnmatch
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,6 +16,7 @@ from .tree import Tree
 from .values import UNKNOWN, Call, External, FromEnvironment, Unknown, either, is_known, lift, names_of, plain, truth
 
 MOST_STEPS = 20_000
+NO_FILE = ("FileNotFoundError", "OSError", "IOError", "EnvironmentError")
 # Imports of modules of the project that are followed from one to the next.
 DEEPEST_IMPORT = 5
 
@@ -171,11 +173,34 @@ class Evaluator(Expressions):
         self.value(node.value, scope)
 
     def do_if(self, node: ast.If, scope: Scope) -> None:
-        answer = truth(self.value(node.test, scope))
+        test = self.value(node.test, scope)
+        answer = truth(test)
         if answer is not None:
+            if raises(node.body if answer else node.orelse):
+                self.require(names_of(test))
             self.block(node.body if answer else node.orelse, scope)
         else:
             self.branches([node.body, node.orelse], scope)
+
+    def require(self, names: frozenset[str]) -> None:
+        """Note that the settings cannot be loaded without a variable."""
+        for read in self.environment.reads if len(names) == 1 else []:
+            if read.name in names and read.name not in self.environment.given:
+                read.required = True
+
+    def include(self, files: list[Any], scope: Scope) -> None:
+        """Run files of the project in a module, as django-split-settings does."""
+        folder, outer = scope.file.rpartition("/")[0], scope.file
+        for item in files:
+            pattern = plain(item.arguments[0] if isinstance(item, Call) and item.arguments else item)
+            path = PurePosixPath(folder, pattern).as_posix() if isinstance(pattern, str) else ""
+            for file in sorted(file for file in self.tree.files if matches(file, path) and file != outer):
+                scope.file = file
+                parsed = self.tree.parse(file)
+                for statement in parsed.body if parsed else []:
+                    with contextlib.suppress(Stop, RecursionError):
+                        self.block([statement], scope)
+        scope.file = outer
 
     def branches(self, blocks: list[list[ast.stmt]], scope: Scope) -> None:
         """Run blocks of which only one will run, each on the names before; then a name may have either value."""
@@ -202,9 +227,11 @@ class Evaluator(Expressions):
             handler_is_for(handler, "KeyError", "ImproperlyConfigured", "UndefinedValueError")
             for handler in node.handlers
         )
-        count, missing = len(self.environment.reads), len(self.missing)
+        count, missing, opened = len(self.environment.reads), len(self.missing), len(self.environment.opened)
         try:
             self.block(node.body, scope)
+            if any(handler_is_for(handler, *NO_FILE) and not raises(handler.body) for handler in node.handlers):
+                del self.environment.opened[opened:]
             self.block(node.orelse, scope)
         except Stop:
             # A module that may be missing: the handlers run.
@@ -218,13 +245,26 @@ class Evaluator(Expressions):
         if caught:
             handlers = [handler.body for handler in node.handlers]
             required = [read for read in self.environment.reads[count:] if read.required]
+            fails = not required or all(self.fails(body, scope) for body in handlers)
             for read in required:
-                read.required = all(raises(body) for body in handlers)
-            if required and not all(raises(body) for body in handlers):
+                read.required = fails
+            if not fails:
                 self.branches([[], *handlers], scope)
         self.block(node.finalbody, scope)
         if returns(node.body):
             raise Stop
+
+    def fails(self, block: list[ast.stmt], scope: Scope) -> bool:
+        """Return whether a block certainly raises an exception: it neither ends nor returns."""
+        before, returned = scope.names, len(scope.returned)
+        scope.names = duplicate(before)
+        try:
+            self.block(block, scope)
+        except Stop:
+            return len(scope.returned) == returned
+        finally:
+            scope.names = before
+        return False
 
     def do_with(self, node: ast.With, scope: Scope) -> None:
         outer = self.environment.prefix
@@ -265,6 +305,11 @@ class Evaluator(Expressions):
         inner = Scope(scope.file, parent=scope)
         made = Class(node.name, inner, [self.value(base, scope) for base in node.bases])
         scope.names[node.name] = made
+        made.annotations |= {
+            one.target.id: (ast.unparse(one.annotation), one.lineno)
+            for one in node.body
+            if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+        }
         for base in made.bases:
             if isinstance(base, Class):
                 inner.places |= base.scope.places
@@ -281,6 +326,11 @@ class Evaluator(Expressions):
         raise Stop
 
     do_continue = do_break = do_raise
+
+
+def matches(file: str, pattern: str) -> bool:
+    """Return whether a pattern such as components/*.py, whose * stays in one folder, matches a file."""
+    return file.count("/") == pattern.count("/") and fnmatch.fnmatchcase(file, pattern)
 
 
 def handler_is_for(handler: ast.ExceptHandler, *names: str) -> bool:

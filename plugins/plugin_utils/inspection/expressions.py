@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import ParseResult, SplitResult
 
-from .known import Environment, call_known, has_file, known_attribute
+from .known import REQUIRED, Environment, call_known, cast, has_file, known_attribute
 from .tree import Tree
 from .values import UNKNOWN, Call, Either, External, FromEnvironment, Unknown, either, is_known, lift, names_of, truth
 
@@ -56,6 +57,8 @@ class Class:
     name: str
     scope: Scope
     bases: list[Any] = field(default_factory=list)
+    # The types of attributes, as the code has them, and their lines.
+    annotations: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def members(self) -> dict[str, Any]:
         """Return the names of the class and of its bases in the project."""
@@ -85,6 +88,50 @@ class Scope:
         return MISSING
 
 
+def pydantic_settings(evaluator: Expressions, made: Class, keywords: dict[str, Any]) -> Scope | None:
+    """Return the object that a class of pydantic's BaseSettings makes from the environment; None for other classes."""
+    classes = list(reversed(list(with_bases(made))))
+    if not any(isinstance(base, External) and base.name.endswith(".BaseSettings") for base in classes):
+        return None
+    found = Scope(made.scope.file)
+    own = [one for one in classes if isinstance(one, Class)]
+    prefix = ""
+    for one in own:
+        configured = one.scope.names.get("model_config")
+        inner = one.scope.names.get("Config")
+        more = configured.keywords if isinstance(configured, Call) else configured
+        more = inner.scope.names if isinstance(inner, Class) else more
+        prefix = more.get("env_prefix", prefix) if isinstance(more, dict) else prefix
+    for one in own:
+        for name, (annotation, line) in one.annotations.items():
+            default = one.scope.names.get(name, REQUIRED)
+            found.names[name] = pydantic_field(evaluator, one, f"{prefix}{name}", annotation, default, line)
+            found.places[name] = (one.scope.file, line)
+    found.names |= keywords
+    return found
+
+
+def with_bases(made: Any) -> Iterator[Any]:
+    yield made
+    for base in made.bases if isinstance(made, Class) else ():
+        yield from with_bases(base)
+
+
+def pydantic_field(evaluator: Expressions, made: Class, name: str, kind: str, default: Any, line: int) -> Any:
+    """Return what a field of pydantic's BaseSettings is in the environment of a release."""
+    if isinstance(default, Call) and default.name.rpartition(".")[2] == "Field":
+        words = default.keywords
+        alias = words.get("validation_alias", words.get("alias", words.get("env")))
+        name = alias if isinstance(alias, str) else name
+        first = default.arguments[0] if default.arguments else REQUIRED
+        default = words.get("default", UNKNOWN if "default_factory" in words else first)
+        default = REQUIRED if default is Ellipsis else default
+    found = evaluator.environment.read(name.upper(), default, (made.scope.file, line))
+    kind = re.sub(r"Optional\[(.*)\]|(.*?)\s*\|\s*None", r"\1\2", kind).rpartition("typing.")[2].lower()
+    # What is no simple type is JSON.
+    return cast("json" if re.match(r"(list|tuple|set|frozenset|dict|sequence)\b", kind) else kind, found)
+
+
 class Stop(Exception):  # noqa: N818
     """The block ends here: return, raise, continue, break, or a module that is missing."""
 
@@ -100,6 +147,9 @@ class Expressions:
         raise NotImplementedError
 
     def assign(self, target: ast.expr, value: Any, scope: Scope) -> None:
+        raise NotImplementedError
+
+    def include(self, files: list[Any], scope: Scope) -> None:
         raise NotImplementedError
 
     def value(self, node: ast.expr, scope: Scope) -> Any:
@@ -148,7 +198,11 @@ class Expressions:
     def of_binop(self, node: ast.BinOp, scope: Scope) -> Any:
         operator = OPERATORS.get(type(node.op))
         left, right = self.value(node.left, scope), self.value(node.right, scope)
-        return lift(joined(operator), left, right) if operator else UNKNOWN
+        result = lift(joined(operator), left, right) if operator else UNKNOWN
+        if isinstance(node.op, ast.Add) and result == UNKNOWN:
+            # The known part of `[...] + static(...)`.
+            return next((side for side in (left, right) if isinstance(side, list)), UNKNOWN)
+        return result
 
     def of_boolop(self, node: ast.BoolOp, scope: Scope) -> Any:
         """Return what `a or b` gives, with the environment variables of all that was looked at."""
@@ -240,6 +294,12 @@ class Expressions:
 
     def of_listcomp(self, node: ast.ListComp, scope: Scope) -> Any:
         values = self.value(node.generators[0].iter, scope)
+        if isinstance(values, FromEnvironment) and isinstance(values.value, list | tuple):
+            return FromEnvironment(values.names, self.of_items(node, values.value, scope))
+        return self.of_items(node, values, scope)
+
+    def of_items(self, node: ast.ListComp, values: Any, scope: Scope) -> Any:
+        """Return what a comprehension makes of these values."""
         if isinstance(values, FromEnvironment | Unknown) or len(node.generators) > 1:
             return lift(lambda _: UNKNOWN, values) if not is_known(values) else UNKNOWN
         if not isinstance(values, list | tuple | dict | set):
@@ -266,6 +326,10 @@ class Expressions:
         if isinstance(node.func, ast.Attribute):
             holder = self.value(node.func.value, scope)
             if not isinstance(holder, External | Scope | Class | Call):
+                if node.func.attr in ("read_text", "read_bytes", "open") and isinstance(holder, PurePosixPath):
+                    self.environment.open(
+                        holder, arguments[0] if node.func.attr == "open" and arguments else "r", place
+                    )
                 return self.method(holder, node.func.attr, arguments, keywords)
         called = self.value(node.func, scope)
         if isinstance(called, Function):
@@ -274,11 +338,13 @@ class Expressions:
             name = called.name if isinstance(called, External) else f"{called.name}()"
             if name in ("locals", "globals", "vars"):
                 return scope
+            if name in ("split_settings.tools.include", "split_settings.include"):
+                return self.include(arguments, scope)
             return call_known(self.environment, self.tree, name, arguments, keywords, place)
         if isinstance(called, PurePosixPath):
             return lift(called.joinpath, *arguments)
         if isinstance(called, Class):
-            return Call(called.name, arguments, keywords)
+            return pydantic_settings(self, called, keywords) or Call(called.name, arguments, keywords)
         return Unknown(names_of([arguments, keywords]))
 
     def method(self, holder: Any, name: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
@@ -391,6 +457,9 @@ def safe_method(tree: Tree, value: Any, name: str, arguments: tuple[Any, ...]) -
     """Call a method that changes nothing."""
     if isinstance(value, PurePosixPath):
         return path_method(tree, value, name, arguments)
+    if isinstance(value, str) and name == "get_secret_value":
+        # Of pydantic's SecretStr.
+        return value
     if isinstance(value, str | dict | list | tuple | bytes) and not name.startswith("_") and name != "format_map":
         result = getattr(value, name)(*arguments)
         return list(result) if name in ("items", "keys", "values") else result

@@ -52,6 +52,8 @@ class Environment:
     reads: list[Read] = field(default_factory=list)
     # Defaults that environ.Env(NAME=(type, default)) gives.
     scheme: dict[str, Any] = field(default_factory=dict)
+    # Files that it opens, each with the file and line of the call.
+    opened: list[tuple[str, str, int]] = field(default_factory=list)
     prefix: str = ""
 
     def read(self, name: Any, default: Any = REQUIRED, place: tuple[str, int] = ("", 0)) -> Any:
@@ -68,6 +70,12 @@ class Environment:
             return FromEnvironment(frozenset({name}), self.given[name])
         default = UNKNOWN if default is REQUIRED else default
         return FromEnvironment(names, default.value if isinstance(default, FromEnvironment) else default)
+
+    def open(self, path: Any, mode: Any, place: tuple[str, int]) -> None:
+        """Note that a module reads a file."""
+        path = plain(path)
+        if isinstance(path, str | PurePosixPath) and not re.search("[wax+]", mode if isinstance(mode, str) else ""):
+            self.opened.append((str(path), *place))
 
     def load(self, tree: Tree, path: Any) -> None:
         """Set the variables of a file that the release has, such as one for python-dotenv."""
@@ -125,7 +133,12 @@ def call_known(
         return environment.read(first, default_of(arguments, keywords, None), place)
     if match := READER.match(name):
         return call_reader(environment, tree, match[1] or "", name, arguments, keywords, place)
+    if name in ("open", "io.open", "codecs.open"):
+        environment.open(first, keywords.get("mode", arguments[1] if len(arguments) > 1 else "r"), place)
+        return Call(name, arguments, keywords)
     if name in ("dotenv.load_dotenv", "decouple.RepositoryEnv", "decouple.RepositoryIni"):
+        if name.startswith("decouple."):
+            environment.open(first, "r", place)
         environment.load(tree, first)
         return Call(name, arguments, keywords)
     if re.fullmatch(r"decouple\.(config|(Auto)?Config\(\))", name):

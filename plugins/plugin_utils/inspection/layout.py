@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from .tree import Tree, join
 
 PRODUCTION = ("production", "prod", "live", "deploy", "deployment", "server", "heroku", "docker")
 DEVELOPMENT = ("local", "dev", "develop", "development", "test", "tests", "testing", "ci", "debug")
+CELERY_FILE = re.compile(r"celery\w*\.py$")
+COMMENT = re.compile(r"^[ \t]*#.*$", re.M)
 SETDEFAULT = r"""environ(?:\.setdefault\(\s*|\[\s*)["']{}["']\s*(?:,|\]\s*=)\s*["']([^"']+)["']"""
 
 
@@ -32,8 +35,15 @@ class Layout:
     asgi: str = ""
     celery: str = ""
     celery_file: str = ""
+    # Further folders that the project adds to sys.path.
+    paths: list[str] = field(default_factory=list)
     # Settings modules that were not chosen.
     alternatives: list[str] = field(default_factory=list)
+
+    @property
+    def importable(self) -> list[str]:
+        """Folders whose modules the project can import."""
+        return [*self.roots, *self.paths]
 
     @property
     def is_package(self) -> bool:
@@ -68,7 +78,18 @@ def find_layout(tree: Tree, given: Mapping[str, Any]) -> Layout | None:
     layout.wsgi = str(given.get("app_wsgi_app") or "") or find_server_module(tree, layout, "wsgi")
     layout.asgi = str(given.get("app_asgi_app") or "") or find_server_module(tree, layout, "asgi")
     find_celery(tree, layout, str(given.get("app_celery_app") or ""))
+    layout.paths = added_paths(tree, layout)
     return layout
+
+
+def added_paths(tree: Tree, layout: Layout) -> list[str]:
+    """Return the folders that manage.py, the settings or wsgi.py add to sys.path, such as apps."""
+    found: dict[str, None] = {}
+    for file in filter(None, [layout.manage, layout.settings_file, *tree.named("wsgi.py")]):
+        for call in re.findall(r"^\s*sys\.path\.(?:insert|append)\((.*)\)", tree.read(file), re.M):
+            name = "/".join(re.findall(r"""["']([\w./-]+)["']""", call))
+            found |= {path: None for root in layout.roots if (path := join(root, name)) in tree.folders and name}
+    return [path for path in found if path not in layout.roots]
 
 
 def find_manage(tree: Tree) -> str:
@@ -100,7 +121,7 @@ def module_name(layout: Layout, file: str) -> str:
 
 def variable_in(text: str, name: str) -> str:
     """Return the value that a file gives an environment variable."""
-    match = re.search(SETDEFAULT.format(name), text)
+    match = re.search(SETDEFAULT.format(name), COMMENT.sub("", text))
     return match[1] if match else ""
 
 
@@ -151,7 +172,9 @@ def conventional(tree: Tree, layout: Layout, named: list[str]) -> list[str]:
 
 def kind_of(module: str) -> int:
     """Return 0 for the settings of production, 1 for those of no environment, 2 for those of development."""
-    words = re.split(r"[._]", module.lower().replace("settings", ""))
+    top, _, inner = module.lower().partition(".")
+    # The name of the project says nothing, such as server.
+    words = re.split(r"[._-]", (inner if inner and "settings" not in top else f"{top}.{inner}").replace("settings", ""))
     if any(word in PRODUCTION for word in words):
         return 0
     return 2 if any(word in DEVELOPMENT for word in words) else 1
@@ -199,24 +222,44 @@ def find_celery(tree: Tree, layout: Layout, given: str) -> None:
         layout.celery = given
         layout.celery_file = next(tree.grep(r"\bCelery\(", files), files[0] if files else "")
         return
-    pattern = r"^(\w+)\s*(?::[^=\n]+)?=\s*(?:\w+\.)?\w*Celery\("
     places = [file for file in tree.python if below(layout, file)]
-    found = [file for file in places if "Celery(" in tree.read(file)]
-    assigned = [file for file in found if re.search(pattern, tree.read(file), re.M)]
-    # An application that a function creates.
-    pattern, found = (pattern, assigned) if assigned else (r"^(app|celery)\s*=", found)
-    found = [file for file in found if re.search(pattern, tree.read(file), re.M)]
+    makers = celery_makers(tree, places)
+    assigned = rf"^(\w+)\s*(?::[^=\n]+)?=\s*(?:\w+\.)*({'|'.join(makers)})\("
+    other = r"^(app|celery|celery_app)\s*=()"
+    found = matches(tree, places, assigned, "elery") or matches(tree, places, other, "Celery(")
     if not found:
         return
-    found.sort(key=lambda file: (not re.search(r"celery\w*\.py$", file), file.count("/")))
-    layout.celery_file = found[0]
-    match = re.search(pattern, tree.read(found[0]), re.M)
-    name = match[1] if match else "app"
-    module = module_name(layout, found[0])
+    found.sort(key=lambda one: (not one[1][2].endswith("Celery"), not CELERY_FILE.search(one[0]), one[0].count("/")))
+    layout.celery_file, name = found[0][0], found[0][1][1]
+    module = module_name(layout, layout.celery_file)
     if module.endswith(".celery"):
         layout.celery = module.removesuffix(".celery")
     else:
         layout.celery = module if name in ("app", "celery") else f"{module}:{name}"
+
+
+def matches(tree: Tree, files: list[str], pattern: str, word: str) -> list[tuple[str, re.Match[str]]]:
+    """Return the first match of a pattern in each of the files that have the word."""
+    found = [(file, re.search(pattern, tree.read(file), re.M)) for file in files if word in tree.read(file)]
+    return [(file, match) for file, match in found if match]
+
+
+def celery_makers(tree: Tree, places: list[str]) -> list[str]:
+    """Return the names of what creates a Celery application: the class, its subclasses, functions that call one."""
+    found = [r"\w*Celery"]
+    for file in places:
+        parsed = tree.parse(file) if "Celery" in tree.read(file) else None
+        for node in parsed.body if parsed else ():
+            if isinstance(node, ast.ClassDef) and any(is_celery(base) for base in node.bases):
+                found.append(node.name)
+            elif isinstance(node, ast.FunctionDef):
+                calls = [one for one in ast.walk(node) if isinstance(one, ast.Call) and is_celery(one.func)]
+                found += [node.name] if calls else []
+    return found
+
+
+def is_celery(node: ast.expr) -> bool:
+    return ast.unparse(node).rpartition(".")[2].endswith("Celery")
 
 
 def report_layout(layout: Layout, packages: Iterable[str], report: Report) -> None:

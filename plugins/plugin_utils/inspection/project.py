@@ -15,7 +15,7 @@ from .layout import Layout
 from .report import Report
 from .requirements import Requirements
 from .tree import Tree
-from .values import UNKNOWN, names_of, plain, possibilities
+from .values import UNKNOWN, Call, names_of, plain, possibilities
 
 # What Seedbed sets in the environment of a release, with values of the same form (group_vars/all/wiring.yml).
 DATABASE_URL = "postgresql://inspected:secret@127.0.0.1:5432/inspected"
@@ -70,7 +70,7 @@ class Project:
 
     def evaluate(self, **more: Any) -> Evaluated:
         """Evaluate the settings, with further variables."""
-        evaluator = Evaluator(self.tree, self.layout.roots, Environment(self.variables | more))
+        evaluator = Evaluator(self.tree, self.layout.importable, Environment(self.variables | more))
         scope = evaluator.module(self.layout.settings_file) if self.layout.settings_file else Scope("")
         holder = scope.names.get(self.layout.configuration)
         if self.layout.configuration and isinstance(holder, Class):
@@ -121,7 +121,10 @@ class Evaluated:
     @property
     def is_readable(self) -> bool:
         """Whether the settings are assignments that can be followed, rather than computed."""
-        return "INSTALLED_APPS" in self.names or "ROOT_URLCONF" in self.names
+        own = "INSTALLED_APPS" in self.names or "ROOT_URLCONF" in self.names
+        # dynaconf replaces any of them, from other files and variables.
+        made = [value.name for value in self.names.values() if isinstance(value, Call)]
+        return own and not any(name.endswith("DjangoDynaconf") for name in made)
 
     def __contains__(self, name: str) -> bool:
         return name in self.names

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..preflight.application import EXPORTS
-from .layout import Layout
+from .layout import Layout, kind_of
 from .report import FILE, Report, bare
 from .tree import Tree, join
 
@@ -93,10 +93,13 @@ def find_file(tree: Tree, layout: Layout) -> str:
         for place in places:
             if join(place, name) in tree.files and tree.read(join(place, name)).strip():
                 return join(place, name)
-    others = [file for file in sorted(tree.files) if re.fullmatch(r"(.*/)?requirements[^/]*\.txt", file)]
+    pattern = r"(.*/)?(requirements[^/]*|requirements/[^/]+|(.*/)?reqs?/[^/]+)\.txt"
+    others = [file for file in sorted(tree.files) if re.fullmatch(pattern, file)]
     others = [file for file in others if tree.read(file).strip()]
-    others = [file for file in others if not re.search(r"dev|test|doc|local|lint|ci\b", file)]
-    return min(others, key=lambda file: file.count("/"), default="")
+    others = [file for file in others if not re.search(r"dev|test|doc|local|lint|ci\b|constraint", file)]
+    return min(
+        others, key=lambda file: (file.count("/"), kind_of(file.removesuffix(".txt").replace("/", "."))), default=""
+    )
 
 
 def locks_of_others(tree: Tree, layout: Layout) -> list[str]:
@@ -251,13 +254,18 @@ def find_python(tree: Tree, layout: Layout, found: Requirements) -> str:
     return locked or python_of_image(tree)
 
 
+def dockerfiles(tree: Tree) -> list[str]:
+    """Return the project's Dockerfiles, those nearest to the top first, those of development last."""
+    files = [file for file in tree.files if re.fullmatch(r"(.*/)?[Dd]ockerfile([.-]\w+)?", file)]
+    return sorted(files, key=lambda file: (bool(re.search(r"dev|local|test", file)), file.count("/"), file))
+
+
 def python_of_image(tree: Tree) -> str:
     """Return the version of Python of the project's Dockerfile, where it is older than Debian's; else "".
 
     Old requirements may not build with a newer Python. A version as new as Debian's is ignored: newer ones work, too.
     """
-    files = [file for file in tree.files if re.fullmatch(r"(.*/)?[Dd]ockerfile([.-]\w+)?", file)]
-    for file in sorted(files, key=lambda file: (file.count("/"), file)):
+    for file in dockerfiles(tree):
         match = re.search(r"^FROM\s+(?:--\S+\s+)*(?:\S+/)?python:3\.(\d+)", tree.read(file), re.M | re.I)
         if match:
             return f"3.{match[1]}" if int(match[1]) < OLDEST_PYTHON else ""
@@ -287,9 +295,16 @@ def export_command(tree: Tree, layout: Layout) -> tuple[str, str]:
     locks = locks_of_others(tree, layout)
     for lock in locks:
         return f"{lock} is not installed from.", EXPORTS[lock.rpartition("/")[2]]
-    if any(join(place, "pyproject.toml") in tree.files for place in ("", layout.project_dir)):
-        return (
-            "The project has a pyproject.toml, and no uv.lock.",
-            "uv lock",
-        )
+    places = dict.fromkeys(["", layout.project_dir])
+    declared = [read_toml(tree, join(place, "pyproject.toml")) for place in places]
+    if any("project" in one for one in declared):
+        return "The project has a pyproject.toml, and no uv.lock.", "uv lock"
+    if any("poetry" in one.get("tool", {}) for one in declared):
+        return "The project uses Poetry, and has no poetry.lock.", f"poetry lock && {EXPORTS['poetry.lock']}"
+    if any(join(place, "Pipfile") in tree.files for place in places):
+        return "The project has a Pipfile, and no Pipfile.lock.", f"pipenv lock && {EXPORTS['Pipfile.lock']}"
+    source = next((name for place in places if (name := join(place, "requirements.in")) in tree.files), "")
+    if source:
+        command = f"uv pip compile {source} --output-file {source.removesuffix('.in')}.txt"
+        return f"{source} is not compiled.", command
     return "The project has no requirements file.", "pip freeze > requirements.txt"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import PurePosixPath
 
 from hostctl.in_app.environment import is_temporary
 
-from .project import Project
+from .project import Project, django_version
 from .report import FILE
 from .values import UNKNOWN, plain, text_of, truth
 
@@ -35,7 +36,6 @@ def report_security(project: Project) -> None:
     origins(project)
     media(project)
     logging(project)
-    assignments(project)
 
 
 def hard_coded(project: Project, subject: str, name: str, what: str, remedy: str) -> None:
@@ -58,7 +58,7 @@ def secret_key(project: Project) -> None:
         value, text = "{{ secret_django_key }}", f"SECRET_KEY is read from {variable}, which gets the generated key."
         project.add_variable("secret key", variable, value, text, "inspected-" * 6)
     else:
-        what = "written into the code" if name in settings else "missing"
+        what = "written into the code" if text_of(settings.get(name)) else "computed" if name in settings else "missing"
         hard_coded(project, "secret key", name, what, 'write SECRET_KEY = os.environ["SECRET_KEY"].')
 
 
@@ -69,7 +69,8 @@ def debug(project: Project) -> None:
         project.report.fine("debug", "DEBUG is off in a release.")
         return
     for variable in sorted(variables) if len(variables) <= 3 else []:
-        for word in ("false", "0", ""):
+        stages = () if "DEBUG" in variable else ("production", "prod", "live")
+        for word in (*stages, "false", "False", "0", ""):
             if truth(project.evaluate(**{variable: word}).get("DEBUG")) is False:
                 text = (
                     f"DEBUG is on unless {variable} says otherwise ({settings.where('DEBUG')}): it is set to {word!r}."
@@ -85,11 +86,22 @@ def accepts(project: Project, setting: str, variable: str, text: str, wanted: li
     return isinstance(value, list | tuple) and not set(wanted) - {text_of(item) for item in value}
 
 
-def listed(project: Project, subject: str, setting: str, value: str, template: str) -> bool:
-    """Propose the variable that a list is read from, with the separator that it needs. Returns whether it is read."""
+def is_separated_by_commas(project: Project, setting: str, value: str) -> bool:
+    """Return whether a setting takes what Seedbed gives the variable of its name: all values, with commas."""
+    values = [value, value.replace("inspected", "other")]
+    return accepts(project, setting, setting, ",".join(values), values)
+
+
+def listed(project: Project, subject: str, setting: str, value: str, template: str, part: str = "") -> bool:
+    """Propose the variable that a list is read from, with the separator that it needs. Returns whether it is read.
+
+    `part` is what the variable has of a value, such as the host of an origin; by default all of it.
+    """
     other = value.replace("inspected", "other")
-    forms = {f"join('{separator}')": separator.join([value, other]) for separator in (",", " ", ";", "|")}
-    forms["to_json"] = f'["{value}", "{other}"]'
+    part = part or value
+    parts = [part, part.replace("inspected", "other")]
+    forms = {f"join('{separator}')": separator.join(parts) for separator in (",", " ", ";", "|")}
+    forms["to_json"] = json.dumps(parts)
     for variable in sorted(project.settings.variables(setting)):
         if variable in (project.given.get("app_environment") or {}):
             return True
@@ -98,9 +110,9 @@ def listed(project: Project, subject: str, setting: str, value: str, template: s
                 reason = f"{setting} is read from {variable}."
                 project.add_variable(subject, variable, f"{{{{ {template} | {form} }}}}", reason, text)
                 return True
-        if accepts(project, setting, variable, value, [value]):
+        if accepts(project, setting, variable, part, [value]):
             reason = f"{setting} has the one name of {variable}."
-            project.add_variable(subject, variable, f"{{{{ {template} | first }}}}", reason, value)
+            project.add_variable(subject, variable, f"{{{{ {template} | first }}}}", reason, part)
             return True
     return False
 
@@ -108,21 +120,49 @@ def listed(project: Project, subject: str, setting: str, value: str, template: s
 def hosts(project: Project) -> None:
     settings, name, value = project.settings, "ALLOWED_HOSTS", "inspected.example.org"
     items = settings.items(name)
-    if name in settings.variables(name) or value in items:
+    variables = settings.variables(name)
+    if is_separated_by_commas(project, name, value) if name in variables else value in items:
         project.report.fine("hosts", "ALLOWED_HOSTS has the names of the site.")
     elif "*" in items:
         text = f"ALLOWED_HOSTS has * ({settings.where(name)}): nginx alone refuses other names."
         project.report.fine("hosts", text)
-    elif not listed(project, "hosts", name, value, "certificate_domains"):
+    elif listed(project, "hosts", name, value, "certificate_domains"):
+        return
+    elif name in variables:
+        project.report.fine("hosts", "ALLOWED_HOSTS is read from the environment.")
+    else:
         what = f"{items!r}" if name in settings and len(str(items)) < 80 else "without the names of the site"
         hard_coded(project, "hosts", name, what, 'write ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",").')
 
 
-def origins(project: Project) -> None:
-    settings, name, value = project.settings, "CSRF_TRUSTED_ORIGINS", "https://inspected.example.org"
-    if name in settings.variables(name) or value in settings.items(name) or not settings.variables(name):
+def redirect(project: Project) -> None:
+    """Report a redirect to https:// of a project that cannot know that nginx received the request so."""
+    settings = project.settings
+    if truth(settings.get("SECURE_SSL_REDIRECT")) is not True or "SECURE_PROXY_SSL_HEADER" in settings:
         return
-    listed(project, "hosts", name, value, "app_origins")
+    if replaces(project) and any(one.setting == "app_settings_overlay" for one in project.report.findings):
+        # The generated settings module has the header, too.
+        return
+    project.report.needs(
+        "https",
+        f"SECURE_SSL_REDIRECT is True ({settings.where('SECURE_SSL_REDIRECT')}), and SECURE_PROXY_SSL_HEADER is not "
+        "set: every page would redirect to itself. Write into the settings: SECURE_PROXY_SSL_HEADER = "
+        '("HTTP_X_FORWARDED_PROTO", "https").',
+    )
+
+
+def origins(project: Project) -> None:
+    settings, name, host = project.settings, "CSRF_TRUSTED_ORIGINS", "inspected.example.org"
+    # Before version 4, Django takes names without https://.
+    old = () < django_version(project.requirements) < (4,)
+    value = host if old else f"https://{host}"
+    variables = settings.variables(name)
+    if name in variables and (old or is_separated_by_commas(project, name, value)):
+        return
+    if not variables or (name not in variables and value in settings.items(name)):
+        return
+    if old or not listed(project, "hosts", name, value, "app_origins"):
+        listed(project, "hosts", name, value, "certificate_domains", host)
 
 
 def in_project(project: Project, path: str) -> bool:
@@ -219,6 +259,13 @@ def log_file(project: Project, handler: str, path: str) -> None:
             return
         remedy = f"Log to stderr, or make the folder and add it to read_write_paths of app_sandbox in {FILE}."
         project.report.needs("logging", f"{text}. {remedy}", "app_sandbox")
+
+
+def report_overlay(project: Project) -> None:
+    """Add findings that depend on whether the release has a generated settings module, after those that tell it."""
+    if not project.layout.is_package and project.settings.is_readable:
+        redirect(project)
+        assignments(project)
 
 
 def assignments(project: Project) -> None:

@@ -30,7 +30,8 @@ MAIL = {
 }
 LOCAL_HOSTS = ("", "localhost", "127.0.0.1", "::1", "0.0.0.0")
 REDIS_CACHE = "django.core.cache.backends.redis.RedisCache"
-ENGINE_WORDS = ("postgres", "postgresql", "true", "1")
+ENGINE_WORDS = ("postgres", "postgresql", "django.db.backends.postgresql", "pg", "pgsql", "psql", "true", "1")
+POSTGRESQL = re.compile(r"\.(postgresql(_psycopg2)?|postgis)$|^psqlextra\.")
 # Keys of DATABASES: the value in a release's environment, and in that of its migrations.
 PARTS: dict[str, tuple[str, str, str]] = {
     "ENGINE": ("django.db.backends.postgresql", "", "django.db.backends.postgresql"),
@@ -71,9 +72,9 @@ def default_database(project: Project, value: Any) -> None:
         return
     elif variables & known:
         other_engine(project, engine)
-    elif project.settings.variables("DATABASES") - variables:
+    elif project.settings.variables("DATABASES"):
         select_engine(project, engine)
-    elif not variables:
+    else:
         written_in_code(project, parts, engine)
 
 
@@ -93,33 +94,39 @@ def map_parts(project: Project, parts: dict[str, Any]) -> bool:
     """Propose the variables that hold the parts of the database's address. Returns whether there are any."""
     own = project.given.get("app_environment") or {}
     read = {key: names_of(parts.get(key, UNKNOWN)) for key in PARTS}
+    engine = engine_of(parts)
+    if any(read.values()) and "postg" not in engine and (engine or read["ENGINE"]):
+        select_engine(project, engine)
+        return True
     single = {key: next(iter(names)) for key, names in read.items() if len(names) == 1}
     # A variable of several parts is one of another form.
     single = {key: name for key, name in single.items() if list(single.values()).count(name) == 1}
-    if "postg" in engine_of(parts):
-        single.pop("ENGINE", None)
+    single.pop("ENGINE", None)
     wanted = {name: PARTS[key][0] for key, name in single.items() if name not in own}
     owner = {name: PARTS[key][1] for key, name in single.items() if PARTS[key][1]}
     project.proposed |= {name: PARTS[key][2] for key, name in single.items()}
+    fixed = [key for key in ("NAME", "USER", "PASSWORD") if text_of(parts.get(key, UNKNOWN)) and not read[key]]
     if single:
         text = f"DATABASES gets the parts of the database's address from {', '.join(single.values())}."
         project.report.require("database", text, "app_environment", wanted)
         text = "Migrations connect as the owner of the tables."
         project.report.require("database", text, "app_migration_environment", owner)
-    engine = engine_of(parts)
-    if single and engine and "postg" not in engine and not read["ENGINE"]:
-        select_engine(project, engine)
+    if single and fixed and not server_of(parts):
+        always(project, "database", "DATABASES", frozenset(single.values()))
     return any(read.values())
 
 
 def select_engine(project: Project, engine: str) -> None:
-    """Report a project that chooses its engine by a variable, as `if os.environ["DB"] == "postgres"`."""
+    """Report a project that chooses its engine by a variable, as `if os.environ["DB"] == "postgres"`.
+
+    The variable may also be the engine, or the last part of its name.
+    """
     reads = {read.name: read for read in project.settings.evaluator.environment.reads}
     for read in reads.values():
         for word in ENGINE_WORDS if re.search(r"DB|DATABASE|ENGINE|POSTGRES", read.name) else ():
             found = plain(project.evaluate(**{read.name: word}).get("DATABASES"))
             default = plain(found.get("default", UNKNOWN)) if isinstance(found, dict) else None
-            if "postg" in engine_of(default):
+            if POSTGRESQL.search(chosen := engine_of(default)) and chosen.count("backends") < 2:
                 text = f"The settings use PostgreSQL where {read.name} is {word!r}."
                 project.add_variable("database", read.name, word, text, word)
                 project.forget()
@@ -127,6 +134,8 @@ def select_engine(project: Project, engine: str) -> None:
                 return
     if "postg" in engine or not engine:
         always(project, "database", "DATABASES", project.settings.variables("DATABASES"))
+    elif not is_of_another_server(engine):
+        hard_coded(project, "database", "DATABASES", "a SQLite file", "read DATABASE_URL.")
     else:
         other_engine(project, engine)
 
@@ -350,7 +359,11 @@ def default_cache(project: Project, default: Any, others: frozenset[str]) -> Non
             cache_of_each_process(project)
         return
     location = parts.get("LOCATION", UNKNOWN)
-    for name in sorted(names_of(location)):
+    if own := sorted(names_of(location) & set(project.given.get("app_environment") or {})):
+        project.report.fine("cache", f"The cache's address is read from {', '.join(own)}.")
+        return
+    # The cache of a release is a Redis: another backend does not take its URL.
+    for name in sorted(names_of(location)) if "redis" in backend.lower() else ():
         caches = plain(project.evaluate(**{name: CACHE_URL}).get("CACHES"))
         changed = plain(caches.get("default", UNKNOWN)) if isinstance(caches, dict) else {}
         if isinstance(changed, dict) and same_url(plain(changed.get("LOCATION", UNKNOWN)), CACHE_URL):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from ..preflight.application import is_git_url
 from .expressions import Scope
+from .known import normal
 from .layout import find_module, kind_of, module_name
 from .project import Project
 from .report import FILE
@@ -24,6 +26,7 @@ def report_source(project: Project) -> None:
     for file, place in (dict.fromkeys(ignored_imports(project), "the settings") | ignored_modules(project)).items():
         if file not in (project.given.get("app_files") or {}):
             report_ignored(project, file, place)
+    report_opened(project)
 
 
 def report_ignored(project: Project, file: str, place: str) -> None:
@@ -36,6 +39,22 @@ def report_ignored(project: Project, file: str, place: str) -> None:
         f"{text}. Add it to app_files in {FILE} ({file}: {{src: PATH}}), or to the repository.",
         "app_files",
     )
+
+
+def report_opened(project: Project) -> None:
+    """Report files in the project's folder that the settings open, and that a deployment does not have."""
+    top = PurePosixPath(project.tree.folder.as_posix())
+    found = {path: f"{file}:{line}" for path, file, line in reversed(project.settings.evaluator.environment.opened)}
+    for path, place in sorted(found.items()):
+        full = PurePosixPath(normal(str(PurePosixPath(top, project.layout.project_dir, path))))
+        name = str(full.relative_to(top)) if full.is_relative_to(top) else ""
+        if name and name not in project.tree.files and name not in (project.given.get("app_files") or {}):
+            text = f"{place} opens {name}, which a deployment does not have"
+            if project.given.get("app_build_commands"):
+                project.report.decided("files", f"{text}, unless app_build_commands make it.", "app_build_commands")
+                continue
+            text = f"{text}: git ignores it, or it is not in the project. Add it to app_files in {FILE} "
+            project.report.needs("files", f"{text}({name}: {{src: PATH}}), or to the repository.", "app_files")
 
 
 def report_unfetched(project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from hostctl.in_app.queue_calls import ASIDE
 # As the action release_archive leaves them out.
 EXCLUDED = {".git", ".venv", "venv", "__pycache__", "node_modules", ".env", ".pytest_cache", ".ruff_cache"}
 POINTER = "version https://git-lfs.github.com/spec/"
+TESTS = re.compile(r"(^|/)(tests?|testing)(/|$)", re.I)
 # Larger files are data; they are not read.
 LARGEST_BYTES = 5_000_000
 
@@ -23,8 +25,8 @@ LARGEST_BYTES = 5_000_000
 class Tree:
     """A project's folder. Paths are relative to it, with slashes; `files` are what a deployment packs."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, project_dir: str = "") -> None:
+        self.folder, self.project_dir = folder, project_dir.strip("/")
         self.repository = any((place / ".git").exists() for place in (folder, *folder.parents))
         self._texts: dict[str, str] = {}
         self._modules: dict[str, ast.Module | None] = {}
@@ -58,8 +60,37 @@ class Tree:
     @cached_property
     def python(self) -> list[str]:
         """Python files that may run in production, those nearest to the top first."""
-        found = [file for file in self.files if file.endswith(".py") and not ASIDE.search(file.rpartition("/")[0])]
+        found = [file for file in self.files if file.endswith(".py") and not self.is_aside(file)]
         return sorted(found, key=lambda file: (file.count("/"), file))
+
+    def is_aside(self, file: str) -> bool:
+        """Return whether a file is in a folder of tests, examples or documentation, which is not the project's own."""
+        folder = file.rpartition("/")[0]
+        own = max((part for part in self.own if f"{folder}/".startswith(f"{part}/")), key=len, default="")
+        return bool(ASIDE.search(folder.removeprefix(own)))
+
+    @cached_property
+    def own(self) -> frozenset[str]:
+        """The folders that belong to the project although they have a name such as demo or docs.
+
+        They are the one with manage.py where it has no other, the package of its settings, and applications.
+        """
+        manages = [file for file in self.files if file.rpartition("/")[2] == "manage.py"]
+        folders = {file.rpartition("/")[0] for file in manages}
+        usual = {folder for folder in folders if not ASIDE.search(folder)}
+        nearest = sorted(folders, key=lambda folder: (folder.count("/"), folder))[:1]
+        found = {self.project_dir} if self.project_dir else set() if usual else set(nearest)
+        for folder in usual | found:
+            module = re.search(
+                r"""DJANGO_SETTINGS_MODULE["']\]?\s*[,=]\s*["'](\w+)""", self.read(join(folder, "manage.py"))
+            )
+            found |= {join(folder, module[1])} if module else set()
+        for folder in self.folders:
+            # An example or test project has a manage.py of its own.
+            inner = any(f"{folder}/".startswith(f"{other}/") for other in folders - usual)
+            is_app = join(folder, "apps.py") in self.files and join(folder, "migrations/__init__.py") in self.files
+            found |= {folder} if is_app and not inner and not TESTS.search(folder) else set()
+        return frozenset(found)
 
     @cached_property
     def submodules(self) -> list[str]:
@@ -67,11 +98,7 @@ class Tree:
 
     def named(self, *names: str) -> list[str]:
         """Return the files with one of these names, those nearest to the top first."""
-        found = [
-            file
-            for file in self.files
-            if file.rpartition("/")[2] in names and not ASIDE.search(file.rpartition("/")[0])
-        ]
+        found = [file for file in self.files if file.rpartition("/")[2] in names and not self.is_aside(file)]
         return sorted(found, key=lambda file: (file.count("/"), file))
 
     def on_disk(self, path: str) -> bool:
@@ -116,7 +143,7 @@ class Tree:
     def _read(self, path: str) -> str:
         place = self.folder / path
         try:
-            return place.read_text(errors="replace") if place.stat().st_size <= LARGEST_BYTES else ""
+            return decoded(place.read_bytes()) if place.stat().st_size <= LARGEST_BYTES else ""
         except OSError:
             return ""
 
@@ -133,6 +160,13 @@ class Tree:
             folders[:] = sorted(name for name in folders if name not in EXCLUDED)
             place = Path(parent).relative_to(self.folder).as_posix()
             yield from (name if place == "." else f"{place}/{name}" for name in files)
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a file; one with a byte order mark may be UTF-16, as PowerShell writes it."""
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def join(*parts: str) -> str:

@@ -60,6 +60,12 @@ def either(*values: Any) -> Any:
         for item in value.values if isinstance(value, Either) else [value]:
             if not any(item is other or same(item, other) for other in flat):
                 flat.append(item)
+    if len(flat) > MOST and all(isinstance(item, list) for item in flat):
+        # Of lists that conditions extend, such as urlpatterns: all items, since the combinations double with each.
+        union: list[Any] = []
+        for item in itertools.chain.from_iterable(flat):
+            union += [item] if not any(item is other or same(item, other) for other in union) else []
+        return union
     if not flat or len(flat) > MOST:
         return Unknown(names_of(values))
     return flat[0] if len(flat) == 1 else Either(tuple(flat))

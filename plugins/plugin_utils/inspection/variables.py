@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from .known import Read
-from .layout import below, variable_in
+from .evaluate import Evaluator
+from .known import Environment, Read
+from .layout import below, find_module, variable_in
 from .project import Project
 from .report import FILE
 
@@ -16,6 +17,17 @@ def set_at_start(project: Project, name: str) -> str:
     """Return the value that wsgi.py, asgi.py or manage.py give a variable; "" for none."""
     files = [file for file in project.tree.named("wsgi.py", "asgi.py", "manage.py") if below(project.layout, file)]
     return next(filter(None, (variable_in(project.tree.read(file), name) for file in files)), "")
+
+
+def reads_at_start(project: Project) -> list[Read]:
+    """Return what the modules of the servers and of Celery read themselves when they are imported."""
+    layout = project.layout
+    modules = [name.partition(":")[0] for name in (layout.wsgi, layout.asgi)]
+    files = {layout.celery_file, *(find_module(project.tree.files, layout.roots, module) for module in modules)} - {""}
+    evaluator = Evaluator(project.tree, layout.importable, Environment(project.variables), deepest=0)
+    for file in sorted(files):
+        evaluator.module(file)
+    return [read for read in evaluator.environment.reads if read.file in files]
 
 
 def report_variables(project: Project) -> None:
@@ -30,7 +42,7 @@ def report_variables(project: Project) -> None:
         return
     owners = {"", *project.configuration_classes()}
     reads: dict[str, Read] = {}
-    for read in environment.reads:
+    for read in [*environment.reads, *reads_at_start(project)]:
         if read.required and read.owner in owners and read.name not in environment.given:
             reads.setdefault(read.name, read)
     for name in sorted(reads):

@@ -14,6 +14,7 @@ from .layout import find_module, module_file
 from .project import Project
 from .report import FILE
 from .requirements import Requirements
+from .tree import join
 from .values import Call, plain, possibilities, text_of
 
 # Usual names of health pages, the best first.
@@ -37,6 +38,32 @@ LONGEST, DEEPEST = 3000, 3
 OWN_ASGI = 25
 # Packages that are, or need, the package redis.
 WITH_REDIS = {"redis", "django-redis", "channels-redis", "celery-redbeat", "rq", "django-rq", "huey"}
+# Packages of applications and middleware, by the names of their modules.
+APPLICATIONS = {
+    "allauth": "django-allauth",
+    "anymail": "django-anymail",
+    "axes": "django-axes",
+    "channels": "channels",
+    "compressor": "django-compressor",
+    "corsheaders": "django-cors-headers",
+    "crispy_forms": "django-crispy-forms",
+    "debug_toolbar": "django-debug-toolbar",
+    "django_celery_beat": "django-celery-beat",
+    "django_celery_results": "django-celery-results",
+    "django_extensions": "django-extensions",
+    "django_filters": "django-filter",
+    "drf_spectacular": "drf-spectacular",
+    "guardian": "django-guardian",
+    "import_export": "django-import-export",
+    "mptt": "django-mptt",
+    "rest_framework": "djangorestframework",
+    "silk": "django-silk",
+    "simple_history": "django-simple-history",
+    "storages": "django-storages",
+    "taggit": "django-taggit",
+    "whitenoise": "whitenoise",
+    "widget_tweaks": "django-widget-tweaks",
+}
 PATHS = ("path", "re_path", "url")
 # In the module of the ASGI callable, or in one that it imports.
 ROUTER = re.compile(r"""["']websocket["']|URLRouter\(|ProtocolTypeRouter\(""")
@@ -118,6 +145,7 @@ def report_web(project: Project) -> None:
     # A package has requirements of its own; the host says what is missing.
     if not project.layout.is_package:
         celery_packages(project)
+        applications(project)
     health(project)
 
 
@@ -134,6 +162,22 @@ def celery_packages(project: Project) -> None:
     elif requirements.packages and not is_redis_chosen(requirements):
         text = "The requirements pin no kombu: the newest version may not accept their version of redis."
         report.advise("requirements", text, "app_extra_requirements", ["kombu[redis]"])
+
+
+def applications(project: Project) -> None:
+    """Propose well-known packages of INSTALLED_APPS and MIDDLEWARE that the requirements lack."""
+    used = [*project.apps, *(str(name) for name in project.settings.items("MIDDLEWARE"))]
+    tops = dict.fromkeys(name.partition(".")[0] for name in used)
+    for top in tops if project.requirements.packages else ():
+        package = APPLICATIONS.get(top, "")
+        if package and package not in project.requirements and not find_own(project, top):
+            text = f"The settings use {top}, and the requirements have no {package}."
+            project.report.advise("requirements", text, "app_extra_requirements", [package])
+
+
+def find_own(project: Project, top: str) -> bool:
+    """Return whether the project has a package or module of its own with this name."""
+    return any(join(root, top) in project.tree.folders for root in project.layout.importable)
 
 
 def has_own_asgi(requirements: Requirements) -> bool:
@@ -211,10 +255,10 @@ class Routes:
     def __init__(self, project: Project) -> None:
         self.project = project
         environment = Environment(project.variables)
-        self.evaluator = Evaluator(project.tree, project.layout.roots, environment, only="urls")
+        self.evaluator = Evaluator(project.tree, project.layout.importable, environment, only="urls")
 
     def of_module(self, module: str, prefix: str, depth: int) -> Iterator[str]:
-        file = find_module(self.project.tree.files, self.project.layout.roots, module)
+        file = find_module(self.project.tree.files, self.project.layout.importable, module)
         if file and depth <= DEEPEST:
             yield from self.of_scope(self.evaluator.module(file), prefix, depth)
 
