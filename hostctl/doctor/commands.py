@@ -19,7 +19,7 @@ def add_commands(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="is this host well? Exit status: 0 yes, 1 a warning, 2 no")
     doctor.add_argument("--json", action="store_true")
     # playbooks/doctor.yml compares the settings of its clone, whose digests are on stdin, as JSON.
-    doctor.add_argument("--settings", action="store_true", help=argparse.SUPPRESS)
+    doctor.add_argument("--clone-settings", action="store_true", help=argparse.SUPPRESS)
     commands.add_parser("watch", help="the same, once a minute by a timer: history, status page, alerts")
     alert = commands.add_parser("alert").add_subparsers(dest="action", required=True, metavar="test")
     test = alert.add_parser("test", help="send a test message by every channel of the alerts")
@@ -51,7 +51,7 @@ def run_alert_test(host: Host, options: argparse.Namespace) -> int:
 
 def run_doctor(host: Host, options: argparse.Namespace) -> int:
     context = context_of(host)
-    context.clone_settings = json.load(sys.stdin) if options.settings else None
+    context.clone_settings = json.load(sys.stdin) if options.clone_settings else None
     return screen.doctor(context, CHECKS, json_output=options.json, colors=sys.stdout.isatty())
 
 

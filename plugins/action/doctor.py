@@ -58,7 +58,7 @@ class ActionModule(ActionBase):
         clone = clone_of(project, Path(variables.get("inventory_dir") or project))
         clone |= {"settings": digests(project, variables, self._templar.template)}
         command = shlex.join([arguments["program"], "doctor"])
-        done = self._low_level_execute_command(f"{command} --settings", in_data=json.dumps(clone).encode())
+        done = self._low_level_execute_command(f"{command} --clone-settings", in_data=json.dumps(clone).encode())
         if "unrecognized arguments" in done["stderr"]:  # a program of an earlier version
             done = self._low_level_execute_command(command)
         lines = done["stdout"].splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -175,6 +176,19 @@ def test_missing_settings_are_one_sentence(tmp_path: Path, capsys: Any, monkeypa
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert cli.main(["--settings", str(tmp_path / "gone.json"), "status"]) == 1
     assert f"{tmp_path}/gone.json is missing: run site.yml" in capsys.readouterr().err
+
+
+def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Return a parser and those of its commands."""
+    choices = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(one for found in choices for command in found.values() for one in parsers(command))]
+
+
+def test_no_command_replaces_the_path_of_the_settings() -> None:
+    """argparse keeps an option of a command and one of the program in one attribute if they have the same name."""
+    _, *commands = parsers(cli.make_parser())
+    assert len(commands) > 20
+    assert not [one.prog for one in commands for action in one._actions if action.dest == "settings"]
 
 
 # --- The application's own commands

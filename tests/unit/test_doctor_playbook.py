@@ -101,10 +101,10 @@ def test_the_program_gets_the_settings_of_this_clone(tmp_path: Path) -> None:
     """One of an earlier version does not know them."""
     doctor(tmp_path, {"one": (SCREEN, 0), "earlier": (SCREEN, 0)})
     (tmp_path / "one").write_text(f"#!/bin/sh\necho $*\ncat >{tmp_path}/given\n")
-    words = 'echo "shopctl: error: unrecognized arguments: --settings" >&2; exit 2'
+    words = 'echo "shopctl: error: unrecognized arguments: --clone-settings" >&2; exit 2'
     (tmp_path / "earlier").write_text(f'#!/bin/sh\n[ "$*" = doctor ] && echo "ok  site" || {{ {words}; }}\n')
     output = play(tmp_path)[1]
-    assert "  one: doctor --settings\n" in output
+    assert "  one: doctor --clone-settings\n" in output
     assert "  earlier: ok  site\n" in output
     given = json.loads((tmp_path / "given").read_text())
     assert given["path"] == str(ROOT)
