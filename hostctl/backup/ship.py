@@ -210,8 +210,15 @@ def oldest_hole(configuration: Configuration, last: str, segment_bytes: int) -> 
         return ""
     return (
         f"Segments of the write-ahead log are missing in {configuration.repository}: {history.describe(names)}. "
-        f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. To "
-        f"have only backups from now on: {configuration.program} backup --full, then runuser -u postgres -- "
+        f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. "
+        f"{only_from_now_on(configuration)}"
+    )
+
+
+def only_from_now_on(configuration: Configuration) -> str:
+    """Return the commands that remove everything older than a new backup, such as damaged files."""
+    return (
+        f"To have only backups from now on: {configuration.program} backup --full, then runuser -u postgres -- "
         f"pgbackrest --stanza={configuration.name} --repo1-retention-full-type=count --repo1-retention-full=1 expire"
     )
 

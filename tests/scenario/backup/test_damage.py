@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ import pytest
 from backups import DELETE, FLIP, TRUNCATE, Backups
 from installation import Installation
 from probes import Visitor, wait_for
+
+from hostctl.backup.drill import PARTS, part_of
 
 # A drill costs several seconds.
 pytestmark = pytest.mark.os("debian12")
@@ -30,9 +33,9 @@ def segment(backups: Backups) -> str:
     return "archive/" + next(file for file in backups.in_repository("archive") if f"/{name}-" in file)
 
 
-def bundle(backups: Backups) -> str:
-    """Return the largest file of the newest backup."""
-    label = backups.list()["backups"][-1]["label"]
+def bundle(backups: Backups, which: int = -1) -> str:
+    """Return the largest file of the newest backup, or of another one."""
+    label = backups.list()["backups"][which]["label"]
     folder = f"{REPOSITORY}/backup/{backups.app.name}/{label}"
     largest = f"find {folder} -type f -size +20k -printf '%s %p\\n' | sort -n | tail -n 1 | cut -d' ' -f2"
     return backups.host.check_output(largest).removeprefix(f"{REPOSITORY}/")
@@ -85,6 +88,27 @@ def test_damage_at_the_target(backups: Backups, place: str, how: str) -> None:
         with backups.damaged(f"{folder}/{file}", how, host=backups.storage):
             backups.run("drill", "--offsite").failed().says(file.rpartition("/")[2][:24])
         assert (backups.words(), backups.server_process()) == (words, process)
+
+
+def test_damage_in_an_older_backup_at_the_target(backups: Backups) -> None:
+    """The newest state does not need it: a drill finds it in the part of the copies that it reads, here this one."""
+    folder = f"/srv/sftp/{backups.configuration()['folder']}"
+    with backups.timers_stopped():
+        backups.run("ship").succeeded()
+        file = bundle(backups, 0)
+        backups.edit_state("drill", part=(part_of(file.removeprefix("backup/")) - 1) % PARTS)
+        with backups.damaged(f"{folder}/{file}", FLIP, host=backups.storage):
+            found = backups.run("drill", "--offsite").failed().says("does not return what was copied to it", file)
+            # As it says.
+            command = re.search(r"\((set -a; .*)\)$", found.output, re.MULTILINE)
+            assert command, found.output
+            backups.host.check_output(command[1])
+            backups.run("drill", "--offsite").succeeded()
+
+
+def test_damage_in_an_older_backup_of_this_host(backups: Backups) -> None:
+    with backups.timers_stopped(), backups.damaged(f"{REPOSITORY}/{bundle(backups, 0)}", FLIP):
+        backups.run("drill", "--local").failed().says("are damaged", "invalid checksum", "expire")
 
 
 def test_a_restore_from_damaged_backups_is_reverted(backups: Backups, visitor: Visitor) -> None:
