@@ -455,9 +455,12 @@ class Restore:
         state = self.state.read()
         if self.host.settings.barriers and not self.options.database_only:
             raise ReleaseError(
-                f"The application runs on several hosts. Stop it on each (systemctl stop {self.configuration.name}), "
-                "type this again with --database-only, and start it again."
+                "The application runs on several hosts, which a playbook stops and starts: "
+                "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
             )
+        if state.get("undoing") and self.options.show:
+            say("A return to the former database was killed. It will be completed.")
+            return
         if not state.get("undoing"):
             if not state.get("accepted") or not Path(state["kept"]).exists():
                 raise ReleaseError("There is no former database of a restore on this host.")

@@ -312,6 +312,11 @@ def test_a_killed_return_to_the_former_database_is_completed(installation: Insta
     for step in installation.kills("restored", action="restore", undo=True, yes=True):
         installation.assert_unlocked()
         assert ("A restore was killed" in installation.notes()) == notes.has_unfinished_restore(configuration), step
+        if "completed" not in outcomes and State(configuration, "restore").read().get("undoing"):
+            before = (installation.world.root / "main/state").read_text()
+            ((status, output),) = installation.run({"action": "restore", "undo": True, "show": True})
+            assert (status, "It will be completed" in output) == (0, True), output
+            assert (installation.world.root / "main/state").read_text() == before, "it was only to be shown"
         outcomes.add(complete(installation, step, {"not begun": ROWS[:1], "completed": ROWS}))
     assert outcomes == {"not begun", "completed"}
 
