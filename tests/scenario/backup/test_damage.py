@@ -1,9 +1,8 @@
-"""Damaged backups, lost access, a full disk and killed runs are named, and leave the database as it is."""
+"""Damaged backups, lost access and a full disk are named, and leave the database as it is."""
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -180,47 +179,3 @@ def test_a_full_disk(backups: Backups, visitor: Visitor) -> None:
             backups.archive_again()
         assert written in backups.words()
         backups.archive_again()
-
-
-@pytest.mark.parametrize(
-    ("words", "pattern"),
-    [
-        (["ship"], "rclone copy"),
-        (["--full"], "pgbackrest .*backup"),
-        (["drill", "--local"], "pgbackrest .*restore"),
-        (["drill", "--local"], "postgres -D"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else value.replace(" ", "-"),
-)
-def test_a_killed_run(backups: Backups, words: list[str], pattern: str) -> None:
-    """The next one does what it should."""
-    with backups.timers_stopped():
-        backups.write()
-        backups.kill(pattern, *words)
-        backups.run(*words).succeeded()
-        if words[0] != "drill":
-            backups.run("ship").succeeded()
-
-
-def test_nothing_of_the_killed_runs_is_left(backups: Backups) -> None:
-    with backups.timers_stopped():
-        left = backups.host.check_output(f"ls /var/lib/{backups.app.name}-backup")
-        assert not {"drill", "index", "recovery"} & set(left.split()), left
-        assert "postgres -D" not in backups.host.check_output("ps -eo args | grep -v grep | grep recovery || true")
-
-
-@pytest.mark.parametrize("pattern", ["pgbackrest .*restore", "postgres -D"])
-def test_a_killed_restore_is_reverted(backups: Backups, visitor: Visitor, pattern: str) -> None:
-    """By the next command, which needs no yes for it."""
-    with backups.timers_stopped():
-        word = backups.write()
-        backups.run("ship").succeeded()
-        lost = backups.write()
-        backups.kill(pattern, "restore", "--yes")
-        assert "A restore was killed" in backups.notes()
-        backups.run("restore").failed().says("A restore was killed", "the former one", "add --yes")
-        assert backups.words()[-2:] == [word, lost]
-        wait_for(lambda: visitor.get("/readyz/").status, 60, "the site is ready", lambda seen: seen == 200)
-        assert "A restore was killed" not in backups.notes()
-        assert backups.host.service(backups.app.name).is_enabled, "the application must start at boot"
-    wait_for(lambda: backups.state("ship").get("ok_at", 0) > time.time() - 60, 60, "copies go on", pause=1)

@@ -16,7 +16,7 @@ from installation import Installation
 from probes import wait_for
 from traffic import verdict
 
-# Here, packets are dropped, which takes each run until its timeout. (S3 that refuses connections: test_refusals.py.)
+# Here, packets are dropped, which takes each run until its timeout. (S3 that refuses connections: test_storage.py.)
 pytestmark = pytest.mark.os("debian12")
 SECONDS = float(os.environ.get("BACKUP_OUTAGE_SECONDS", "60"))
 
