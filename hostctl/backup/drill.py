@@ -1,6 +1,8 @@
 """Restore the newest state beside the running database, and check it: weekly, by a timer.
 
-Alternately from the repository of this host and from the target. What was restored is removed again.
+Alternately from the repository of this host and from the target. What was restored is removed again. A drill from this
+host also reads all of the repository; each drill reads a part of the copies at the target that the newest state does
+not need, so that damage in an older backup is found while there are others.
 """
 
 from __future__ import annotations
@@ -8,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shlex
 import shutil
 import tempfile
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +25,19 @@ from .files import seconds_of
 from .listing import LOCAL, OFFSITE, Point, choose, fetch_repository, offsite_index
 from .scratch import Scratch, clear, own_folder
 from .server import Server
-from .ship import INFO, newest_hole, oldest_hole, require_own, send_index, shipped
+from .ship import INFO, newest_hole, oldest_hole, only_from_now_on, require_own, send_index, shipped
 from .state import State, lock
-from .tools import Repository, Restic, Target
+from .tools import Repository, Restic, Target, ToolError
 
 # Free space that a drill leaves.
 RESERVE = 2**30
 # Files of uploads that are compared.
 SAMPLE = 20
+# The parts in which the copies at the target are read: one in each weekly drill, and a full backup lives for 3 weeks.
+PARTS = 3
+# MiB a second, and seconds, in which a part is read at most.
+READ_RATE, READ_SECONDS = 10, 4 * 3600
+VERIFY_SECONDS = 6 * 3600
 
 
 class NoRoomError(ReleaseError):
@@ -45,6 +54,11 @@ def drill(configuration: Configuration, source: str = "") -> None:
         if configuration.version:
             values |= drill_database(configuration, source, state.read())
             check_history(configuration)
+            if source == LOCAL:
+                verify(configuration)
+            if configuration.target:
+                values["part"] = next_part(state.read())
+                values["warnings"] = values["warnings"] + read_part(configuration, values["part"])
         if configuration.folders and configuration.target:
             values |= drill_files(configuration)
         values["seconds"] = round(time.monotonic() - began, 1)
@@ -137,25 +151,88 @@ def check_history(configuration: Configuration) -> None:
     local = last.get("local")
     if local and (hole := oldest_hole(configuration, local["segment"], Server(configuration).segment_bytes())):
         raise ReleaseError(hole)
-    if last.get("shipped") and last.get("target") == configuration.target:
+    if configuration.target:
         with lock(configuration, "ship", wait=120):
-            compare_with_target(configuration, last["copied_from"])
+            compare_sizes(configuration)
 
 
-def compare_with_target(configuration: Configuration, until: float) -> None:
-    """Compare the sizes of what was copied until a time."""
-    target, sent = Target(configuration), State(configuration, "backups").read().get("sent", [])
+def copied_files(configuration: Configuration) -> dict[str, list[str]]:
+    """Return the files of the repository that the target has, by the part of the repository that they are in."""
+    last = State(configuration, "ship").read()
+    if not last.get("shipped") or last.get("target") != configuration.target:
+        return {}
+    sent = State(configuration, "backups").read().get("sent", [])
     archive, backup = configuration.repository / "archive", configuration.repository / "backup"
-    logs = [path for path in archive.rglob("*") if is_copied(path) and path.stat().st_mtime < until]
+    logs = [path for path in archive.rglob("*") if is_copied(path) and path.stat().st_mtime < last["copied_from"]]
     bases = [path for label in sent for path in (backup / configuration.name / label).rglob("*") if is_copied(path)]
-    wrong = target.differing(archive, "archive", [str(path.relative_to(archive)) for path in logs])
-    wrong += target.differing(backup, "backup", [str(path.relative_to(backup)) for path in bases])
+    return {
+        "archive": [str(path.relative_to(archive)) for path in logs],
+        "backup": [str(path.relative_to(backup)) for path in bases],
+    }
+
+
+def compare_sizes(configuration: Configuration) -> None:
+    """Raise ReleaseError when the target lacks files, or has them in another size."""
+    target, wrong = Target(configuration), []
+    for part, files in copied_files(configuration).items():
+        wrong += target.differing(configuration.repository / part, part, files)
     if wrong:
         raise ReleaseError(
-            f"{target.name} lacks files of the backups, or has others: {', '.join(wrong[:3])}"
-            f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. A new backup does not need them: "
-            f"{configuration.program} backup --full"
+            f"{target.name} lacks files of the backups, or has others: {first(wrong)}. A new backup does not need "
+            f"them: {configuration.program} backup --full"
         )
+
+
+def verify(configuration: Configuration) -> None:
+    """Read the repository of this host. Raises ReleaseError with what is damaged."""
+    try:
+        Repository(configuration).verify(VERIFY_SECONDS)
+    except ToolError:
+        raise
+    except ReleaseError as error:
+        raise ReleaseError(f"{error}. {only_from_now_on(configuration)}") from None
+
+
+def next_part(last: dict[str, Any]) -> int:
+    """Return the part that a drill reads: after one that failed, the same."""
+    return (last.get("part", -1) + 1) % PARTS
+
+
+def part_of(file: str) -> int:
+    return zlib.crc32(file.encode()) % PARTS
+
+
+def read_part(configuration: Configuration, number: int) -> list[str]:
+    """Read a part of the copies at the target, and return a warning if that takes too long.
+
+    Raises ReleaseError with the files that are not what was copied.
+    """
+    target, wrong = Target(configuration), []
+    how, deadline = ("--download", f"--bwlimit={READ_RATE}M"), time.monotonic() + READ_SECONDS
+    for part, files in copied_files(configuration).items():
+        names = [file for file in files if part_of(file) == number]
+        left = max(1, deadline - time.monotonic())
+        try:
+            wrong += target.differing(configuration.repository / part, part, names, how=how, seconds=left)
+        except ToolError as error:
+            if error.status is not None:
+                raise
+            return [f"not all of a part of the copies at {target.name} was read: {error}"]
+    if not wrong:
+        return []
+    # Which of the two is damaged?
+    verify(configuration)
+    file = shlex.quote(wrong[0])
+    raise ReleaseError(
+        f"{target.name} does not return what was copied to it: {first(wrong)}. The files of this host are whole. To "
+        f"copy one again: (set -a; . /etc/{configuration.name}/backup.env; rclone copyto --config=/dev/null "
+        f"--ignore-times {configuration.repository}/{file} {configuration.remote}/{file})"
+    )
+
+
+def first(names: list[str]) -> str:
+    """Return the first three of them, and how many others there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def is_copied(path: Path) -> bool:

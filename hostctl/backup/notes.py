@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
-from ..settings import BusyError, ReleaseError, Settings
+from ..settings import ReleaseError, Settings
 from .configuration import Configuration
 from .listing import ago
-from .state import State, lock
+from .state import State, is_held
 
 # Seconds after which a copy is late: of the write-ahead log, of uploads and base backups, of a drill.
 LATE = {"ship": 180, "files": 3600, "backups": 26 * 3600, "drill": 9 * 86400}
@@ -18,6 +19,9 @@ WHAT = {
     "backups": "The last base backup was made",
     "drill": "A restore was last rehearsed",
 }
+
+# What runs each.
+COMMAND = {"ship": ["ship"], "files": ["files"], "backups": [], "drill": ["drill"]}
 
 
 def notes(settings: Settings, uptime: float | None = None) -> list[str]:
@@ -36,7 +40,10 @@ def notes(settings: Settings, uptime: float | None = None) -> list[str]:
         last = state.get("ok_at", 0)
         # A server that was just set up or started has had no time for it.
         is_late = time.time() - last > LATE[kind] if last else uptime > LATE[kind]
-        if state.get("problem"):
+        if was_killed(configuration, kind, state):
+            words = " ".join([configuration.program, "backup", *COMMAND[kind]])
+            lines.append(f"{WHAT[kind]} {ago(last)}, and the run after that was killed. To run it again: {words}")
+        elif state.get("problem"):
             lines.append(f"{WHAT[kind]} {ago(last)}, and then failed: {state['problem']}")
         elif is_late:
             lines.append(f"{WHAT[kind]} {ago(last)}. See journalctl -u {configuration.name}-backup-*.")
@@ -45,6 +52,11 @@ def notes(settings: Settings, uptime: float | None = None) -> list[str]:
     if text := missing_kit(configuration):
         lines.append(text)
     return lines
+
+
+def was_killed(configuration: Configuration, kind: str, state: dict[str, Any]) -> bool:
+    """Return whether the last run of a kind has ended without a word."""
+    return bool(state.get("running_since")) and not is_held(configuration, "ship" if kind == "ship" else "work")
 
 
 def no_target(configuration: Configuration) -> str:
@@ -84,11 +96,7 @@ def restore_is_running(configuration: Configuration) -> bool:
     """Return whether a restore is under way, and not killed."""
     if not has_unfinished_restore(configuration):
         return False
-    try:
-        with lock(configuration, "work"):
-            return False
-    except BusyError:
-        return True
+    return is_held(configuration, "work")
 
 
 def seconds_for(settings: Settings) -> float:

@@ -117,7 +117,6 @@ class Restore:
             self.fetch()
         # No run of the timer comes between the two databases.
         with lock(self.configuration, "ship", wait=120):
-            self.at_boot("disable")
             try:
                 self.replace(point)
             finally:
@@ -272,6 +271,8 @@ class Restore:
             }
         )  # fmt: skip
         try:
+            # A kill from here on is known, and reverted by the next call.
+            self.at_boot("disable")
             if was_running:
                 say("Stopping the application: workers finish their tasks first.")
                 self.host.cron.stop()
@@ -416,7 +417,6 @@ class Restore:
         except (ReleaseError, OSError) as problem:
             say(f"The former database could not be brought back: {problem}. It is {kept}.")
             return False
-        self.state.replace(state.get("previous", {}))
         say("Nothing was replaced: the database is the former one.")
         try:
             self.systemctl("start")
@@ -424,6 +424,9 @@ class Restore:
                 self.host.boot()
         except ReleaseError as problem:
             say(f"It does not start, as before or because of something else: {problem}")
+        self.at_boot("enable")
+        # Last: a kill before that is completed by the next call.
+        self.state.replace(state.get("previous", {}))
         return True
 
     def finish_killed(self) -> None:
@@ -444,9 +447,7 @@ class Restore:
             wait_ended(re.compile(r"pgbackrest .*restore"), SERVICE_SECONDS)
             clear(self.configuration.state_folder / "recovery")
             clear(self.fetched)
-            is_back = self.bring_back()
-            self.at_boot("enable")
-            if not is_back:
+            if not self.bring_back():
                 raise ReleaseError("Bring it back first: then the same command restores.")
 
     def undo(self) -> None:
@@ -454,9 +455,12 @@ class Restore:
         state = self.state.read()
         if self.host.settings.barriers and not self.options.database_only:
             raise ReleaseError(
-                f"The application runs on several hosts. Stop it on each (systemctl stop {self.configuration.name}), "
-                "type this again with --database-only, and start it again."
+                "The application runs on several hosts, which a playbook stops and starts: "
+                "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
             )
+        if state.get("undoing") and self.options.show:
+            say("A return to the former database was killed. It will be completed.")
+            return
         if not state.get("undoing"):
             if not state.get("accepted") or not Path(state["kept"]).exists():
                 raise ReleaseError("There is no former database of a restore on this host.")
@@ -471,7 +475,8 @@ class Restore:
                 return
             self.confirm("Return")
             was_running = self.has_application and bool(self.host.manager.alive())
-            self.state.write(undoing={"kept": str(self.kept), "was_running": was_running})
+            undoing = {"kept": str(self.kept), "was_running": was_running, "gaps": gaps(self.configuration)}
+            self.state.write(undoing=undoing)
         kept = self.exchange()
         self.back_up_again()
         say(f"The database is the former one again. The restored one is kept as {kept}.")
@@ -504,18 +509,18 @@ class Restore:
                 raise ReleaseError(
                     f"The former database does not start, and the restored one is back. {error}"
                 ) from None
+            if undoing["was_running"]:
+                self.host.boot()
             State(self.configuration, "ship").write(local={})
-            now, present = time.time(), gaps(self.configuration)
+            now = time.time()
             # The former database has its own spans, and lacks what was written since it was replaced.
             self.note_gaps([*state.get("gaps", []), [state.get("replaced_at", now), now]])
             self.state.replace(
                 {
-                    "kept": undoing["kept"], "data": str(self.data), "accepted": True, "gaps": present,
+                    "kept": undoing["kept"], "data": str(self.data), "accepted": True, "gaps": undoing["gaps"],
                     "replaced_at": now,
                 }
             )  # fmt: skip
-        if undoing["was_running"]:
-            self.host.boot()
         return undoing["kept"]
 
     def exchange_again(self, state: dict[str, Any]) -> None:

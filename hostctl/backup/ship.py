@@ -25,6 +25,8 @@ from .state import State, lock
 from .tools import Backup, Repository, Target
 
 RECORD = "shipped.json"
+# An earlier record. Over SFTP a file is written in place: when the host dies meanwhile, the first one is half of one.
+RECORD_COPY = "shipped.json.copy"
 # Seconds after which this host makes sure again that the target is its own.
 OWNER_SECONDS = 300
 # Bound of one run, in seconds: the first one after an outage has much to copy.
@@ -104,25 +106,32 @@ def send(configuration: Configuration, last: dict[str, Any], now: dict[str, Any]
     Raises ForeignError when the target belongs to another server, ToolError when it does not take them.
     """
     target = Target(configuration)
+    found, is_checked = last.get("shipped"), False
     if time.time() - last.get("checked_at", 0) > OWNER_SECONDS or last.get("problem"):
-        found = require_own(configuration, target)
+        found, is_checked = require_own(configuration, target), True
         if last.get("shipped") and not found:
             # It was emptied: everything is new to it.
             last = {}
             State(configuration, "backups").write(sent=[])
-        State(configuration, "ship").write(checked_at=time.time())
+        if found:
+            target.write(RECORD_COPY, to_text(found))
     archive = configuration.repository / "archive"
     files = new_files(archive, last.get("copied_from", 0), last.get("shipped", {}).get("segment", ""))
     target.copy(archive, "archive", files, RUN_SECONDS)
     if restorable:
-        target.write(RECORD, json.dumps(now, indent=1) + "\n")
+        target.write(RECORD, to_text(now))
+        if not found:
+            target.write(RECORD_COPY, to_text(now))
+    # The first record has its copy before another one is written over it.
+    if is_checked and (found or restorable):
+        State(configuration, "ship").write(checked_at=time.time())
 
 
 def new_files(archive: Path, since: float, after: str = "") -> Iterator[str]:
     """Yield the files that were added to the archive since a time, a little of overlap included.
 
-    Also segments that follow `after`, whatever the clock says. Those of before were read back, and are not copied
-    again: what is damaged here later stays whole there.
+    Also segments that follow `after`, whatever the clock says. Those up to `after` were read back, and are not copied
+    again: what is damaged here later stays whole there, and no copy is half of one when this host dies meanwhile.
     """
     folders = segment_folders(archive)
     # Of an upgraded server, each version has a folder with names of its own.
@@ -137,7 +146,10 @@ def new_files(archive: Path, since: float, after: str = "") -> Iterator[str]:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except FileNotFoundError:  # Expired meanwhile.
             continue
+        is_present = folder.parent == newest and folder.name[:8] == after[:8]
         for entry in entries:
+            if is_present and entry.name[24:25] == "-" and entry.name[:24] <= after:
+                continue
             with suppress(FileNotFoundError):
                 is_new = entry.stat().st_mtime > since - 2 or (is_later and entry.name[:24] > after)
                 if is_new and entry.is_file(follow_symlinks=False) and not entry.name.endswith(".tmp"):
@@ -168,11 +180,18 @@ def require_own(configuration: Configuration, target: Target) -> dict[str, Any]:
 
 def shipped(target: Target) -> dict[str, Any]:
     """Return what the target says of itself, {} when it is empty. Raises ToolError when it does not answer."""
-    text = target.read(RECORD)
-    try:
-        return json.loads(text) if text else {}
-    except json.JSONDecodeError:
-        raise ReleaseError(f"{RECORD} at {target.name} cannot be read: {text[:100]!r}") from None
+    for name in (RECORD, RECORD_COPY):
+        text = target.read(name)
+        with suppress(json.JSONDecodeError):
+            if text:
+                return json.loads(text)
+    if text is None:  # Without a copy, there was never a whole one.
+        return {}
+    raise ReleaseError(f"{RECORD} and its copy at {target.name} cannot be read: {text[:100]!r}")
+
+
+def to_text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=1) + "\n"
 
 
 # --- Continuity ----------------------------------------------------------------------------------------------------
@@ -210,8 +229,15 @@ def oldest_hole(configuration: Configuration, last: str, segment_bytes: int) -> 
         return ""
     return (
         f"Segments of the write-ahead log are missing in {configuration.repository}: {history.describe(names)}. "
-        f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. To "
-        f"have only backups from now on: {configuration.program} backup --full, then runuser -u postgres -- "
+        f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. "
+        f"{only_from_now_on(configuration)}"
+    )
+
+
+def only_from_now_on(configuration: Configuration) -> str:
+    """Return the commands that remove everything older than a new backup, such as damaged files."""
+    return (
+        f"To have only backups from now on: {configuration.program} backup --full, then runuser -u postgres -- "
         f"pgbackrest --stanza={configuration.name} --repo1-retention-full-type=count --repo1-retention-full=1 expire"
     )
 

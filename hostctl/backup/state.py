@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..settings import BusyError
+from ..settings import BusyError, say
 from .configuration import Configuration
 
 
@@ -39,16 +39,22 @@ class State:
 
     @contextmanager
     def recorded(self) -> Iterator[dict[str, Any]]:
-        """Record how a run ended: `ok_at` and what the run adds to the yielded values, or `failed_at` and `problem`."""
+        """Record how a run ended: `ok_at` and what the run adds to the yielded values, or `failed_at` and `problem`.
+
+        Call it with the lock: `running_since` without a holder of that is of a run that was killed.
+        """
         values: dict[str, Any] = {"started_at": time.time()}
+        if since := self.read().get("running_since"):
+            say(f"The run before, which began at {time.strftime('%FT%TZ', time.gmtime(since))}, was killed.")
+        self.write(running_since=values["started_at"])
         try:
             yield values
         except BaseException as error:
             text = str(error) or type(error).__name__
-            self.write(failed_at=time.time(), problem=text)
+            self.write(failed_at=time.time(), problem=text, running_since=0)
             raise
         # What a run has found counts as from its beginning.
-        self.write(ok_at=values["started_at"], ended_at=time.time(), problem="", **values)
+        self.write(ok_at=values["started_at"], ended_at=time.time(), problem="", running_since=0, **values)
 
 
 @contextmanager
@@ -61,7 +67,8 @@ def lock(configuration: Configuration, name: str, *, wait: float = 0) -> Iterato
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + wait
+        # `is_held` may have it for an instant.
+        deadline = time.monotonic() + max(wait, 0.5)
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,12 +76,27 @@ def lock(configuration: Configuration, name: str, *, wait: float = 0) -> Iterato
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise BusyError(f"A backup, restore or drill is running (process {holder(path)}).") from None
-                time.sleep(0.2)
+                time.sleep(0.05)
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(handle)
+
+
+def is_held(configuration: Configuration, name: str) -> bool:
+    """Return whether a process has one of the locks."""
+    try:
+        handle = os.open(configuration.state_folder / f"{name}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def holder(path: Path) -> str:

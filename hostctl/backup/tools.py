@@ -26,6 +26,8 @@ RCLONE_OPTIONS = (
 TIED = ("setpriv", "--pdeathsig", "TERM", "--")
 CA_FILE = Path("/etc/ssl/certs/ca-certificates.crt")
 
+# Lines of `pgbackrest verify` that name a file.
+DAMAGED = re.compile(r"^P\d+ +\w+: ((?:invalid|missing|mismatched|unable)\b.*)$", re.MULTILINE)
 # What programs write before their messages.
 STAMP = re.compile(r"^\d{4}[/-]\d\d[/-]\d\d \d\d:\d\d:\d\d(\.\d+)? *(?:P\d+)? *", re.MULTILINE)
 
@@ -133,6 +135,20 @@ class Repository:
                 raise ReleaseError(f"The backups in {self.path} cannot be read: {repository['status']['message']}")
         return stanza
 
+    def verify(self, seconds: float) -> None:
+        """Read every file, and compare its checksum. Raises ReleaseError with what is damaged.
+
+        Segments that are missing in between are no error to pgBackRest: see ship.holes.
+        """
+        options = ["--output=text", "--verbose", "--log-level-console=detail", "--no-log-timestamp"]
+        output = self.call("verify", *options, seconds=seconds)
+        # It ends with 0 in any case.
+        if re.search(r"^status: ok$", output, re.MULTILINE):
+            return
+        damaged = list(dict.fromkeys(DAMAGED.findall(output)))
+        shown = "; ".join(damaged[:3]) or tail(output, 6)
+        raise ReleaseError(f"Files of the backups in {self.path} are damaged ({len(damaged) or 'unknown'}): {shown}")
+
     def backups(self, info: dict[str, Any] | None = None) -> list[Backup]:
         """Return the base backups, oldest first; those of an earlier version of PostgreSQL are left out."""
         info = info or self.info()
@@ -216,14 +232,20 @@ class Target:
                 raise
             raise ReleaseError(f"{self.name} does not return what was copied to it: {error}") from None
 
-    def differing(self, folder: Path, name: str, files: Iterable[str]) -> list[str]:
-        """Return the files of a folder that a folder of the target lacks, or has in another size."""
+    def differing(
+        self, folder: Path, name: str, files: Iterable[str], *, how: Iterable[str] = ("--size-only",),
+        seconds: float = 6 * 3600,
+    ) -> list[str]:  # fmt: skip
+        """Return the files of a folder that a folder of the target lacks, or has in another size.
+
+        With `--download` as `how`, they are read there, and their content is compared.
+        """
         listing = "".join(f"{file}\n" for file in files)
         if not listing:
             return []
-        words = [str(folder), self.path(name), "--files-from-raw=-", "--one-way", "--size-only", "--combined=-"]
+        words = [str(folder), self.path(name), "--files-from-raw=-", "--one-way", "--combined=-", *how]
         try:
-            found = self.call("check", *words, seconds=6 * 3600, stdin=listing)
+            found = self.call("check", *words, seconds=seconds, stdin=listing)
         except ToolError as error:
             if "differences found" not in str(error):
                 raise

@@ -18,7 +18,7 @@ from hostctl.backup import drill, files, history, listing, notes, prepare, resto
 from hostctl.backup.checks import check_migrations, check_rows
 from hostctl.backup.configuration import Configuration
 from hostctl.backup.state import State, lock
-from hostctl.backup.tools import Backup, Repository, ToolError, lsn_number
+from hostctl.backup.tools import Backup, Repository, Target, ToolError, lsn_number
 from hostctl.host import Host
 from hostctl.settings import BusyError, ReleaseError, Settings
 
@@ -306,6 +306,124 @@ def test_drills_alternate(configuration: Configuration) -> None:
     assert drill.next_source(configuration, {"source": listing.OFFSITE}) == listing.LOCAL
     assert drill.next_source(configuration, {"source": listing.LOCAL}) == listing.OFFSITE
     assert drill.next_source(replace(configuration, target=""), {"source": listing.LOCAL}) == listing.LOCAL
+
+
+# As pgBackRest 2.45 prints it, with the exit status 0.
+WHOLE = """P00   INFO: verify command begin 2.45: --output=text
+P00   INFO: stanza: shop
+            status: ok
+stanza: shop
+status: ok
+  archiveId: 15-1, total WAL checked: 5, total valid WAL: 5
+    missing: 0, checksum invalid: 0, size invalid: 0, other: 0
+P00   INFO: verify command end: completed successfully
+"""
+DAMAGED = """P01   INFO: invalid checksum '15-1/0000000100000000/000000010000000000000003-bd09.zst'
+P01   INFO: invalid checksum '20261130-182439F/pg_data/base/1/1255.zst'
+stanza: shop
+status: error
+  archiveId: 15-1, total WAL checked: 5, total valid WAL: 4
+    missing: 0, checksum invalid: 1, size invalid: 0, other: 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("output", "named"),
+    [
+        (DAMAGED, "damaged \\(2\\): invalid checksum '15-1.*; invalid checksum '2026.*expire"),
+        ("stanza: shop\nstatus: error\n  No usable backup.info file\n", "No usable backup.info file"),
+        ("", "damaged"),
+    ],
+)
+def test_damage_that_pgbackrest_ends_well_with_is_named(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, output: str, named: str
+) -> None:
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: WHOLE)
+    drill.verify(configuration)
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: output)
+    with pytest.raises(ReleaseError, match=f"(?s){named}"):
+        drill.verify(configuration)
+
+
+@pytest.fixture
+def copied(configuration: Configuration) -> list[str]:
+    """The files that the target has, of a full backup and of the log."""
+    names = [f"backup/shop/20261130-182439F/pg_data/{number}" for number in range(20)]
+    names += [f"archive/shop/17-1/0000000100000000/0000000100000000000000{number}-hash.zst" for number in range(10, 30)]
+    for name in [*names, "backup/shop/20261130-999999F/not sent", "archive/shop/archive.info"]:
+        path = configuration.repository / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    State(configuration, "ship").write(shipped=RECORD, target=configuration.target, copied_from=time.time() + 60)
+    State(configuration, "backups").write(sent=["20261130-182439F"])
+    return names
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What rclone compares, by content; `damaged` is a file that differs, `error` what it fails with."""
+    found: dict[str, Any] = {"files": [], "damaged": "", "error": None}
+
+    def check(self: Target, command: str, source: str, place: str, *words: str, stdin: str, **more: Any) -> str:
+        if found["error"]:
+            raise found["error"]
+        part = Path(source).name
+        names = [f"{part}/{name}" for name in stdin.split("\n") if name]
+        if "--download" not in words:
+            return ""
+        assert any(word.startswith("--bwlimit=") for word in words), "a drill must not use all of the network"
+        found["files"] += names
+        if found["damaged"] in names:
+            raise ToolError("rclone failed: 1 differences found", 1, f"* {found['damaged'].removeprefix(f'{part}/')}\n")
+        return ""
+
+    monkeypatch.setattr(Target, "call", check)
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: WHOLE)
+    return found
+
+
+def test_each_copied_file_is_read_once_in_as_many_drills_as_there_are_parts(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any]
+) -> None:
+    last: dict[str, Any] = {}
+    for _ in range(drill.PARTS):
+        before = len(reads["files"])
+        last["part"] = drill.next_part(last)
+        assert drill.read_part(configuration, last["part"]) == []
+        assert before < len(reads["files"]) < before + len(copied), "each drill reads a part only"
+    assert sorted(reads["files"]) == sorted(copied)
+
+
+def test_a_damaged_copy_of_an_older_backup_is_named_with_the_command_that_replaces_it(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads["damaged"] = file = copied[3]
+    number = drill.part_of(file.partition("/")[2])
+    with pytest.raises(ReleaseError, match=rf"does not return.*{file}.*rclone copyto .*/{file} offsite:.*{file}\)"):
+        drill.read_part(configuration, number)
+    assert drill.read_part(configuration, (number + 1) % drill.PARTS) == [], "another part has other files"
+    # It may be the file of this host that is damaged.
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: DAMAGED)
+    with pytest.raises(ReleaseError, match=r"^Files of the backups in .*/repository are damaged"):
+        drill.read_part(configuration, number)
+
+
+def test_copies_that_are_read_too_slowly_are_a_warning(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any]
+) -> None:
+    reads["error"] = ToolError("rclone did not end within 14400 s, and was stopped.", None)
+    assert "not all of a part" in drill.read_part(configuration, 0)[0]
+    reads["error"] = ToolError("rclone failed: no route to host", 1)
+    with pytest.raises(ToolError):
+        drill.read_part(configuration, 0)
+
+
+def test_of_a_new_target_nothing_is_read(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any]
+) -> None:
+    for number in range(drill.PARTS):
+        drill.read_part(replace(configuration, target="elsewhere"), number)
+    assert reads["files"] == []
 
 
 # --- State, locks, notes -------------------------------------------------------------------------------------------

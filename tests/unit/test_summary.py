@@ -99,6 +99,24 @@ def test_conditional_lines_are_printed_only_if_they_apply() -> None:
         assert words not in " ".join(quiet)
 
 
+def test_backups_of_hosts_without_a_summary_are_named() -> None:
+    def lines(answer: dict[str, Any], **given: Any) -> list[str]:
+        hostvars = {"data": answer, "shop": {}}
+        found = summary(summary_backup_hosts=["data"], hostvars=hostvars, summary_name="shop", **given)
+        return [line for line in found if line.startswith("Backup")]
+
+    status = {"backup": ["The database was last copied 9 min ago, and then failed: away", "second"]}
+    for code in (0, 4):
+        answer = {"__summary_backups": {"rc": code, "stdout": json.dumps(status)}}
+        assert lines(answer) == [f"Backup       data: {text}" for text in status["backup"]]
+        assert lines(answer, summary_site=False) == [], "one host tells it"
+    for failed in ({"rc": 1, "stdout": ""}, {"unreachable": True}):
+        assert lines({"__summary_backups": failed}) == [
+            "Backup       data: not known, since shopctl status failed there"
+        ]
+    assert lines({}) == []
+
+
 @pytest.mark.parametrize(
     ("path", "expected"), [("/ops/status/", ["Status       https://shop.example.org/ops/status/   user and"]), ("", [])]
 )

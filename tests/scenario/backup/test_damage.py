@@ -1,8 +1,8 @@
-"""Damaged backups, lost access, a full disk and killed runs are named, and leave the database as it is."""
+"""Damaged backups, lost access and a full disk are named, and leave the database as it is."""
 
 from __future__ import annotations
 
-import time
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +10,8 @@ import pytest
 from backups import DELETE, FLIP, TRUNCATE, Backups
 from installation import Installation
 from probes import Visitor, wait_for
+
+from hostctl.backup.drill import PARTS, part_of
 
 # A drill costs several seconds.
 pytestmark = pytest.mark.os("debian12")
@@ -30,9 +32,9 @@ def segment(backups: Backups) -> str:
     return "archive/" + next(file for file in backups.in_repository("archive") if f"/{name}-" in file)
 
 
-def bundle(backups: Backups) -> str:
-    """Return the largest file of the newest backup."""
-    label = backups.list()["backups"][-1]["label"]
+def bundle(backups: Backups, which: int = -1) -> str:
+    """Return the largest file of the newest backup, or of another one."""
+    label = backups.list()["backups"][which]["label"]
     folder = f"{REPOSITORY}/backup/{backups.app.name}/{label}"
     largest = f"find {folder} -type f -size +20k -printf '%s %p\\n' | sort -n | tail -n 1 | cut -d' ' -f2"
     return backups.host.check_output(largest).removeprefix(f"{REPOSITORY}/")
@@ -85,6 +87,27 @@ def test_damage_at_the_target(backups: Backups, place: str, how: str) -> None:
         with backups.damaged(f"{folder}/{file}", how, host=backups.storage):
             backups.run("drill", "--offsite").failed().says(file.rpartition("/")[2][:24])
         assert (backups.words(), backups.server_process()) == (words, process)
+
+
+def test_damage_in_an_older_backup_at_the_target(backups: Backups) -> None:
+    """The newest state does not need it: a drill finds it in the part of the copies that it reads, here this one."""
+    folder = f"/srv/sftp/{backups.configuration()['folder']}"
+    with backups.timers_stopped():
+        backups.run("ship").succeeded()
+        file = bundle(backups, 0)
+        backups.edit_state("drill", part=(part_of(file.removeprefix("backup/")) - 1) % PARTS)
+        with backups.damaged(f"{folder}/{file}", FLIP, host=backups.storage):
+            found = backups.run("drill", "--offsite").failed().says("does not return what was copied to it", file)
+            # As it says.
+            command = re.search(r"\((set -a; .*)\)$", found.output, re.MULTILINE)
+            assert command, found.output
+            backups.host.check_output(command[1])
+            backups.run("drill", "--offsite").succeeded()
+
+
+def test_damage_in_an_older_backup_of_this_host(backups: Backups) -> None:
+    with backups.timers_stopped(), backups.damaged(f"{REPOSITORY}/{bundle(backups, 0)}", FLIP):
+        backups.run("drill", "--local").failed().says("are damaged", "invalid checksum", "expire")
 
 
 def test_a_restore_from_damaged_backups_is_reverted(backups: Backups, visitor: Visitor) -> None:
@@ -156,47 +179,3 @@ def test_a_full_disk(backups: Backups, visitor: Visitor) -> None:
             backups.archive_again()
         assert written in backups.words()
         backups.archive_again()
-
-
-@pytest.mark.parametrize(
-    ("words", "pattern"),
-    [
-        (["ship"], "rclone copy"),
-        (["--full"], "pgbackrest .*backup"),
-        (["drill", "--local"], "pgbackrest .*restore"),
-        (["drill", "--local"], "postgres -D"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, list) else value.replace(" ", "-"),
-)
-def test_a_killed_run(backups: Backups, words: list[str], pattern: str) -> None:
-    """The next one does what it should."""
-    with backups.timers_stopped():
-        backups.write()
-        backups.kill(pattern, *words)
-        backups.run(*words).succeeded()
-        if words[0] != "drill":
-            backups.run("ship").succeeded()
-
-
-def test_nothing_of_the_killed_runs_is_left(backups: Backups) -> None:
-    with backups.timers_stopped():
-        left = backups.host.check_output(f"ls /var/lib/{backups.app.name}-backup")
-        assert not {"drill", "index", "recovery"} & set(left.split()), left
-        assert "postgres -D" not in backups.host.check_output("ps -eo args | grep -v grep | grep recovery || true")
-
-
-@pytest.mark.parametrize("pattern", ["pgbackrest .*restore", "postgres -D"])
-def test_a_killed_restore_is_reverted(backups: Backups, visitor: Visitor, pattern: str) -> None:
-    """By the next command, which needs no yes for it."""
-    with backups.timers_stopped():
-        word = backups.write()
-        backups.run("ship").succeeded()
-        lost = backups.write()
-        backups.kill(pattern, "restore", "--yes")
-        assert "A restore was killed" in backups.notes()
-        backups.run("restore").failed().says("A restore was killed", "the former one", "add --yes")
-        assert backups.words()[-2:] == [word, lost]
-        wait_for(lambda: visitor.get("/readyz/").status, 60, "the site is ready", lambda seen: seen == 200)
-        assert "A restore was killed" not in backups.notes()
-        assert backups.host.service(backups.app.name).is_enabled, "the application must start at boot"
-    wait_for(lambda: backups.state("ship").get("ok_at", 0) > time.time() - 60, 60, "copies go on", pause=1)

@@ -1,7 +1,11 @@
-"""The target does not answer for a minute, in which the site and the database go on; afterwards it has everything."""
+"""The target does not answer for a while; the site and the database continue, and afterwards it has everything.
+
+For how many seconds, the environment variable BACKUP_OUTAGE_SECONDS says: a minute, without it.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +16,9 @@ from installation import Installation
 from probes import wait_for
 from traffic import verdict
 
-# Here, packets are dropped, which takes each run until its timeout. (S3 that refuses connections: test_refusals.py.)
+# Here, packets are dropped, which takes each run until its timeout. (S3 that refuses connections: test_storage.py.)
 pytestmark = pytest.mark.os("debian12")
+SECONDS = float(os.environ.get("BACKUP_OUTAGE_SECONDS", "60"))
 
 
 @contextmanager
@@ -42,6 +47,10 @@ def test_the_target_is_away_under_load(backups: Backups, app: Installation) -> N
             backups.write()
             backups.sql("SELECT pg_switch_wal()")
         wait_for(lambda: waiting(backups), 30, "all segments are archived on this host", lambda seen: seen == 0)
+        while time.time() - away_from < SECONDS:
+            backups.write()
+            time.sleep(min(5, SECONDS / 20))
+            assert waiting(backups) < 5, "PostgreSQL keeps what it cannot archive"
         last = backups.write()
         backups.run("list").succeeded().says("Problem")
     assert "The database was last copied" in notes, notes

@@ -1,0 +1,335 @@
+"""A backup, copy, drill or restore that is killed at any step is told; the data and the copies are as they were.
+
+The steps are found by running each once: every change of a file, and the middle of every write, by hostctl and by the
+stand-ins for PostgreSQL and the programs. A run is a process of its own, which gets SIGKILL.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import itertools
+import json
+import os
+import shutil
+import time
+import traceback
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hostctl.backup import commands, drill, notes, restore, scratch
+from hostctl.backup.configuration import Configuration
+from hostctl.backup.listing import LOCAL, OFFSITE
+from hostctl.backup.server import Server
+from hostctl.backup.state import State, lock
+from hostctl.backup.tools import Repository, Restic, Target
+from hostctl.host import Host
+from hostctl.settings import ReleaseError, Settings
+from tests.hostctl.fake_backups import SEGMENT_BYTES, Steps, World, backups_of
+
+ROWS = ["first", "second"]
+OPTIONS = {
+    "action": None, "full": False, "json": False, "source": "", "at": "", "offsite": False, "show": False,
+    "yes": False, "undo": False, "other_secrets": False, "uploads": False, "database_only": False,
+    "complete": False,
+}  # fmt: skip
+
+LATER: list[list[dict[str, Any]]] = [
+    [{}, {"action": "drill", "source": LOCAL}], [], [], [{}, {"action": "drill", "source": OFFSITE}], [],
+]  # fmt: skip
+
+
+class Manager:
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def alive(self) -> dict[str, str]:
+        return {"web": "r1"} if self.world.application.read_text() == "runs" else {}
+
+
+@dataclass
+class Installation:
+    """A host of which copies are made: each kill begins with the same one."""
+
+    world: World
+    settings: Settings
+    # Between the two rows.
+    moment: str = ""
+    # What follows, for some of the kills: each costs a tenth of a second.
+    later: Iterator[list[dict[str, Any]]] = field(default_factory=lambda: itertools.cycle(LATER))
+
+    def keep(self, name: str) -> None:
+        shutil.rmtree(self.world.root.with_name(name), ignore_errors=True)
+        shutil.copytree(self.world.root, self.world.root.with_name(name), symlinks=True)
+
+    def reset(self, name: str) -> None:
+        shutil.rmtree(self.world.root)
+        shutil.copytree(self.world.root.with_name(name), self.world.root, symlinks=True)
+
+    def run(self, *calls: dict[str, Any], kill_at: int = -1) -> list[tuple[int, str]]:
+        """Run `shopctl backup …` for each of the calls, in one process; return their exit statuses and outputs.
+
+        With `kill_at`, the process is killed at that step, and its status is -9.
+        """
+        results = self.world.root / "results"
+        process = os.fork()
+        if not process:
+            status = 99
+            try:
+                gc.disable()
+                results.write_text(json.dumps(self.run_here(kill_at, calls)))
+                status = 0
+            except BaseException:
+                results.write_text(traceback.format_exc())
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        assert status in (0, -9), results.read_text()
+        return json.loads(results.read_text()) if status == 0 else [(status, "")]
+
+    def run_here(self, kill_at: int, calls: tuple[dict[str, Any], ...]) -> list[tuple[int, str]]:
+        patch, results = pytest.MonkeyPatch(), []
+        install(patch, self.world)
+        host = Host(self.settings)
+        host.manager = Manager(self.world)
+        steps = Steps(kill_at, self.world.root / "steps")
+        if kill_at >= 0:
+            steps.watch(patch)
+        for call in calls:
+            with redirect_stdout(io.StringIO()) as output:
+                try:
+                    status = commands.run(host, Namespace(**OPTIONS | call))
+                except ReleaseError as error:
+                    status = 1
+                    print(error)
+            results.append((status, output.getvalue()))
+        steps.kill_at = -1
+        return results
+
+    def kills(self, template: str, **call: Any) -> Iterator[str]:
+        """Kill the command at each of its steps, each time on a copy of a host; yield the step."""
+        for number in itertools.count():
+            self.reset(template)
+            ((status, output),) = self.run(call, kill_at=number)
+            if status != -9:
+                # Without a yes, it ends after what it has to complete.
+                assert status == 0 or "add --yes" in output, output
+                assert number > 10, "these are not all of the steps"
+                return
+            yield (self.world.root / "steps").read_text().splitlines()[-1]
+
+    # -- what must be true after each
+
+    def notes(self) -> str:
+        return "\n".join(notes.notes(self.settings))
+
+    def assert_unlocked(self) -> None:
+        for name in ("work", "ship"):
+            with lock(self.world.configuration, name):
+                pass
+
+    def assert_as_before(self, rows: list[str]) -> None:
+        """The database, the application and the uploads."""
+        world = self.world
+        assert world.rows == rows
+        assert [file.read_text() for file in (world.postgresql, world.application)] == ["runs", "runs"]
+        assert world.at_boot.read_text() == "enable"
+        assert (world.root / "media/upload").read_text() == "upload"
+
+    def assert_target_is_restorable(self) -> None:
+        """A new host finds what it needs: the record, its segment, and a base backup that the target names."""
+        record = read_record(self.world.target)
+        segments = list(self.world.target.glob(f"archive/shop/17-1/*/{record['segment']}-*.zst"))
+        assert [json.loads(path.read_text())["canary"] for path in segments] == [record["seconds"]]
+        for backup in backups_of(self.world.target):
+            manifest = self.world.target / "backup/shop" / backup["label"] / "manifest"
+            assert json.loads(manifest.read_text()) == backup, "the target names a backup that it does not have"
+
+
+def read_record(target: Path) -> dict[str, Any]:
+    for name in ("shipped.json", "shipped.json.copy"):
+        try:
+            return json.loads((target / name).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+    raise AssertionError("a new host would find no record at the target")
+
+
+def install(patch: pytest.MonkeyPatch, world: World) -> None:
+    """Replace what is outside of hostctl."""
+    by_server: dict[str, Callable[..., Any]] = {
+        "run": lambda self, script, *arguments, **more: world.answer(script),
+        "write_canary": lambda self: world.write_canary(),
+        "wait_archived": lambda self, segment: None,
+        "segment_bytes": lambda self: SEGMENT_BYTES,
+        "roles": lambda self: [],
+        "canary_age": lambda self, moment: moment - world.read_state(self.data)["canary"],
+    }
+    for name, answer in by_server.items():
+        patch.setattr(Server, name, answer)
+
+    def start(self: scratch.Scratch) -> None:
+        world.recover(self.data)
+        self.server.data = self.data  # type: ignore[attr-defined]
+
+    patch.setattr(scratch.Scratch, "start", start)
+    patch.setattr(scratch.Scratch, "stop", lambda self: None)
+    patch.setattr(
+        Repository, "call", lambda self, command, *words, **more: world.pgbackrest(self.path, command, *words)
+    )
+    patch.setattr(Target, "call", lambda self, command, *words, **more: world.rclone(command, *words, **more))
+    patch.setattr(Restic, "call", lambda self, *words, **more: world.restic(*words))
+    patch.setattr(restore, "call", world.system)
+    patch.setattr(restore, "wait_ended", lambda *arguments: None)
+    for module in (restore, drill):
+        patch.setattr(module, "migrations", lambda server, database: {})
+    patch.setattr(drill, "count_rows", lambda server, database: {"rows": 1})
+    patch.setattr(drill, "check_readable", lambda configuration, server: None)
+    patch.setattr(drill, "digest", lambda path: path.read_text())
+    patch.setattr(drill, "RESERVE", 0)
+    patch.setattr(shutil, "chown", lambda *arguments, **more: None)
+    # The application.
+    patch.setattr(Host, "current_release", lambda self: "r1")
+    patch.setattr(Host, "halt", lambda self: world.switch(world.application, "stopped"))
+    patch.setattr(Host, "boot", lambda self: world.switch(world.application, "runs"))
+    patch.setattr(restore, "Exchange", lambda host: SimpleNamespace(start=host.boot))
+    patch.setattr(restore, "apply_pending", lambda host, release: [])
+    answers = SimpleNamespace(ask=lambda *words: {"migrations": []} if words[0] == "known_migrations" else {})
+    answers.close = lambda: None
+    patch.setattr(restore, "Application", lambda host, release: answers)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A host with two rows, both copied off the host; a base backup is from before them."""
+    root = tmp_path_factory.mktemp("backups")
+    world = World(root / "world")
+    world.create()
+    (root / "srv/shop").mkdir(parents=True)
+    (root / "etc/shop").mkdir(parents=True)
+    settings = Settings(
+        name="shop", domain="shop.example.org", celery_app="core", root=root / "srv", config=root / "etc"
+    )
+    found = Installation(world, settings)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Configuration, "load", lambda settings: world.configuration)
+        ((status, output),) = found.run({})
+        assert status == 0, output
+        # A backup ends at a full second, which a moment to restore must follow.
+        time.sleep(2.1)
+        world.insert("first")
+        assert found.run({"action": "ship"})[0][0] == 0
+        found.moment = datetime.now(UTC).isoformat()
+        world.insert("second")
+        assert found.run({"action": "ship"})[0][0] == 0
+    # The next copy makes sure that the target is its own.
+    State(world.configuration, "ship").write(checked_at=0)
+    found.keep("copied")
+    return found
+
+
+@pytest.fixture
+def installation(copied: Installation, monkeypatch: pytest.MonkeyPatch) -> Installation:
+    monkeypatch.setattr(Configuration, "load", lambda settings: copied.world.configuration)
+    monkeypatch.setattr(notes, "seconds_for", lambda settings: 60.0)
+    copied.reset("copied")
+    return copied
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"full": True},
+        {"action": "ship"},
+        {"action": "drill", "source": LOCAL},
+        {"action": "drill", "source": OFFSITE},
+    ],
+    ids=["backup", "ship", "drill-local", "drill-offsite"],
+)
+def test_a_killed_run_is_told_and_repeated(installation: Installation, call: dict[str, Any]) -> None:
+    configuration, told = installation.world.configuration, 0
+    for step in installation.kills("copied", **call):
+        installation.assert_unlocked()
+        installation.assert_as_before(ROWS)
+        installation.assert_target_is_restorable()
+        was_running = [kind for kind in notes.WHAT if State(configuration, kind).read().get("running_since")]
+        assert ("was killed" in installation.notes()) == bool(was_running), step
+
+        ((status, output),) = installation.run(call)
+        assert status == 0, f"{step}: {output}"
+        if was_running:
+            assert "was killed" in output, step
+            told += 1
+        assert "was killed" not in installation.notes(), step
+        installation.assert_as_before(ROWS)
+        left = {path.name for path in configuration.state_folder.iterdir()}
+        assert not {"drill", "index", "recovery"} & left, step
+    assert told > 5
+
+
+@pytest.mark.parametrize("offsite", [False, True], ids=["local", "offsite"])
+def test_a_killed_restore_is_reverted_or_completed(installation: Installation, offsite: bool) -> None:
+    """By what the status says to type, which restores nothing else."""
+    world, outcomes = installation.world, set()
+    for step in installation.kills("copied", action="restore", at=installation.moment, offsite=offsite, yes=True):
+        installation.assert_unlocked()
+        is_unfinished = notes.has_unfinished_restore(world.configuration)
+        assert ("A restore was killed" in installation.notes()) == is_unfinished, step
+        if world.application.read_text() == "stopped":
+            assert is_unfinished, step
+            is_accepted = State(world.configuration, "restore").read()["accepted"]
+            assert is_accepted or world.at_boot.read_text() == "disable", step
+        outcomes.add(complete(installation, step, {"reverted": ROWS, "completed": ROWS[:1]}))
+    assert outcomes == {"reverted", "completed"}
+
+
+@pytest.mark.parametrize("moment", ["reverted", "completed"])
+def test_a_restore_whose_completion_is_killed_too(installation: Installation, moment: str) -> None:
+    world = installation.world
+    for _ in installation.kills("copied", action="restore", at=installation.moment, offsite=True, yes=True):
+        state = State(world.configuration, "restore").read()
+        if state.get("completing") if moment == "completed" else not world.repository.exists():
+            break
+    installation.keep("killed")
+    for step in installation.kills("killed", action="restore"):
+        installation.assert_unlocked()
+        if not notes.has_unfinished_restore(world.configuration):
+            break
+        assert complete(installation, step, {"reverted": ROWS, "completed": ROWS[:1]}) == moment
+
+
+def test_a_killed_return_to_the_former_database_is_completed(installation: Installation) -> None:
+    assert installation.run({"action": "restore", "at": installation.moment, "yes": True})[0][0] == 0
+    installation.keep("restored")
+    configuration, outcomes = installation.world.configuration, set()
+    for step in installation.kills("restored", action="restore", undo=True, yes=True):
+        installation.assert_unlocked()
+        assert ("A restore was killed" in installation.notes()) == notes.has_unfinished_restore(configuration), step
+        if "completed" not in outcomes and State(configuration, "restore").read().get("undoing"):
+            before = (installation.world.root / "main/state").read_text()
+            ((status, output),) = installation.run({"action": "restore", "undo": True, "show": True})
+            assert (status, "It will be completed" in output) == (0, True), output
+            assert (installation.world.root / "main/state").read_text() == before, "it was only to be shown"
+        outcomes.add(complete(installation, step, {"not begun": ROWS[:1], "completed": ROWS}))
+    assert outcomes == {"not begun", "completed"}
+
+
+def complete(installation: Installation, step: str, outcomes: dict[str, list[str]]) -> str:
+    """Type what the status says, without a yes; return which outcome that has, and check that backups continue."""
+    (restored, output), *others = installation.run({"action": "restore"}, *next(installation.later))
+    assert (restored, "add --yes" in output) == (1, True), f"{step}: {output}"
+    (outcome,) = [name for name, rows in outcomes.items() if rows == installation.world.rows]
+    for status, text in others:
+        assert status == 0, f"{step}, {outcome}: {text}"
+    installation.assert_as_before(outcomes[outcome])
+    assert outcome != "reverted" or (installation.world.repository / "own").exists(), step
+    # Without another one, that the backup after a restore was killed is still told.
+    assert ("killed" if others else "A restore was killed") not in installation.notes(), step
+    return outcome

@@ -1,0 +1,63 @@
+"""What playbooks/restore.yml calls on the hosts, for a restore and for the return to the former database."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from project import ROOT, run_playbook
+
+PROGRAM = """\
+#!/bin/sh
+echo "$0 $*" >>{log}
+echo "To return to: the database that was replaced"
+"""
+
+
+def play(folder: Path, *hosts: str, **variables: object) -> list[str]:
+    """Run the tasks of the playbook; the first host has the database. Return what the hosts have called."""
+    for host in hosts:
+        program = folder / host
+        program.write_text(PROGRAM.format(log=folder / "log"))
+        program.chmod(0o755)
+    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
+    (folder / "hosts.yml").write_text(json.dumps({"all": {"vars": local, "hosts": {host: {} for host in hosts}}}))
+    tasks = [{"ansible.builtin.import_role": {"name": "backup", "tasks_from": name}} for name in ("confirm", "restore")]
+    (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    given = {
+        "__backup_program": f"{folder}/{{{{ inventory_hostname }}}}", "backup_database_hosts": [hosts[0]],
+        "backup_several_hosts": len(hosts) > 1, "backup_restore_yes": True,
+    }  # fmt: skip
+    found = run_playbook(
+        folder / "play.yml", folder / "hosts.yml", "-e", json.dumps(given | variables),
+        ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_ASYNC_DIR=str(folder / "async"),
+    )  # fmt: skip
+    assert found.status == 0, found.output
+    return [line.removeprefix(f"{folder}/") for line in (folder / "log").read_text().splitlines()]
+
+
+def test_the_former_database_of_several_hosts_is_returned_to(tmp_path: Path) -> None:
+    calls = play(tmp_path, "data", "web", backup_restore_undo="true")
+    words = "data backup restore --undo --database-only"
+    assert calls == [f"{words} --show", f"{words} --yes"], "a host of uploads has nothing to return to"
+
+
+@pytest.mark.parametrize("hosts", [("data", "web"), ("one",)])
+def test_a_restore_is_of_all_hosts(tmp_path: Path, hosts: tuple[str, ...]) -> None:
+    calls = play(tmp_path, *hosts, backup_restore_at="2026-11-28T18:59:30Z")
+    only = " --database-only" if len(hosts) > 1 else ""
+    words = f"backup restore --at 2026-11-28T18:59:30Z{only}"
+    assert sorted(calls) == sorted([f"{hosts[0]} {words} --show", *(f"{host} {words} --yes" for host in hosts)])
+
+
+def test_a_return_migrates_and_parks_nothing() -> None:
+    """It is a state in which the release was live."""
+    plays = yaml.safe_load((ROOT / "playbooks/restore.yml").read_text())
+    (complete,) = [
+        task for one in plays for task in one.get("tasks", [])
+        if task.get("ansible.builtin.include_role", {}).get("tasks_from") == "complete.yml"
+    ]  # fmt: skip
+    assert "not backup_restore_undo | bool" in complete["when"]
