@@ -120,6 +120,7 @@ name = "python-magic"
         ("compose/production/Dockerfile", "FROM node:20\nFROM python:3.10\n", "3.10"),
         ("Dockerfile", "FROM --platform=linux/amd64 python:3.9-slim\n", "3.9"),
         ("Dockerfile", "FROM python:3.12\n", None),
+        (".tool-versions", "nodejs 22.1.0\npython 3.12.4\n", "3.12"),
         ("pyproject.toml", '[project]\nrequires-python = "~=3.10"\n', None),
         ("pyproject.toml", '[project]\nrequires-python = "~=3.12"\n', "~=3.12"),
         ("pyproject.toml", '[project]\nrequires-python = "~=3.12.1"\n', "3.12"),

@@ -541,6 +541,42 @@ def test_variable_that_celery_or_wsgi_reads(tmp_path: Path, file: str, text: str
     assert (f"DSN is read without a default ({file}:" in needs) == needed
 
 
+def test_database_of_the_branch_without_debug(tmp_path: Path) -> None:
+    text = """
+DEBUG = os.environ.get("DEBUG", "1") == "1"
+if DEBUG:
+    DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db"}}
+else:
+    DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ["PGDATABASE"],
+        "USER": os.environ["PGUSER"], "PASSWORD": os.environ["PGPASSWORD"], "HOST": os.environ["PGHOST"]}}
+"""
+    report = inspect(tmp_path, with_settings(text))
+    assert texts(report, "needs") == ""
+    assert "SQLite" not in texts(report, "decided")
+    assert set(values(report)["app_environment"]) == {"DEBUG", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGHOST"}
+
+
+@pytest.mark.parametrize(
+    ("cookie", "settings", "needed"),
+    [
+        ("example.com", {"app_domain": "notes.example.org"}, True),
+        (".example.org", {"app_domain": "notes.example.org"}, False),
+        ("notes.example.org", {"app_domain": "notes.example.org"}, False),
+        ("otes.example.org", {"app_domain": "notes.example.org"}, True),
+        ("example.com", {"app_domain": "notes.example.org", "app_domain_aliases": ["www.example.com"]}, False),
+    ],
+)
+def test_cookies_of_another_domain(tmp_path: Path, cookie: str, settings: dict[str, Any], needed: bool) -> None:
+    report = inspect(tmp_path, with_settings(f'SESSION_COOKIE_DOMAIN = "{cookie}"\n'), **settings)
+    assert ("SESSION_COOKIE_DOMAIN is" in texts(report, "needs", "cookies")) == needed
+
+
+def test_cache_in_a_table_of_the_database(tmp_path: Path) -> None:
+    text = 'CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "cache"}}\n'
+    words = "the table cache of the database, which no migration creates"
+    assert words in texts(inspect(tmp_path, with_settings(text)), "decided", "cache")
+
+
 REDIRECT = "SECURE_SSL_REDIRECT = True\n"
 
 
