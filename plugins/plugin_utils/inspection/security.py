@@ -160,8 +160,8 @@ def cookies(project: Project) -> None:
         if wanted and not any(f".{domain}".endswith(f".{wanted}") for domain in domains):
             project.report.needs(
                 "cookies",
-                f"{name} is {wanted} ({project.settings.where(name)}), and the site is {domains[0]}: browsers reject such "
-                "cookies, so logins fail. Remove it from the settings, or read it from the environment.",
+                f"{name} is {wanted} ({project.settings.where(name)}), and the site is {domains[0]}: browsers reject "
+                "such cookies, so logins fail. Remove it from the settings, or read it from the environment.",
             )
 
 
