@@ -369,6 +369,26 @@ bot: python manage.py runbot --all
     assert texts(inspect(tmp_path, files, **settings), "decided", "processes") == ""
 
 
+def test_commands_of_compose_files_are_named(tmp_path: Path) -> None:
+    compose = """services:
+  web: {command: "gunicorn config.wsgi"}
+  migrate:
+    command: sh -c "python manage.py migrate"
+  bot:
+    command: ["python", "manage.py consume_orders"]
+  worker:
+    command: celery -A config worker
+  orders:
+    command: python manage.py consume_orders --all
+"""
+    files = PLAIN | {"docker-compose.yml": compose, "compose.dev.yml": "  x:\n    command: python manage.py watch\n"}
+    text = texts(inspect(tmp_path, files), "decided", "processes")
+    assert text.startswith("docker-compose.yml runs manage.py consume_orders, which nothing here runs.")
+    assert text.endswith('app_processes: [{name: consume-orders, command: "python manage.py consume_orders"}].')
+    given = [{"name": "orders", "command": "python manage.py consume_orders"}]
+    assert texts(inspect(tmp_path, files, app_processes=given), "decided", "processes") == ""
+
+
 def test_packages_of_the_image_are_named(tmp_path: Path) -> None:
     image = """FROM python:3.13
 RUN apt-get update && apt-get install -y --no-install-recommends build-essential libpq-dev gettext \\

@@ -156,7 +156,7 @@ def cookies(project: Project) -> None:
     """Report cookies for another domain than the site's, which browsers do not keep."""
     domains = [str(project.given.get("app_domain") or ""), *(project.given.get("app_domain_aliases") or [])]
     for name in ("SESSION_COOKIE_DOMAIN", "CSRF_COOKIE_DOMAIN") if domains[0] else ():
-        wanted = text_of(project.settings.get(name)).lstrip(".")
+        wanted = text_of(project.settings.get(name)).lstrip(".") if project.settings.is_fixed(name) else ""
         if wanted and not any(f".{domain}".endswith(f".{wanted}") for domain in domains):
             project.report.needs(
                 "cookies",

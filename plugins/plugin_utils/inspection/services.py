@@ -272,7 +272,13 @@ def report_broker(project: Project, setting: str) -> None:
         project.report.fine("broker", "Celery reads its broker from CELERY_BROKER_URL.")
     elif not url_variable(project, "broker", setting, variables, BROKER_URL, "{{ app_broker_url_runtime }}"):
         text = "Celery takes its broker from the variable CELERY_BROKER_URL, which it prefers to the setting"
-        project.report.decided("broker", f"{text} {setting} ({project.settings.where(setting)}).")
+        text = f"{text} {setting} ({project.settings.where(setting)})."
+        url = urlparse(text_of(project.settings.get(setting)))
+        if url.scheme and not url.scheme.startswith("redis"):
+            text = f"Warning: {text} So Redis is the broker, not {url.scheme}: what others send there is not read."
+        elif "." in (url.hostname or "") and url.hostname != "127.0.0.1":
+            text = f"Warning: {text} To use {url.hostname}, set app_broker_url in {FILE}."
+        project.report.decided("broker", text)
 
 
 def report_results(project: Project, setting: str, value: Any) -> None:
