@@ -58,6 +58,7 @@ class Answers:
     def given(self) -> dict[str, str]:
         """The settings of Seedbed that decide what is inspected."""
         names = {"app_settings_module": self.settings, "app_wsgi_app": self.wsgi, "app_celery_app": self.celery}
+        names |= {"app_domain": self.domain}
         source = {"app_source": self.project} if is_git_url(self.project) else {}
         return source | {name: value for name, value in names.items() if value}
 

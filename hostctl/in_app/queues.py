@@ -17,6 +17,12 @@ ROUTING = ("queue", "exchange", "routing_key")
 CLEANUP = "celery.backend_cleanup"
 
 
+EAGER = (
+    "CELERY_TASK_ALWAYS_EAGER is True: every task runs inside of the request that sends it, and no worker gets any. "
+    "Write into the settings of production: CELERY_TASK_ALWAYS_EAGER = False."
+)
+
+
 def published(celery: str, scheduler: str, runs_beat: bool, folder: str) -> dict[str, Any]:
     """Return the `queues` that the application publishes to, each with who does so.
 
@@ -38,6 +44,8 @@ def published(celery: str, scheduler: str, runs_beat: bool, folder: str) -> dict
     found.add_schedule(schedule.choose(application, scheduler), runs_beat=runs_beat)
     calls = Destinations(application)
     declared = [queue.alias or queue.name for queue in found.declared]
+    if application.conf.task_always_eager:
+        found.warnings.append(EAGER)
     calls.add_calls(Path(folder))
     return {
         "queues": found.queues,

@@ -14,7 +14,7 @@ def static_files() -> dict[str, Any]:
     """Return the `folders` that files are collected into, the `path` of their URL, and `problems`: refuse the release.
 
     Without folders, the storage is not on this host (S3). `missing` says why nothing is collected, or is "". `absent`
-    are folders of STATICFILES_DIRS that do not exist, which Django leaves out without a word.
+    are folders of STATICFILES_DIRS that do not exist, which Django skips silently.
     """
     from django.apps import apps
     from django.conf import settings

@@ -44,6 +44,12 @@ def test_every_way_to_route_a_task_is_found(site: Site, broker: Broker) -> None:
 
 
 @pytest.mark.core
+def test_tasks_that_never_reach_a_worker_are_named(site: Site, broker: Broker) -> None:
+    warnings = published(site, "routed", "celery.beat:Scheduler", EAGER="1")["warnings"]
+    assert [text for text in warnings if text.startswith("CELERY_TASK_ALWAYS_EAGER is True")]
+
+
+@pytest.mark.core
 def test_results_that_expire_need_a_worker_for_the_cleanup(site: Site, broker: Broker) -> None:
     # Redis deletes them itself; files have to be deleted.
     files = {"BACKEND": f"file://{site.results}", "DEFAULT_QUEUE": "cleanup"}

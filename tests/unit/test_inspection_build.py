@@ -120,6 +120,7 @@ name = "python-magic"
         ("compose/production/Dockerfile", "FROM node:20\nFROM python:3.10\n", "3.10"),
         ("Dockerfile", "FROM --platform=linux/amd64 python:3.9-slim\n", "3.9"),
         ("Dockerfile", "FROM python:3.12\n", None),
+        (".tool-versions", "nodejs 22.1.0\npython 3.12.4\n", "3.12"),
         ("pyproject.toml", '[project]\nrequires-python = "~=3.10"\n', None),
         ("pyproject.toml", '[project]\nrequires-python = "~=3.12"\n', "~=3.12"),
         ("pyproject.toml", '[project]\nrequires-python = "~=3.12.1"\n', "3.12"),
@@ -366,6 +367,26 @@ bot: python manage.py runbot --all
         "app_cron": [{"name": "x", "command": "python manage.py runcrons", "schedule": "hourly"}],
     }
     assert texts(inspect(tmp_path, files, **settings), "decided", "processes") == ""
+
+
+def test_commands_of_compose_files_are_named(tmp_path: Path) -> None:
+    compose = """services:
+  web: {command: "gunicorn config.wsgi"}
+  migrate:
+    command: sh -c "python manage.py migrate"
+  bot:
+    command: ["python", "manage.py consume_orders"]
+  worker:
+    command: celery -A config worker
+  orders:
+    command: python manage.py consume_orders --all
+"""
+    files = PLAIN | {"docker-compose.yml": compose, "compose.dev.yml": "  x:\n    command: python manage.py watch\n"}
+    text = texts(inspect(tmp_path, files), "decided", "processes")
+    assert text.startswith("docker-compose.yml runs manage.py consume_orders, which nothing here runs.")
+    assert text.endswith('app_processes: [{name: consume-orders, command: "python manage.py consume_orders"}].')
+    given = [{"name": "orders", "command": "python manage.py consume_orders"}]
+    assert texts(inspect(tmp_path, files, app_processes=given), "decided", "processes") == ""
 
 
 def test_packages_of_the_image_are_named(tmp_path: Path) -> None:

@@ -97,6 +97,15 @@ def test_configuration_in_another_object(tmp_path: Path, read: str) -> None:
     assert queues(tmp_path, files) == ["jobs"]
 
 
+def test_tasks_that_run_inside_of_requests(tmp_path: Path) -> None:
+    eager = "CELERY_TASK_ALWAYS_EAGER = "
+    words = "Warning: CELERY_TASK_ALWAYS_EAGER is True (config/settings.py:16)"
+    assert words in texts(inspect(tmp_path, with_settings(f"{eager}True\n")), "decided", "celery")
+    assert "EAGER" not in texts(inspect(tmp_path, with_settings(f"{eager}DEBUG\n")), "decided")
+    report = inspect(tmp_path, with_settings(f"{eager}os.environ.get('EAGER', '1') == '1'\n"))
+    assert values(report)["app_environment"] == {"EAGER": "false"}
+
+
 def test_old_names_without_namespace(tmp_path: Path) -> None:
     files = with_settings('CELERY_DEFAULT_QUEUE = "old"\nCELERY_ROUTES = {"a": {"queue": "mail"}}\n')
     files["config/celery.py"] = CELERY.replace(', namespace="CELERY"', "")

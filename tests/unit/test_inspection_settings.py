@@ -541,6 +541,64 @@ def test_variable_that_celery_or_wsgi_reads(tmp_path: Path, file: str, text: str
     assert (f"DSN is read without a default ({file}:" in needs) == needed
 
 
+def test_database_of_the_branch_without_debug(tmp_path: Path) -> None:
+    text = """
+DEBUG = os.environ.get("DEBUG", "1") == "1"
+if DEBUG:
+    DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "db"}}
+else:
+    DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": os.environ["PGDATABASE"],
+        "USER": os.environ["PGUSER"], "PASSWORD": os.environ["PGPASSWORD"], "HOST": os.environ["PGHOST"]}}
+"""
+    report = inspect(tmp_path, with_settings(text))
+    assert texts(report, "needs") == ""
+    assert "SQLite" not in texts(report, "decided")
+    assert set(values(report)["app_environment"]) == {"DEBUG", "PGDATABASE", "PGUSER", "PGPASSWORD", "PGHOST"}
+
+
+@pytest.mark.parametrize(
+    ("cookie", "settings", "needed"),
+    [
+        ("example.com", {"app_domain": "notes.example.org"}, True),
+        (".example.org", {"app_domain": "notes.example.org"}, False),
+        ("notes.example.org", {"app_domain": "notes.example.org"}, False),
+        ("otes.example.org", {"app_domain": "notes.example.org"}, True),
+        ("example.com", {"app_domain": "notes.example.org", "app_domain_aliases": ["www.example.com"]}, False),
+    ],
+)
+def test_cookies_of_another_domain(tmp_path: Path, cookie: str, settings: dict[str, Any], needed: bool) -> None:
+    report = inspect(tmp_path, with_settings(f'SESSION_COOKIE_DOMAIN = "{cookie}"\n'), **settings)
+    assert ("SESSION_COOKIE_DOMAIN is" in texts(report, "needs", "cookies")) == needed
+
+
+def test_cookies_of_a_domain_by_a_variable(tmp_path: Path) -> None:
+    text = 'DOMAIN = os.environ["DOMAIN"]\nALLOWED_HOSTS = [DOMAIN]\nSESSION_COOKIE_DOMAIN = DOMAIN\n'
+    report = inspect_project(write(tmp_path, with_settings(text)), {"app_domain": "notes.example.org"}, writes=True)
+    assert texts(report, "needs") == ""
+
+
+def test_cache_in_a_table_of_the_database(tmp_path: Path) -> None:
+    text = 'CACHES = {"default": {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "cache"}}\n'
+    words = "the table cache of the database, which no migration creates"
+    assert words in texts(inspect(tmp_path, with_settings(text)), "decided", "cache")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("amqp://guest:guest@rabbit:5672//", "So Redis is the broker, not amqp"),
+        ("sqs://", "So Redis is the broker, not sqs"),
+        ("redis://:x@redis.example.org:6379/0", "To use redis.example.org, set app_broker_url"),
+        ("redis://localhost:6379/0", None),
+        ("redis://127.0.0.1:6379/0", None),
+    ],
+)
+def test_broker_that_is_written_into_the_code(tmp_path: Path, url: str, words: str | None) -> None:
+    text = texts(inspect(tmp_path, with_settings(f'CELERY_BROKER_URL = "{url}"\n')), "decided", "broker")
+    assert text.startswith("Warning") == bool(words)
+    assert (words or "prefers to the setting") in text
+
+
 REDIRECT = "SECURE_SSL_REDIRECT = True\n"
 
 

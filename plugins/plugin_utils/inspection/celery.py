@@ -16,7 +16,7 @@ from .layout import find_module
 from .project import Project
 from .report import FILE
 from .tree import Tree
-from .values import UNKNOWN, Call, Either, FromEnvironment, plain, possibilities, walk
+from .values import UNKNOWN, Call, Either, FromEnvironment, plain, possibilities, truth, walk
 
 # Celery's names of settings before version 4, without a namespace.
 OLD = {
@@ -129,8 +129,27 @@ def report_celery(project: Project) -> None:
     if not project.layout.celery_file:
         return
     configuration = Configuration(project)
+    report_eager(project, configuration)
     report_queues(project, configuration)
     report_scheduler(project, configuration)
+
+
+def report_eager(project: Project, configuration: Configuration) -> None:
+    """Report tasks that would run inside of requests, as in tests."""
+    setting = configuration.setting("task_always_eager") or "task_always_eager"
+    if truth(configuration.get("task_always_eager")) is not True:
+        return
+    for variable in sorted(project.settings.variables(setting)):
+        for word in ("false", "False", "0", ""):
+            if truth(project.evaluate(**{variable: word}).get(setting)) is False:
+                text = f"{setting} is True unless {variable} says otherwise: it is set to {word!r}."
+                project.add_variable("celery", variable, word, text, word)
+                return
+    project.report.decided(
+        "celery",
+        f"Warning: {setting} is True ({project.settings.where(setting)}): every task runs inside of the request that "
+        f"sends it, and no worker gets any. Write into the settings of production: {setting} = False.",
+    )
 
 
 # --- Queues --------------------------------------------------------------------------------------------------------

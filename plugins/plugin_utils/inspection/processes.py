@@ -21,6 +21,12 @@ KNOWN = re.compile(
     r"gunicorn|uvicorn|daphne|hypercorn|uwsgi|waitress|runserver|celery\b.*\b(worker|beat|flower)\b|watchmedo|npm "
     r"|webpack"
 )
+COMPOSE = re.compile(r"(.*/)?(docker-)?compose([.-]\w+)*\.ya?ml")
+# Commands of Django that do not keep running, or that only developers start.
+SHORT = re.compile(
+    r"check|clear\w*|collect\w*|compile\w*|compress|create\w*|flush|init\w*|load\w*|make\w*|migrate\w*|run_?server\w*|seed\w*"
+    r"|setup\w*|shell\w*|test\w*|update\w*|wait\w*"
+)
 PROCFILE = re.compile(r"^([A-Za-z][\w-]*)\s*:\s*(\S.*?)\s*$", re.M)
 
 
@@ -33,10 +39,18 @@ def report_processes(project: Project) -> None:
     for name, command in PROCFILE.findall(project.tree.read(file)):
         if name not in ("web", "release") and not KNOWN.search(command) and command not in given:
             process(project, f"{file} has the process {name}, which nothing here runs", name.lower(), command)
+    compose = [name for name in sorted(project.tree.files) if COMPOSE.fullmatch(name)]
+    for name in compose if not file else ():
+        commands = re.findall(r"^\s*command:.*\bmanage\.py\s+([a-z][\w-]*)", project.tree.read(name), re.M)
+        for command in dict.fromkeys(commands):
+            # Of development.
+            if not re.search("dev|local|test|override", name) and not SHORT.fullmatch(command) and command not in given:
+                line = f"{project.layout.django} {command}"
+                process(project, f"{name} runs manage.py {command}, which nothing here runs", command, line)
     for app, command in COMMANDS.items():
         if project.has_app(app) and command not in given:
             text = f"{app} is installed, whose tasks nothing here runs"
-            process(project, text, command.replace("_", "-"), f"{project.layout.django} {command}")
+            process(project, text, command, f"{project.layout.django} {command}")
     for app, command in TIMERS.items():
         if project.has_app(app) and command not in given:
             line = f'app_cron: [{{name: {command}, command: {project.layout.django} {command}, schedule: "*:0/5"}}]'
@@ -45,6 +59,6 @@ def report_processes(project: Project) -> None:
 
 
 def process(project: Project, text: str, name: str, command: str) -> None:
-    line = f'app_processes: [{{name: {name}, command: "{command}"}}]'
+    line = f'app_processes: [{{name: {name.replace("_", "-")}, command: "{command}"}}]'
     text = f"{text}. Where it must run, write into {FILE}: {line}."
     project.report.decided("processes", text, "app_processes")

@@ -100,6 +100,8 @@ class Project:
     def add_variable(self, subject: str, name: str, value: str, reason: str, example: Any = UNKNOWN) -> None:
         """Propose a variable of app_environment; `example` is what the settings see."""
         self.proposed[name] = example
+        # Other settings may depend on it, such as the database on DEBUG.
+        self.forget()
         self.report.require(subject, reason, "app_environment", {name: value})
 
     @property

@@ -245,6 +245,8 @@ def find_python(tree: Tree, layout: Layout, found: Requirements) -> str:
             match = re.search(r"\b(3\.\d+)", tree.read(join(place, name)))
             if match:
                 return match[1]
+        if match := re.search(r"^python\s+(3\.\d+)", tree.read(join(place, ".tool-versions")), re.M):
+            return match[1]
         project = read_toml(tree, join(place, "pyproject.toml"))
         wanted = project.get("project", {}).get("requires-python")
         wanted = wanted or project.get("tool", {}).get("poetry", {}).get("dependencies", {}).get("python")

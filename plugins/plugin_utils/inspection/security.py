@@ -34,6 +34,7 @@ def report_security(project: Project) -> None:
     debug(project)
     hosts(project)
     origins(project)
+    cookies(project)
     media(project)
     logging(project)
 
@@ -149,6 +150,19 @@ def redirect(project: Project) -> None:
         "set: every page would redirect to itself. Write into the settings: SECURE_PROXY_SSL_HEADER = "
         '("HTTP_X_FORWARDED_PROTO", "https").',
     )
+
+
+def cookies(project: Project) -> None:
+    """Report cookies for another domain than the site's, which browsers do not keep."""
+    domains = [str(project.given.get("app_domain") or ""), *(project.given.get("app_domain_aliases") or [])]
+    for name in ("SESSION_COOKIE_DOMAIN", "CSRF_COOKIE_DOMAIN") if domains[0] else ():
+        wanted = text_of(project.settings.get(name)).lstrip(".") if project.settings.is_fixed(name) else ""
+        if wanted and not any(f".{domain}".endswith(f".{wanted}") for domain in domains):
+            project.report.needs(
+                "cookies",
+                f"{name} is {wanted} ({project.settings.where(name)}), and the site is {domains[0]}: browsers reject "
+                "such cookies, so logins fail. Remove it from the settings, or read it from the environment.",
+            )
 
 
 def origins(project: Project) -> None:

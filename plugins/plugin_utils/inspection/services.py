@@ -272,7 +272,13 @@ def report_broker(project: Project, setting: str) -> None:
         project.report.fine("broker", "Celery reads its broker from CELERY_BROKER_URL.")
     elif not url_variable(project, "broker", setting, variables, BROKER_URL, "{{ app_broker_url_runtime }}"):
         text = "Celery takes its broker from the variable CELERY_BROKER_URL, which it prefers to the setting"
-        project.report.decided("broker", f"{text} {setting} ({project.settings.where(setting)}).")
+        text = f"{text} {setting} ({project.settings.where(setting)})."
+        url = urlparse(text_of(project.settings.get(setting)))
+        if url.scheme and not url.scheme.startswith("redis"):
+            text = f"Warning: {text} So Redis is the broker, not {url.scheme}: what others send there is not read."
+        elif "." in (url.hostname or "") and url.hostname != "127.0.0.1":
+            text = f"Warning: {text} To use {url.hostname}, set app_broker_url in {FILE}."
+        project.report.decided("broker", text)
 
 
 def report_results(project: Project, setting: str, value: Any) -> None:
@@ -316,11 +322,24 @@ def report_cache(project: Project) -> None:
     """Report each alias of CACHES, judged as in_app/overlay.py judges it."""
     caches = project.settings.plain("CACHES")
     caches = caches if isinstance(caches, dict) else {}
+    tables = [text_of(plain(one).get("LOCATION", UNKNOWN)) for one in caches.values() if is_database_cache(plain(one))]
+    if tables:
+        text = (
+            f"Warning: CACHES has the table {', '.join(tables)} of the database, which no migration creates. After the "
+        )
+        text += (
+            "first deployment, type on the server: shopctl manage --owner createcachetable (APPctl, by your app_name)."
+        )
+        project.report.decided("cache", text)
     others = {alias: cache for alias, cache in caches.items() if alias != "default"}
     default_cache(project, caches.get("default", UNKNOWN), names_of(others))
     for alias, cache in fixed_entries(project, "CACHES").items():
         if alias != "default" and overlay.is_local_cache(cache):
             hard_coded(project, "cache", f'CACHES["{alias}"]', "written into the code", "read CACHE_URL.")
+
+
+def is_database_cache(cache: Any) -> bool:
+    return isinstance(cache, dict) and text_of(cache.get("BACKEND", UNKNOWN)).endswith(".DatabaseCache")
 
 
 def fixed_entries(project: Project, setting: str) -> dict[str, dict[str, Any]]:

@@ -33,6 +33,7 @@ app.conf.task_queues = [
     Queue("bound", exchange=Exchange("direct"), routing_key="key"),
     Broadcast("reload"),
 ]
+app.conf.task_always_eager = "EAGER" in os.environ
 app.conf.task_default_queue = os.environ.get("DEFAULT_QUEUE", "main")
 app.conf.task_routes = [
     {
