@@ -61,12 +61,12 @@ def test_a_host_without_a_release_has_no_problem(host: Host) -> None:
 @pytest.mark.parametrize(
     ("state", "restarts", "ago", "text"),
     [
-        ("failed", 0, 600, r"^failed since 20\d\d-\S+Z$"),
+        ("failed", 0, 600, r"^failed since 20\d\d-\S+ \d\d:\d\d UTC$"),
         ("inactive", 0, 0, r"^inactive$"),
         ("deactivating", 0, 1, r"^deactivating since"),
-        ("active", 7, 20, r"^active since \S+, restarted 7 times$"),
-        ("active", 1, 3, r"^active since \S+, restarted 1 time$"),
-        ("activating", 2, 1, r"^activating since \S+, restarted 2 times$"),
+        ("active", 7, 20, r"^active since \S+ \S+ UTC, restarted 7 times$"),
+        ("active", 1, 3, r"^active since \S+ \S+ UTC, restarted 1 time$"),
+        ("activating", 2, 1, r"^activating since \S+ \S+ UTC, restarted 2 times$"),
     ],
 )
 @pytest.mark.parametrize("unit", [WEB, WORKER, "shop-beat"])
