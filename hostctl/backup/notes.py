@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 from ..settings import ReleaseError, Settings
 from .configuration import Configuration
@@ -40,7 +39,7 @@ def notes(settings: Settings, uptime: float | None = None) -> list[str]:
         last = state.get("ok_at", 0)
         # A server that was just set up or started has had no time for it.
         is_late = time.time() - last > LATE[kind] if last else uptime > LATE[kind]
-        if was_killed(configuration, kind, state):
+        if was_killed(configuration, kind):
             words = " ".join([configuration.program, "backup", *COMMAND[kind]])
             lines.append(f"{WHAT[kind]} {ago(last)}, and the run after that was killed. To run it again: {words}")
         elif state.get("problem"):
@@ -54,9 +53,14 @@ def notes(settings: Settings, uptime: float | None = None) -> list[str]:
     return lines
 
 
-def was_killed(configuration: Configuration, kind: str, state: dict[str, Any]) -> bool:
+def was_killed(configuration: Configuration, kind: str) -> bool:
     """Return whether the last run of a kind has ended without a word."""
-    return bool(state.get("running_since")) and not is_held(configuration, "ship" if kind == "ship" else "work")
+    state = State(configuration, kind)
+    since = state.read().get("running_since")
+    if not since or is_held(configuration, "ship" if kind == "ship" else "work"):
+        return False
+    # One that has ended between the two looks has removed it.
+    return state.read().get("running_since") == since
 
 
 def no_target(configuration: Configuration) -> str:

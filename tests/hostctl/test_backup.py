@@ -301,6 +301,22 @@ def test_a_drill_without_room_is_no_success(configuration: Configuration, monkey
         drill.require_room(configuration, point)
 
 
+def test_a_run_that_ends_during_the_look_was_not_killed(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = State(configuration, "ship")
+    state.write(running_since=1)
+    assert notes.was_killed(configuration, "ship")
+
+    def ends(*_: object) -> bool:
+        state.write(running_since=0)
+        return False
+
+    monkeypatch.setattr(notes, "is_held", ends)
+    state.write(running_since=2)
+    assert not notes.was_killed(configuration, "ship")
+
+
 def test_drills_alternate(configuration: Configuration) -> None:
     assert drill.next_source(configuration, {}) == listing.OFFSITE
     assert drill.next_source(configuration, {"source": listing.OFFSITE}) == listing.LOCAL
