@@ -613,6 +613,7 @@ REDIRECT = "SECURE_SSL_REDIRECT = True\n"
     ],
 )
 def test_redirect_that_would_never_end(tmp_path: Path, text: str, needed: bool) -> None:
+    assert texts(inspect(tmp_path, with_settings(text), app_settings_overlay="always"), "needs", "https") == ""
     needs = texts(inspect(tmp_path, with_settings(text)), "needs", "https")
     assert ("SECURE_SSL_REDIRECT is True (config/settings.py:16)" in needs) == needed
 

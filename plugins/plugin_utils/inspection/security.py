@@ -20,6 +20,13 @@ def replaces(project: Project) -> bool:
     return str(project.given.get("app_settings_overlay", "auto")) != "never"
 
 
+def is_generated(project: Project) -> bool:
+    """Return whether the release certainly has a generated settings module, as far as the findings before tell."""
+    always = project.given.get("app_settings_overlay") == "always"
+    found = any(one.setting == "app_settings_overlay" for one in project.report.findings)
+    return replaces(project) and (always or found)
+
+
 def report_security(project: Project) -> None:
     """Add findings about SECRET_KEY, DEBUG, ALLOWED_HOSTS, and folders and logs of the release."""
     if project.layout.is_package:
@@ -141,7 +148,7 @@ def redirect(project: Project) -> None:
     settings = project.settings
     if truth(settings.get("SECURE_SSL_REDIRECT")) is not True or "SECURE_PROXY_SSL_HEADER" in settings:
         return
-    if replaces(project) and any(one.setting == "app_settings_overlay" for one in project.report.findings):
+    if is_generated(project):
         # The generated settings module has the header, too.
         return
     project.report.needs(
@@ -284,8 +291,7 @@ def report_overlay(project: Project) -> None:
 
 def assignments(project: Project) -> None:
     """Report files that overwrite DJANGO_SETTINGS_MODULE, where a release has a settings module of its own."""
-    overlaid = any(finding.setting == "app_settings_overlay" for finding in project.report.findings)
-    if not overlaid or not replaces(project):
+    if not is_generated(project):
         return
     for file in project.tree.named("manage.py", "wsgi.py", "asgi.py", "celery.py"):
         if match := ASSIGNMENT.search(project.tree.read(file)):

@@ -11,7 +11,7 @@ from hostctl.in_app.environment import is_of_another_server
 
 from .project import BROKER_URL, CACHE_URL, DATABASE_URL, Project, django_version
 from .report import FILE
-from .security import hard_coded, replaces
+from .security import hard_coded, is_generated, replaces
 from .values import UNKNOWN, names_of, plain, possibilities, text_of, walk
 from .web import find_asgi
 
@@ -490,11 +490,3 @@ def own_mail(project: Project) -> str:
         return ""
     kind = (backend or f"{OWN_MAIL}smtp.EmailBackend").removeprefix(OWN_MAIL).partition(".")[0]
     return MAIL.get(kind, "") if host in LOCAL_HOSTS else ""
-
-
-def is_generated(project: Project) -> bool:
-    """Return whether the release certainly has a generated settings module, which sets EMAIL_ from EMAIL_URL, too."""
-    always = project.given.get("app_settings_overlay") == "always"
-    return replaces(project) and (
-        always or any(one.setting == "app_settings_overlay" for one in project.report.findings)
-    )
