@@ -102,6 +102,13 @@ def test_every_scenario_is_in_one_lane() -> None:
     assert set(run.scenarios()) < set(names)
 
 
+@pytest.mark.parametrize("name", run.scenarios())
+def test_inventory_of_a_scenario_finds_group_vars(name: str) -> None:
+    """By a link, which a copy that does not keep links turns into a file: its hosts would lack every default."""
+    folder = run.ROOT / "molecule" / name / "inventory/group_vars"
+    assert folder.is_dir(), f"{folder} is no link: ln -sfn ../../../group_vars {folder}"
+
+
 def test_worker_of_the_first_lane_continues_with_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(run, "execute", lambda part: done.append(part.name))
