@@ -1,0 +1,63 @@
+"""No message is sent when nothing is wrong: while secrets change, over a reboot, and while minutes pass.
+
+IDLE_MINUTES=10 PYTEST_ADDOPTS="-k idle" molecule verify --scenario-name faults
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from deployments import ROOT, Deployments
+from doctor import watch
+from probes import Visitor, wait_for
+from sinks import Received
+
+pytestmark = [pytest.mark.os("debian13"), pytest.mark.usefixtures("healthy", "quiet")]
+# A fault is told after two runs of the watch.
+RUNS = 2
+BOOT_SECONDS = 60
+IDLE_MINUTES = int(os.environ.get("IDLE_MINUTES", "2"))
+
+
+@pytest.fixture
+def quiet(deployments: Deployments, received: Received, healthy: None) -> Iterator[None]:
+    """From the beginning of a test to two runs of the watch after its end, nothing is sent but heartbeats."""
+    # What was told before is over.
+    watch(deployments, RUNS + 1)
+    received.requests.clear()
+    received.mails.clear()
+    yield
+    watch(deployments, RUNS)
+    assert received.alerts == []
+    assert received.mails == []
+    assert received.heartbeats
+    assert set(received.heartbeats) == {"/heartbeat"}
+
+
+def test_a_change_of_secrets_is_quiet(deployments: Deployments) -> None:
+    password = deployments.app.secret("redis_password")
+    with deployments.under_load():
+        source = str(deployments.version("rotated"))
+        deployments.playbook("playbooks/rotate-secrets.yml", app_source=source).wait().succeeded()
+    assert deployments.app.secret("redis_password") != password
+
+
+def test_a_reboot_is_quiet(deployments: Deployments, visitor: Visitor) -> None:
+    """Work waits meanwhile, and is done afterwards."""
+    reports = [visitor.report() for _ in range(3)]
+    name = f"{os.environ['MOLECULE_SCENARIO_NAME']}-{deployments.host.backend.host}"
+    subprocess.run([sys.executable, "tools/testhost.py", "reboot", name], cwd=ROOT, check=True)
+    wait_for(lambda: visitor.get("/readyz/").status == 200, BOOT_SECONDS, "the site is ready")
+    for report in reports:
+        visitor.finished_task(report, BOOT_SECONDS)
+
+
+def test_idle_minutes_are_quiet(received: Received) -> None:
+    """The timer runs the watch each minute."""
+    time.sleep(60 * IDLE_MINUTES)
+    assert len(received.heartbeats) >= IDLE_MINUTES - 1
