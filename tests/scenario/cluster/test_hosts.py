@@ -83,8 +83,8 @@ def test_flower_is_served_by_the_web_host(visitor: Visitor) -> None:
 
 def test_logs_of_all_hosts_name_them(cluster: Cluster, app: Installation) -> None:
     """As `make logs` prints them, read over SSH."""
-    command = [sys.executable, "tools/logs.py", "-i", str(cluster.inventory), "-n", "5", "worker"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, str(ROOT / "tools/logs.py"), "-i", str(cluster.inventory), "-n", "5", "worker"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     # DATE TIME HOST UNIT: MESSAGE
     found = set(re.findall(rf"^\S+ \S+ (\w+) {app.name}-worker-", done.stdout, re.MULTILINE))

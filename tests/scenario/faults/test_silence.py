@@ -17,7 +17,7 @@ from doctor import watch
 from probes import Visitor, wait_for
 from sinks import Received
 
-pytestmark = [pytest.mark.os("debian13"), pytest.mark.usefixtures("healthy", "quiet")]
+pytestmark = pytest.mark.usefixtures("healthy", "quiet")
 # A fault is told after two runs of the watch.
 RUNS = 2
 BOOT_SECONDS = 60
@@ -39,6 +39,8 @@ def quiet(deployments: Deployments, received: Received, healthy: None) -> Iterat
     assert set(received.heartbeats) == {"/heartbeat"}
 
 
+# The tests of the other host take longer.
+@pytest.mark.os("debian12")
 def test_a_change_of_secrets_is_quiet(deployments: Deployments) -> None:
     password = deployments.app.secret("redis_password")
     with deployments.under_load():
