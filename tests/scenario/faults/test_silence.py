@@ -24,19 +24,28 @@ BOOT_SECONDS = 60
 IDLE_MINUTES = int(os.environ.get("IDLE_MINUTES", "2"))
 
 
-@pytest.fixture
-def quiet(deployments: Deployments, received: Received, healthy: None) -> Iterator[None]:
-    """From the beginning of a test to two runs of the watch after its end, nothing is sent but heartbeats."""
-    # What was told before is over.
-    watch(deployments, RUNS + 1)
+def discard(received: Received) -> None:
     received.requests.clear()
     received.mails.clear()
+
+
+@pytest.fixture(scope="module")
+def _settled(deployments: Deployments, received: Received) -> None:
+    """What was told before is over."""
+    watch(deployments, RUNS + 1)
+    discard(received)
+
+
+@pytest.fixture
+def quiet(deployments: Deployments, received: Received, _settled: None, healthy: None) -> Iterator[None]:
+    """Since the end of the test before, and until two runs of the watch after this one, only heartbeats are sent."""
     yield
     watch(deployments, RUNS)
-    assert received.alerts == []
-    assert received.mails == []
-    assert received.heartbeats
-    assert set(received.heartbeats) == {"/heartbeat"}
+    alerts, mails, heartbeats = received.alerts, [*received.mails], received.heartbeats
+    discard(received)
+    assert alerts == []
+    assert mails == []
+    assert set(heartbeats) == {"/heartbeat"}
 
 
 # The tests of the other host take longer.
@@ -61,5 +70,6 @@ def test_a_reboot_is_quiet(deployments: Deployments, visitor: Visitor) -> None:
 
 def test_idle_minutes_are_quiet(received: Received) -> None:
     """The timer runs the watch each minute."""
+    before = len(received.heartbeats)
     time.sleep(60 * IDLE_MINUTES)
-    assert len(received.heartbeats) >= IDLE_MINUTES - 1
+    assert len(received.heartbeats) - before >= IDLE_MINUTES - 1
