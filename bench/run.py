@@ -10,6 +10,8 @@ latency  the 99th percentile of requests during a deployment against that before
 far      release and again, with 30 ms to the host's SSH port and back
 backup   seconds, CPU seconds and peak memory of a copy of the log, a base backup, a drill and a restore of a database
          with BACKUP_MB (200) MB of rows, on the host alone, and the size of the repository
+flower   MiB of memory of Flower (PSS) after 30 releases of three workers that appear and go, and the ratio to that
+         after ten: where it discards them, and where it keeps them (one run)
 memory   MiB of memory that all processes of the host use (PSS), idle, and at most during a deployment
 
 Each figure is a median; what is compared runs alternately on one machine. RUNS=1 makes it quicker and rougher.
@@ -376,6 +378,25 @@ def backup() -> None:
     say(f"backup   the repository has {sizes[0]} MB, the database {sizes[1]} MB")
 
 
+# --- Flower
+
+FLOWER_RELEASES = 30
+
+
+def flower() -> None:
+    """On the host, with a Redis of its own: see flower_releases.py."""
+    provisioned()
+    folder = "/usr/local/lib/shop/hostctl/in_app"
+    script = (ROOT / "bench/flower_releases.py").read_bytes()
+    found = json.loads(ssh(f"/opt/shop-flower/bin/python - {FLOWER_RELEASES} {folder}", script))
+    for name, kib in found["KiB"].items():
+        first, last = kib["10"], kib[str(FLOWER_RELEASES)]
+        say(
+            f"flower   {name} workers that are gone: {last / 1024:.1f} MiB after {FLOWER_RELEASES} releases, "
+            f"{last / first:.2f} times that after ten; its metrics name {found['workers'][name]} workers"
+        )
+
+
 def main() -> None:
     figures = {
         "fresh": fresh,
@@ -385,6 +406,7 @@ def main() -> None:
         "latency": latency,
         "far": far,
         "backup": backup,
+        "flower": flower,
         "memory": memory,
     }
     chosen = sys.argv[1:] or list(figures)

@@ -213,12 +213,15 @@ class Deployments:
     def database(self) -> Host:
         return self.host
 
+    @property
+    def inventory(self) -> Path:
+        return self.checkout / Path(self.host.backend.ansible_inventory).resolve().relative_to(ROOT)
+
     # -- an operator's commands, through Ansible
 
     def playbook(self, name: str, *options: str, tags: str = "", **variables: Any) -> Run:
         """Start a playbook for this installation, from the scenario's folder."""
-        inventory = self.checkout / Path(self.host.backend.ansible_inventory).resolve().relative_to(ROOT)
-        command = [str(Path(sys.executable).parent / "ansible-playbook"), f"--inventory={inventory}"]
+        command = [str(Path(sys.executable).parent / "ansible-playbook"), f"--inventory={self.inventory}"]
         command += [f"--limit={self.limit}", str(self.checkout / name), *options]
         if tags:
             command += [f"--tags={tags}"]
@@ -337,6 +340,34 @@ class Deployments:
     def manager(self) -> str:
         """The process manager that the inventory names."""
         return self.host.ansible.get_variables().get("app_process_manager", "systemd")
+
+    # -- the processes of the current release; a process is web, worker-NAME or beat
+
+    def unit(self, process: str) -> str:
+        """Return the name of a process's unit or program."""
+        name = f"{self.app.name}-{process}"
+        return name if process == "beat" else f"{name}@{self.current}"
+
+    def manage(self, action: str, process: str) -> str:
+        """Return the command that an operator types to start, stop or restart a process."""
+        unit = self.unit(process)
+        if self.manager == "systemd":
+            return f"systemctl {action} {unit}"
+        group = unit if process == "beat" else f"{self.app.name}@{self.current}"
+        return f"supervisorctl {action} {group}:{unit}"
+
+    def kill(self, process: str) -> None:
+        """Kill the main process."""
+        self.host.check_output(f"kill -KILL {self.processes()[self.unit(process)]}")
+
+    def clean_stops(self, process: str) -> int:
+        """Return how often the process was told to stop, and ended with status 0."""
+        unit = self.unit(process)
+        if self.manager == "systemd":
+            log, line = f"journalctl --quiet --output=cat --unit={unit}", f"{unit}.service: Deactivated successfully."
+        else:
+            log, line = "cat /var/log/supervisor/supervisord.log", f"stopped: {unit} (exit status 0)"
+        return int(self.host.run(f"{log} | grep --count --fixed-strings {shlex.quote(line)}").stdout)
 
     def processes(self) -> dict[str, int]:
         """Return the process ID of each unit or program of the application's releases, and of beat."""

@@ -1,4 +1,4 @@
-"""A mail server and a web server that keep what they get, for tests of alerts. Hosts reach them at ADDRESS."""
+"""A mail server and a web server that keep what they get, for tests of alerts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,6 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-
-# This machine, as test hosts see it; molecule/faults/inventory/hosts.yml names the ports.
-ADDRESS = "10.177.0.1"
-MAIL_PORT, HTTP_PORT = 8625, 8680
 
 
 @dataclass
@@ -85,7 +81,7 @@ class MailServer(socketserver.ThreadingTCPServer):
 
 
 @contextmanager
-def sinks(address: str = ADDRESS, mail_port: int = MAIL_PORT, http_port: int = HTTP_PORT) -> Iterator[Received]:
+def sinks(address: str, mail_port: int, http_port: int) -> Iterator[Received]:
     """Both servers listen as long as this lasts. Raises OSError when a port is in use."""
     received = Received()
     servers = [

@@ -675,6 +675,6 @@ def test_the_program_reads_the_settings_of_a_clone(
         commands, "CHECKS", [Check("settings", lambda context: Finding(OK, str(context.clone_settings)))]
     )
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(BEN)))
-    options = argparse.Namespace(json=False, settings=True)
+    options = argparse.Namespace(json=False, clone_settings=True)
     assert commands.run_doctor(context.host, options) == 0
     assert "ben@desk" in capsys.readouterr().out

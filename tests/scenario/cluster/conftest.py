@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,12 @@ def old(cluster: Cluster) -> str:
     for name in ("front", "work"):
         cluster.at(name).wait_until_idle(60)
     return cluster.current
+
+
+@pytest.fixture
+def without_own_workers(cluster: Cluster) -> Iterator[None]:
+    """Stop the workers of the host that serves the site, until the test has ended."""
+    units = " ".join(name for name in cluster.processes() if "-worker-" in name)
+    cluster.host.check_output(f"systemctl stop {units}")
+    yield
+    cluster.host.check_output(f"systemctl start {units}")

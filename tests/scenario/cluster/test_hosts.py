@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import subprocess
+import sys
 
 import pytest
 from cluster import Cluster
+from deployments import ROOT
 from installation import Installation
 from probes import Visitor, open_ports
 from testinfra.host import Host
@@ -64,15 +67,6 @@ def test_only_the_leader_has_a_copy_of_the_secrets(hosts: dict[str, Host]) -> No
     assert found == {"front": "600 root\n", "work": "", "data": ""}
 
 
-@pytest.fixture
-def without_own_workers(cluster: Cluster) -> Iterator[None]:
-    """Stop the workers of the host that serves the site, until the test has ended."""
-    units = " ".join(name for name in cluster.processes() if "-worker-" in name)
-    cluster.host.check_output(f"systemctl stop {units}")
-    yield
-    cluster.host.check_output(f"systemctl start {units}")
-
-
 @pytest.mark.usefixtures("without_own_workers")
 def test_order_on_one_host_is_processed_on_another(
     app: Installation, hosts: dict[str, Host], visitor: Visitor, release: str
@@ -85,3 +79,13 @@ def test_order_on_one_host_is_processed_on_another(
 
 def test_flower_is_served_by_the_web_host(visitor: Visitor) -> None:
     assert visitor.get("/flower/").status == 401
+
+
+def test_logs_of_all_hosts_name_them(cluster: Cluster, app: Installation) -> None:
+    """As `make logs` prints them, read over SSH."""
+    command = [sys.executable, str(ROOT / "tools/logs.py"), "-i", str(cluster.inventory), "-n", "5", "worker"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # DATE TIME HOST UNIT: MESSAGE
+    found = set(re.findall(rf"^\S+ \S+ (\w+) {app.name}-worker-", done.stdout, re.MULTILINE))
+    assert found == {"front", "work"}, done.stdout

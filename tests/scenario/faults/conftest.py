@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from deployments import Deployments
@@ -13,10 +15,11 @@ from sinks import Received, sinks
 WELL_SECONDS = 60
 
 
-@pytest.fixture(scope="session")
-def received() -> Iterator[Received]:
-    """What the mail server and the web server get."""
-    with sinks() as received:
+@pytest.fixture(scope="module")
+def received(variables: dict[str, Any]) -> Iterator[Received]:
+    """What the mail server and the web server get that the host's settings name."""
+    mail, web = (urlsplit(variables[name]) for name in ("app_email_url", "app_alert_webhook"))
+    with sinks(str(web.hostname), mail.port or 0, web.port or 0) as received:
         yield received
 
 

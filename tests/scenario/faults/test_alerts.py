@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from shlex import quote
 
+import pytest
 from deployments import Deployments
 from doctor import bad, discard_requests, doctor, watch
 from installation import run_python
@@ -28,6 +29,15 @@ text = urllib.request.urlopen("http://127.0.0.1:5555/flower/metrics").read().dec
 print(*set(re.findall('worker="([^"]*)"', text)))
 """
 
+# Runs the watch with a clock that is a day ahead: a container cannot set its own.
+WATCH_AHEAD = """
+import runpy, sys, time
+clock = time.time
+time.time = lambda: clock() + 86400
+sys.argv = ["NAMEctl", "watch"]
+runpy.run_path("/usr/local/sbin/NAMEctl", run_name="__main__")
+"""
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -38,7 +48,16 @@ class Fault:
     heal: str
 
 
-def faults(app: str, release: str, address: str, certificates: str) -> list[Fault]:
+def faults(deployments: Deployments) -> list[Fault]:
+    """Return the faults; under Supervisor those of processes: the others do not differ."""
+    processes = [
+        Fault(name, deployments.manage("stop", name), deployments.manage("start", name)) for name in ("web", "beat")
+    ]
+    return processes if deployments.manager == "supervisor" else [*processes, *faults_of_services(deployments)]
+
+
+def faults_of_services(deployments: Deployments) -> list[Fault]:
+    app, address, certificates = deployments.app.name, deployments.app.address, deployments.app.certificate_folder
     certificate, redis = f"{certificates}/fullchain.pem", "/etc/redis/redis-broker.conf"
     session = "runuser -u postgres -- psql -qc 'SELECT pg_sleep(600)' >/dev/null 2>&1 </dev/null &"
     name = f"-subj /CN=short -addext subjectAltName=IP:{address}"
@@ -49,7 +68,6 @@ def faults(app: str, release: str, address: str, certificates: str) -> list[Faul
             f"cp {redis} /root/ && echo maxmemory 1mb >>{redis} && systemctl restart redis-server@broker",
             f"cat /root/redis-broker.conf >{redis} && systemctl restart redis-server@broker",
         ),
-        Fault("beat", f"systemctl stop {app}-beat", f"systemctl start {app}-beat"),
         Fault(
             "certificate",
             f"cp {certificate} /root/ && {short} 2>/dev/null >/root/short.pem && cat /root/short.pem >{certificate} && "
@@ -68,7 +86,6 @@ def faults(app: str, release: str, address: str, certificates: str) -> list[Faul
         ),
         Fault("access", "ufw --force disable", "ufw --force enable"),
         Fault("reboot", "touch -d '-8 days' /run/reboot-required", "rm /run/reboot-required"),
-        Fault("web", f"systemctl stop {app}-web@{release}", f"systemctl start {app}-web@{release}"),
         # Last, so that it is healed first: a drill needs a connection.
         Fault(
             "postgresql",
@@ -79,14 +96,15 @@ def faults(app: str, release: str, address: str, certificates: str) -> list[Faul
     ]
 
 
-def told(received: Received, event: str) -> Counter[str]:
-    """Return how often each check was told in this state: bad, warn or ok (it is over)."""
-    return Counter(check["name"] for alert in received.alerts for check in alert["checks"] if check["state"] == event)
+def told(received: Received, event: str, since: int = 0) -> Counter[str]:
+    """Return how often each check was told in this state (bad, warn or ok: it is over), from that message on."""
+    checks = (check for alert in received.alerts[since:] for check in alert["checks"])
+    return Counter(check["name"] for check in checks if check["state"] == event)
 
 
-def problems(received: Received) -> Counter[str]:
+def problems(received: Received, since: int = 0) -> Counter[str]:
     """Return how often each check was told to be bad, or a warning."""
-    return told(received, "bad") + told(received, "warn")
+    return told(received, "bad", since) + told(received, "warn", since)
 
 
 def troubled(deployments: Deployments) -> set[str]:
@@ -94,6 +112,7 @@ def troubled(deployments: Deployments) -> set[str]:
     return {name for name, check in doctor(deployments).items() if check["state"] != "ok"}
 
 
+@pytest.mark.os("debian13")
 def test_deployments_and_a_rollback_are_quiet(deployments: Deployments, received: Received, healthy: None) -> None:
     # What was told before the servers listened is over.
     watch(deployments, RUNS + 1)
@@ -114,17 +133,16 @@ def test_deployments_and_a_rollback_are_quiet(deployments: Deployments, received
 def test_ten_faults_are_named_and_told_once(
     deployments: Deployments, visitor: Visitor, received: Received, healthy: None
 ) -> None:
-    host, app, release = deployments.host, deployments.app.name, deployments.current
+    host, app = deployments.host, deployments.app.name
     watch(deployments, RUNS)
     before = troubled(deployments)
     received.requests.clear()
     received.mails.clear()
-    planted = faults(app, release, deployments.app.address, deployments.app.certificate_folder)
+    planted = faults(deployments)
     names = {fault.check for fault in planted} | {"workers", "queues"}
-    worker = f"{app}-worker-heavy@{release}"
     done = []
     try:
-        host.check_output(f"systemctl stop {worker}")
+        host.check_output(deployments.manage("stop", "worker-heavy"))
         visitor.report()
         watch(deployments)
         for fault in planted:
@@ -143,7 +161,7 @@ def test_ten_faults_are_named_and_told_once(
     finally:
         for fault in reversed(done):
             host.run(f"sh -c {quote(fault.heal)}")
-        host.check_output(f"systemctl start {worker}")
+        host.check_output(deployments.manage("start", "worker-heavy"))
     # Requests that have failed count for five minutes.
     discard_requests(deployments)
     # PostgreSQL tries to archive again after a minute, and the timer of the backups runs each minute.
@@ -159,6 +177,49 @@ def test_ten_faults_are_named_and_told_once(
     assert {mail["To"] for mail in received.mails} == {"operator@example.org"}
 
 
+@pytest.mark.parametrize(("process", "check"), {"web": "web", "worker-heavy": "workers", "beat": "beat"}.items())
+def test_remedy_of_doctor_starts_a_stopped_process(
+    deployments: Deployments, healthy: None, process: str, check: str
+) -> None:
+    host = deployments.host
+    host.check_output(deployments.manage("stop", process))
+    try:
+        found = doctor(deployments)[check]
+        assert found["state"] == "bad"
+        host.check_output(found["remedy"])
+        assert deployments.unit(process) in deployments.processes()
+        assert doctor(deployments)[check]["state"] == "ok"
+    finally:
+        host.run(deployments.manage("start", process))
+
+
+@pytest.mark.os("debian13")
+def test_a_clock_that_goes_a_day_forward_and_back_is_over_soon(
+    deployments: Deployments, received: Received, healthy: None
+) -> None:
+    """What looks old meanwhile, such as the last backup, may be told. Afterwards it is over, and a fault is told."""
+    watch(deployments, RUNS + 1)
+    before = len(received.alerts)
+    script = WATCH_AHEAD.replace("NAME", deployments.app.name)
+    for _ in range(RUNS):
+        deployments.host.run(f"python3 - <<'SCRIPT'\n{script}\nSCRIPT")
+    assert problems(received, before), "the clock makes no difference"
+    watch(deployments, RUNS + 1)
+    assert not bad(deployments)
+    assert set(problems(received, before)) == set(told(received, "ok", before))
+    before = len(received.alerts)
+    deployments.host.check_output(deployments.manage("stop", "beat"))
+    try:
+        watch(deployments, RUNS)
+        assert problems(received, before) == {"beat": 1}
+    finally:
+        deployments.host.check_output(deployments.manage("start", "beat"))
+    watch(deployments, RUNS)
+    assert told(received, "ok", before) == {"beat": 1}
+    assert received.heartbeats[-1] == "/heartbeat"
+
+
+@pytest.mark.os("debian13")
 def test_release_that_dies_later_is_told_with_the_way_back(
     deployments: Deployments, received: Received, healthy: None
 ) -> None:
@@ -186,6 +247,7 @@ def test_release_that_dies_later_is_told_with_the_way_back(
     deployments.rollback().succeeded()
 
 
+@pytest.mark.os("debian13")
 def test_flower_discards_workers_of_former_releases(deployments: Deployments) -> None:
     """As its metrics show: each release has workers of its own names. (The inventory has a shorter time than usual.)"""
     wait_for(

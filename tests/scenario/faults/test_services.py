@@ -20,6 +20,8 @@ BROKER = "redis-server@broker.service"
 # How soon a service must be back, and the site answer, after what kept them down has ended.
 BACK_SECONDS = 30
 ANSWER_SECONDS = 10
+# How long beat, which ticks each second, may be silent.
+TICK_SECONDS = 20
 
 
 def cluster(host: Host) -> str:
@@ -55,6 +57,11 @@ def small_disk(host: Host, unit: str, folder: str, megabytes: int) -> Iterator[s
         )
 
 
+def has_run(deployments: Deployments, worker: str, since: float) -> bool:
+    """Return whether a worker has begun a task since that time."""
+    return any(entry.worker.startswith(f"{worker}.") for entry in deployments.ledger().since(since).of("START"))
+
+
 def fill(host: Host, folder: str) -> None:
     host.run(f"dd if=/dev/zero of={folder}/filler bs=1M 2>/dev/null")
     assert host.run(f"df --output=avail {folder} | tail -n 1").stdout.strip() == "0"
@@ -73,23 +80,28 @@ def test_killed_broker_loses_no_task(deployments: Deployments, healthy: None) ->
 
 
 def test_worker_stops_and_starts_five_times(deployments: Deployments, healthy: None) -> None:
-    host, unit = deployments.host, f"{deployments.app.name}-worker-default@{deployments.current}"
+    before = deployments.clean_stops("worker-default")
     with deployments.under_load(tasks=4) as traffic:
         for _ in range(5):
             traffic.pause(1)
-            host.check_output(f"systemctl restart {unit}")
-        traffic.pause(1)
+            deployments.host.check_output(deployments.manage("restart", "worker-default"))
+            # Supervisor does not wait until it is ready.
+            restarted = time.time()
+            wait_for(lambda since=restarted: has_run(deployments, "default", since), BACK_SECONDS, "it runs tasks")
     deployments.assert_no_task_lost(traffic)
-    assert host.check_output(f"systemctl show --property=Result --value {unit}") == "success"
+    assert deployments.clean_stops("worker-default") == before + 5
 
 
 def test_killed_beat_is_late_by_a_tick_at_most(deployments: Deployments, healthy: None) -> None:
-    host = deployments.host
     with deployments.under_load() as traffic:
         traffic.pause(3)
-        kill(host, f"{deployments.app.name}-beat")
-        traffic.pause(15)
-    deployments.assert_no_task_lost(traffic, bound=20)
+        deployments.kill("beat")
+        killed = time.time()
+        wait_for(
+            lambda: [tick for tick in deployments.ledger().ticks if tick.sent_at > killed], TICK_SECONDS, "beat ticks"
+        )
+        traffic.pause(3)
+    deployments.assert_no_task_lost(traffic, bound=TICK_SECONDS)
 
 
 def test_everything_boots_without_redis(deployments: Deployments, visitor: Visitor, healthy: None) -> None:
@@ -196,8 +208,8 @@ def test_broker_recovers_when_its_full_disk_has_room(deployments: Deployments, v
 @pytest.mark.usefixtures("healthy")
 def test_frozen_web_process_is_replaced(deployments: Deployments) -> None:
     """The other one answers meanwhile."""
-    host, unit = deployments.host, f"{deployments.app.name}-web@{deployments.current}"
-    children = f"pgrep -P $(systemctl show --property=MainPID --value {unit})"
+    host = deployments.host
+    children = f"pgrep -P {deployments.processes()[deployments.unit('web')]}"
     [first, *_] = host.check_output(children).split()
     with deployments.under_load(slow_seconds=0) as traffic:
         host.check_output(f"kill -STOP {first}")

@@ -1,0 +1,54 @@
+"""The network between hosts drops packets: what was accepted is not lost, and workers soon consume again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from cluster import Cluster
+from deployments import SETTLE_SECONDS
+from traffic import verdict
+
+DROPPED_SECONDS = 30
+# How soon a worker must consume when packets arrive again (docs/reliability.md), and as long again on a busy machine.
+BACK_SECONDS = 25 + 25
+
+
+@contextmanager
+def broker_unreachable(cluster: Cluster) -> Iterator[None]:
+    """The broker's host drops every packet between the broker and the other worker host."""
+    work = cluster.at("work").host.ansible.get_variables()["ansible_host"]
+    rules = [f"INPUT -s {work} -p tcp --dport 6379 -j DROP", f"OUTPUT -d {work} -p tcp --sport 6379 -j DROP"]
+    cluster.database.check_output(" && ".join(f"iptables -I {rule}" for rule in rules))
+    try:
+        yield
+    finally:
+        cluster.database.check_output("; ".join(f"iptables -D {rule}" for rule in rules))
+
+
+@pytest.mark.usefixtures("without_own_workers")
+def test_workers_consume_soon_after_packets_to_the_broker_were_dropped(cluster: Cluster) -> None:
+    """Pages still reach the broker, and all tasks are for the workers that do not."""
+    with cluster.under_load(tasks=2) as traffic:
+        traffic.pause(3)
+        with broker_unreachable(cluster):
+            traffic.pause(5)
+            # A worker may still have had some.
+            unreachable = time.time()
+            traffic.pause(DROPPED_SECONDS - 5)
+            back = time.time()
+        traffic.pause(BACK_SECONDS)
+        sent = list(traffic.sent)
+    verdict.no_request_failed(traffic.samples)
+    waited = {one.id for one in sent if unreachable < one.at < back}
+    assert len(waited) > DROPPED_SECONDS - 5, "too few tasks were accepted meanwhile"
+    ledger = verdict.settle(cluster.ledger, sent, SETTLE_SECONDS).since(traffic.samples[0].start)
+    began = sorted(entry.at for entry in ledger.of("START") if entry.id in waited)
+    assert began, "none of these tasks began"
+    assert began[0] > back - 1, "packets were not dropped"
+    print(f"Consuming {began[0] - back:.1f} s after the broker's return.")
+    assert began[0] < back + BACK_SECONDS
+    verdict.none_lost(sent, ledger)
+    verdict.each_effect_once(sent, ledger)
