@@ -47,7 +47,9 @@ def describe(settings: Settings, answer: Answer) -> str:
         return f"{text}: does ALLOWED_HOSTS have {settings.domain}?"
     if answer.location:
         https = answer.location.startswith("https:") and not local_path(settings, answer.location).strip("/")
-        return f"{text}: it redirects to {answer.location}" + (": is SECURE_PROXY_SSL_HEADER set?" if https else "")
+        return f"{text}: it redirects to {answer.location}" + (
+            ": does SECURE_PROXY_SSL_HEADER have another value?" if https else ""
+        )
     return text
 
 

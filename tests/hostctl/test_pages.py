@@ -86,7 +86,7 @@ def test_the_health_page_is_found(
         ({}, "no page answered 200 (/healthz/ 404, /healthz 404, /health/ 404, /health 404, /up 404, /up/ 404, / 404)"),
         ({"/health/": 500, "/": 200}, "/health/: status 500"),
         ({"/healthz/": 400, "/": 400}, "does ALLOWED_HOSTS have shop.example.org?"),
-        ({"/": "https://shop.example.org/"}, "is SECURE_PROXY_SSL_HEADER set?"),
+        ({"/": "https://shop.example.org/"}, "does SECURE_PROXY_SSL_HEADER have another value?"),
     ],
 )
 def test_what_is_wrong_is_said(

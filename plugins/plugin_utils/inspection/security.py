@@ -143,22 +143,6 @@ def hosts(project: Project) -> None:
         hard_coded(project, "hosts", name, what, 'write ALLOWED_HOSTS = os.environ["ALLOWED_HOSTS"].split(",").')
 
 
-def redirect(project: Project) -> None:
-    """Report a redirect to https:// of a project that cannot know that nginx received the request so."""
-    settings = project.settings
-    if truth(settings.get("SECURE_SSL_REDIRECT")) is not True or "SECURE_PROXY_SSL_HEADER" in settings:
-        return
-    if is_generated(project):
-        # The generated settings module has the header, too.
-        return
-    project.report.needs(
-        "https",
-        f"SECURE_SSL_REDIRECT is True ({settings.where('SECURE_SSL_REDIRECT')}), and SECURE_PROXY_SSL_HEADER is not "
-        "set: every page would redirect to itself. Write into the settings: SECURE_PROXY_SSL_HEADER = "
-        '("HTTP_X_FORWARDED_PROTO", "https").',
-    )
-
-
 def cookies(project: Project) -> None:
     """Report cookies for another domain than the site's, which browsers do not keep."""
     domains = [str(project.given.get("app_domain") or ""), *(project.given.get("app_domain_aliases") or [])]
@@ -285,7 +269,6 @@ def log_file(project: Project, handler: str, path: str) -> None:
 def report_overlay(project: Project) -> None:
     """Add findings that depend on whether the release has a generated settings module, after those that tell it."""
     if not project.layout.is_package and project.settings.is_readable:
-        redirect(project)
         assignments(project)
 
 
