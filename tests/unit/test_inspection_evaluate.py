@@ -150,6 +150,23 @@ def test_optional_module_that_is_missing(tmp_path: Path) -> None:
     assert evaluator.missing == []
 
 
+def test_suppressed_errors_need_nothing(tmp_path: Path) -> None:
+    text = "import contextlib\nwith contextlib.suppress(ImportError):\n    from .local import *\nY = 2\n"
+    write(tmp_path, {"config/__init__.py": "", "config/s.py": text})
+    evaluator = Evaluator(Tree(tmp_path), [""], Environment({}))
+    assert evaluator.module("config/s.py").names["Y"] == 2
+    assert evaluator.missing == []
+    text = "from contextlib import suppress\nwith suppress({}):\n    KEY = os.environ['KEY']\n"
+    for error, required in (("KeyError", False), ("OSError", True)):
+        found = evaluate(tmp_path, text.format(error))
+        assert [read.required for read in found["reads"]] == [required]
+
+
+def test_variable_of_an_unknown_condition_is_not_required(tmp_path: Path) -> None:
+    text = "import socket\nX = os.environ['NAME'] if socket.gethostname() == 'a' else ''\n"
+    assert [read.required for read in evaluate(tmp_path, text)["reads"]] == [False]
+
+
 def test_variable_that_may_be_missing(tmp_path: Path) -> None:
     text = "try:\n    KEY = os.environ['KEY']\nexcept KeyError:\n    KEY = 'insecure'\n"
     found = evaluate(tmp_path, text)

@@ -16,7 +16,9 @@ from .tree import Tree
 from .values import UNKNOWN, Call, External, FromEnvironment, Unknown, either, is_known, lift, names_of, plain, truth
 
 MOST_STEPS = 20_000
-NO_FILE = ("FileNotFoundError", "OSError", "IOError", "EnvironmentError")
+NO_FILE = ("FileNotFoundError", "OSError", "IOError", "EnvironmentError", "Exception")
+NO_MODULE = ("ImportError", "ModuleNotFoundError", "Exception")
+NO_VARIABLE = ("KeyError", "ImproperlyConfigured", "UndefinedValueError", "Exception")
 # Imports of modules of the project that are followed from one to the next.
 DEEPEST_IMPORT = 5
 
@@ -205,28 +207,23 @@ class Evaluator(Expressions):
     def branches(self, blocks: list[list[ast.stmt]], scope: Scope) -> None:
         """Run blocks of which only one will run, each on the names before; then a name may have either value."""
         before = scope.names
-        after, ended, count = [], 0, len(self.environment.reads)
-        for block in blocks:
-            scope.names = duplicate(before)
-            try:
-                self.block(block, scope)
-                after.append(scope.names)
-            except Stop:
-                ended += 1
-                if not raises(block):
+        after, ended = [], 0
+        with self.environment.uncertain():
+            for block in blocks:
+                scope.names = duplicate(before)
+                try:
+                    self.block(block, scope)
                     after.append(scope.names)
-        # What only one of them reads may not be needed.
-        for read in self.environment.reads[count:]:
-            read.required = False
+                except Stop:
+                    ended += 1
+                    if not raises(block):
+                        after.append(scope.names)
         scope.names = merge(after or [before], before)
         if ended == len(blocks):
             raise Stop
 
     def do_try(self, node: ast.Try, scope: Scope) -> None:
-        caught = any(
-            handler_is_for(handler, "KeyError", "ImproperlyConfigured", "UndefinedValueError")
-            for handler in node.handlers
-        )
+        caught = any(handler_is_for(handler, *NO_VARIABLE) for handler in node.handlers)
         count, missing, opened = len(self.environment.reads), len(self.missing), len(self.environment.opened)
         try:
             self.block(node.body, scope)
@@ -235,9 +232,7 @@ class Evaluator(Expressions):
             self.block(node.orelse, scope)
         except Stop:
             # A module that may be missing: the handlers run.
-            if node.handlers and any(
-                handler_is_for(handler, "ImportError", "ModuleNotFoundError") for handler in node.handlers
-            ):
+            if any(handler_is_for(handler, *NO_MODULE) for handler in node.handlers):
                 del self.missing[missing:]
                 self.block(node.handlers[0].body, scope)
             elif not returns(node.body):
@@ -267,9 +262,10 @@ class Evaluator(Expressions):
         return False
 
     def do_with(self, node: ast.With, scope: Scope) -> None:
-        outer = self.environment.prefix
+        outer, suppressed = self.environment.prefix, frozenset[str]()
         for item in node.items:
             value = self.value(item.context_expr, scope)
+            suppressed |= suppressed_by(value)
             if isinstance(value, Call) and (prefix := prefix_of(value)):
                 self.environment.prefix += prefix
                 # `as env` gives the same object.
@@ -277,9 +273,24 @@ class Evaluator(Expressions):
             if item.optional_vars:
                 self.assign(item.optional_vars, value if isinstance(value, Call | External) else UNKNOWN, scope)
         try:
-            self.block(node.body, scope)
+            self.block_in(suppressed, node.body, scope)
         finally:
             self.environment.prefix = outer
+
+    def block_in(self, suppressed: frozenset[str], statements: list[ast.stmt], scope: Scope) -> None:
+        """Run a block, after which some exceptions, by their names, do not matter."""
+        count, missing, opened = len(self.environment.reads), len(self.missing), len(self.environment.opened)
+        try:
+            self.block(statements, scope)
+        except Stop:
+            if not suppressed.intersection(NO_MODULE) or len(self.missing) == missing:
+                raise
+            del self.missing[missing:]
+        if suppressed.intersection(NO_FILE):
+            del self.environment.opened[opened:]
+        if suppressed.intersection(NO_VARIABLE):
+            for read in self.environment.reads[count:]:
+                read.required = False
 
     def do_for(self, node: ast.For, scope: Scope) -> None:
         values = self.value(node.iter, scope)
@@ -337,7 +348,14 @@ def handler_is_for(handler: ast.ExceptHandler, *names: str) -> bool:
     if handler.type is None:
         return True
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return any(ast.unparse(kind).rpartition(".")[2] in (*names, "Exception") for kind in kinds)
+    return any(ast.unparse(kind).rpartition(".")[2] in names for kind in kinds)
+
+
+def suppressed_by(value: Any) -> frozenset[str]:
+    """Return the names of the exceptions of contextlib.suppress(); none for other context managers."""
+    if not isinstance(value, Call) or value.name != "contextlib.suppress":
+        return frozenset()
+    return frozenset(item.name.rpartition(".")[2] for item in value.arguments if isinstance(item, External))
 
 
 def prefix_of(call: Call) -> str:

@@ -241,7 +241,8 @@ class Expressions:
         test = self.value(node.test, scope)
         answer = truth(test)
         if answer is None:
-            return either(self.value(node.body, scope), self.value(node.orelse, scope))
+            with self.environment.uncertain():
+                return either(self.value(node.body, scope), self.value(node.orelse, scope))
         result = self.value(node.body if answer else node.orelse, scope)
         return FromEnvironment(test.names, result) if isinstance(test, FromEnvironment) and is_known(result) else result
 
@@ -327,9 +328,9 @@ class Expressions:
             holder = self.value(node.func.value, scope)
             if not isinstance(holder, External | Scope | Class | Call):
                 if node.func.attr in ("read_text", "read_bytes", "open") and isinstance(holder, PurePosixPath):
-                    self.environment.open(
-                        holder, arguments[0] if node.func.attr == "open" and arguments else "r", place
-                    )
+                    given = arguments[0] if arguments else "r"
+                    mode = keywords.get("mode", given) if node.func.attr == "open" else "r"
+                    self.environment.open(holder, mode, place)
                 return self.method(holder, node.func.attr, arguments, keywords)
         called = self.value(node.func, scope)
         if isinstance(called, Function):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -74,8 +75,19 @@ class Environment:
     def open(self, path: Any, mode: Any, place: tuple[str, int]) -> None:
         """Note that a module reads a file."""
         path = plain(path)
-        if isinstance(path, str | PurePosixPath) and not re.search("[wax+]", mode if isinstance(mode, str) else ""):
+        if isinstance(path, str | PurePosixPath) and isinstance(mode, str) and not re.search("[wax+]", mode):
             self.opened.append((str(path), *place))
+
+    @contextlib.contextmanager
+    def uncertain(self) -> Iterator[None]:
+        """Run code that a release may not run: it needs neither the variables nor the files."""
+        reads, opened = len(self.reads), len(self.opened)
+        try:
+            yield
+        finally:
+            for read in self.reads[reads:]:
+                read.required = False
+            del self.opened[opened:]
 
     def load(self, tree: Tree, path: Any) -> None:
         """Set the variables of a file that the release has, such as one for python-dotenv."""
