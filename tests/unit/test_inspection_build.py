@@ -13,6 +13,7 @@ import yaml
 from inspected import PLAIN, inspect, texts, values, with_settings, without, write
 from plugin_utils.inspection import Report, inspect_project
 from plugin_utils.inspection.services import WEB_PROCESSES
+from plugin_utils.preflight.commands import NAME
 from project import ROOT
 
 REQUIREMENTS = PLAIN["requirements.txt"]
@@ -374,6 +375,22 @@ bot: python manage.py runbot --all
     assert texts(inspect(tmp_path, files, **settings), "decided", "processes") == ""
 
 
+def test_processes_are_written_as_the_settings_accept_them(tmp_path: Path) -> None:
+    procfile = """worker: python manage.py rqworker
+Mail-Bot_2: python -c "import bot; bot.run('a: b')" # ü
+mail: python mail.py
+"""
+    files = PLAIN | {"Procfile": procfile}
+    text = texts(inspect(tmp_path, files, app_workers=[{"name": "mail", "queues": ["a"]}]), "decided", "processes")
+    lines = [yaml.safe_load(line)["app_processes"][0] for line in re.findall(r"(app_processes: .*)\.$", text, re.M)]
+    assert lines == [
+        {"name": "worker_process", "command": "python manage.py rqworker"},
+        {"name": "mail_bot_2", "command": "python -c \"import bot; bot.run('a: b')\" # ü"},
+        {"name": "mail_process", "command": "python mail.py"},
+    ]
+    assert all(re.fullmatch(NAME, line["name"]) for line in lines)
+
+
 def test_commands_of_compose_files_are_named(tmp_path: Path) -> None:
     compose = """services:
   web: {command: "gunicorn config.wsgi"}
@@ -389,7 +406,7 @@ def test_commands_of_compose_files_are_named(tmp_path: Path) -> None:
     files = PLAIN | {"docker-compose.yml": compose, "compose.dev.yml": "  x:\n    command: python manage.py watch\n"}
     text = texts(inspect(tmp_path, files), "decided", "processes")
     assert text.startswith("docker-compose.yml runs manage.py consume_orders, which nothing here runs.")
-    assert text.endswith('app_processes: [{name: consume-orders, command: "python manage.py consume_orders"}].')
+    assert text.endswith('app_processes: [{name: consume_orders, command: "python manage.py consume_orders"}].')
     given = [{"name": "orders", "command": "python manage.py consume_orders"}]
     assert texts(inspect(tmp_path, files, app_processes=given), "decided", "processes") == ""
 

@@ -11,6 +11,7 @@ import yaml
 from inspected import PLAIN, SETTINGS, inspect, texts, values, with_settings, write
 from plugin_utils.inspection import inspect_project
 from plugin_utils.inspection.project import PROVIDED
+from plugin_utils.inspection.report import shown
 from plugin_utils.inspection.security import REPLACED
 from project import ROOT
 
@@ -82,6 +83,38 @@ CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": en
     assert found["app_migration_environment"] == {"PG_URL": "{{ app_database_url_owner }}"}
     again = inspect_project(tmp_path, {name: found[name] for name in ("app_environment", "app_migration_environment")})
     assert texts(again, "needs") == ""
+
+
+def test_variables_to_add_are_yaml(tmp_path: Path) -> None:
+    text = 'DEBUG = os.environ.get("DEBUG_ON") != "false"\nSECRET_KEY = os.environ["KEY"]\n'
+    files = write(tmp_path, with_settings(text))
+    written = values(inspect_project(files, {}, writes=True))["app_environment"]
+    needs = texts(inspect_project(files, {}), "needs")
+    for name, value in written.items():
+        line = re.search(rf"Add ({name}: .*) to app_environment", needs)
+        assert line
+        assert yaml.safe_load(line[1]) == {name: value}
+    assert (written["DEBUG_ON"], written["KEY"]) == ("false", "{{ secret_django_key }}")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("shop", "shop"),
+        ("smtp://mail:25", "smtp://mail:25"),
+        ("false", '"false"'),
+        ("3.10", '"3.10"'),
+        ("", '""'),
+        ("{{ app_name }}", '"{{ app_name }}"'),
+        ("a: b", '"a: b"'),
+        ("[1]", '"[1]"'),
+        (2, "2"),
+        (True, "true"),
+    ],
+)
+def test_values_as_yaml(value: Any, text: str) -> None:
+    assert shown({"NAME": value}) == f"NAME: {text}"
+    assert yaml.safe_load(f"NAME: {text}") == {"NAME": value}
 
 
 def test_parts_of_the_database_address(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+from ..preflight.commands import TAKEN
 from .project import Project
 from .report import FILE
 
@@ -38,7 +40,7 @@ def report_processes(project: Project) -> None:
     file = next((name for name in (f"{place}/Procfile".lstrip("/"), "Procfile") if name in project.tree.files), "")
     for name, command in PROCFILE.findall(project.tree.read(file)):
         if name not in ("web", "release") and not KNOWN.search(command) and command not in given:
-            process(project, f"{file} has the process {name}, which nothing here runs", name.lower(), command)
+            process(project, f"{file} has the process {name}, which nothing here runs", name, command)
     compose = [name for name in sorted(project.tree.files) if COMPOSE.fullmatch(name)]
     for name in compose if not file else ():
         commands = re.findall(r"^\s*command:.*\bmanage\.py\s+([a-z][\w-]*)", project.tree.read(name), re.M)
@@ -59,6 +61,14 @@ def report_processes(project: Project) -> None:
 
 
 def process(project: Project, text: str, name: str, command: str) -> None:
-    line = f'app_processes: [{{name: {name.replace("_", "-")}, command: "{command}"}}]'
+    line = f"app_processes: [{{name: {accepted(project, name)}, command: {json.dumps(command, ensure_ascii=False)}}}]"
     text = f"{text}. Where it must run, write into {FILE}: {line}."
     project.report.decided("processes", text, "app_processes")
+
+
+def accepted(project: Project, name: str) -> str:
+    """Return a name for app_processes: in the characters that it may have, and not that of another process."""
+    proposed = project.report.settings.get("app_workers")
+    workers = [*(project.given.get("app_workers") or []), *(proposed.value if proposed else [])]
+    name = re.sub("[^a-z0-9]+", "_", name.lower()).strip("_")
+    return f"{name}_process" if name in {*TAKEN, *(worker["name"] for worker in workers)} else name

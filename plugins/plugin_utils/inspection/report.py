@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import yaml
 
 # fine: works as it is. decided: Seedbed does something for it. needs: the user must do something first.
 Kind = Literal["fine", "decided", "needs"]
@@ -128,7 +131,16 @@ def bare(requirement: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a list or mapping as a message shows it."""
+    """Return a list or mapping as a message shows it; a mapping as YAML, to be typed."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {item}" for key, item in value.items())
+        return ", ".join(f"{key}: {quoted(item)}" for key, item in value.items())
     return ", ".join(str(item) for item in value)
+
+
+def quoted(value: Any) -> str:
+    """Return a value as YAML: text in quotes where YAML would read something else, such as a boolean."""
+    try:
+        is_plain = isinstance(value, str) and yaml.safe_load(value) == value
+    except yaml.YAMLError:
+        is_plain = False
+    return value if is_plain else json.dumps(value, ensure_ascii=False, default=str)
