@@ -347,6 +347,9 @@ def test_applications_that_the_requirements_lack(tmp_path: Path) -> None:
     assert "The settings use debug_toolbar, and the requirements have no django-debug-toolbar." in texts(
         report, "decided"
     )
+    # Modules of its own.
+    own = files | {"debug_toolbar.py": "", "rest_framework/__init__.py": ""}
+    assert "app_extra_requirements" not in values(inspect(tmp_path / "own", own))
     # Another package may bring them.
     assert texts(inspect(tmp_path, files, app_name="notes"), "needs") == ""
 
@@ -416,11 +419,13 @@ def test_packages_of_the_image_are_named(tmp_path: Path) -> None:
 RUN apt-get update && apt-get install -y --no-install-recommends build-essential libpq-dev gettext \\
     # for videos
     ffmpeg=7:5.1 ghostscript && rm -rf /var/lib/apt/lists
+RUN apt-get -t bookworm-backports install -yt bookworm-backports -o Dpkg::Use-Pty=0 ffmpeg/bookworm-backports
+RUN apt install --target-release trixie -o quiet=1 ghostscript -c apt.conf -yf jq
 """
     files = PLAIN | {"Dockerfile": image, "Dockerfile.dev": "RUN apt install -y sqlite3\n"}
-    text = "Dockerfile installs the Debian packages ffmpeg, ghostscript."
+    text = "Dockerfile installs the Debian packages ffmpeg, ghostscript, jq."
     assert text in texts(inspect(tmp_path, files), "decided", "packages")
-    settings = {"app_system_packages": ["ffmpeg", "ghostscript"]}
+    settings = {"app_system_packages": ["ffmpeg", "ghostscript", "jq"]}
     assert "Dockerfile" not in texts(inspect(tmp_path, files, **settings), "decided")
 
 

@@ -121,7 +121,9 @@ def packages_of_image(project: Project) -> None:
     file = next(iter(dockerfiles(project.tree)), "")
     lines = re.sub(r"\\\n(\s*#.*\n)*", " ", project.tree.read(file))
     installed = re.findall(r"\bapt(?:-get)?\b[^&;|\n]*?\binstall\b([^&;|\n]*)", lines)
-    names = {name.partition("=")[0] for words in installed for name in words.split()}
+    # Without the values of options, such as -t bookworm-backports.
+    installed = [re.sub(r"\s(-\w*[toc]|--(target|default)-release|--option)\s+\S+", " ", words) for words in installed]
+    names = {re.split("[=/]", name)[0] for words in installed for name in words.split()}
     names = {name for name in names if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name) and not OF_BUILDS.fullmatch(name)}
     if missing := sorted(names - known):
         text = f"{file} installs the Debian packages {', '.join(missing)}. Where the application runs what is in them, "

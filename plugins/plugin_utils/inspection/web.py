@@ -177,7 +177,8 @@ def applications(project: Project) -> None:
 
 def find_own(project: Project, top: str) -> bool:
     """Return whether the project has a package or module of its own with this name."""
-    return any(join(root, top) in project.tree.folders for root in project.layout.importable)
+    paths = [join(root, top) for root in project.layout.importable]
+    return any(path in project.tree.folders or f"{path}.py" in project.tree.files for path in paths)
 
 
 def has_own_asgi(requirements: Requirements) -> bool:
