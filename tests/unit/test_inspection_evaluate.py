@@ -120,6 +120,31 @@ def test_branches_of_unknown_conditions(tmp_path: Path) -> None:
     assert found["Y"] == 3
 
 
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        ("case _:\n        X = 4", [2, 3, 4]),
+        ("case _:\n        raise ValueError", [2, 3]),
+        ("case 'c':\n        X = 4", [1, 2, 3, 4]),
+    ],
+)
+def test_cases_of_match(tmp_path: Path, last: str, expected: list[int]) -> None:
+    text = """X = 1
+match os.environ["KIND"].split("/"):
+    case ["a", *rest]:
+        X = 2
+        A = os.environ["ONLY_A"]
+        open("a.json")
+    case {"b": b, **more} | [str() as b, *more]:
+        X = 3
+        Y = b
+"""
+    found = evaluate(tmp_path, f"{text}    {last}\n")
+    assert sorted(possibilities(found["X"])) == expected
+    assert {read.name: read.required for read in found["reads"]} == {"KIND": True, "ONLY_A": False}
+    assert names_of(found["Y"]) == {"KIND"}
+
+
 def test_known_condition_takes_one_branch(tmp_path: Path) -> None:
     text = "DEBUG = os.environ.get('DEBUG', '0') == '1'\nX = 'a'\nif DEBUG:\n    X = 'b'\n"
     assert evaluate(tmp_path, text)["X"] == "a"

@@ -307,6 +307,17 @@ class Evaluator(Expressions):
     def do_while(self, node: ast.While, scope: Scope) -> None:
         self.branches([node.body, []], scope)
 
+    def do_match(self, node: ast.Match, scope: Scope) -> None:
+        """Run each case as one that may be it: patterns are not evaluated."""
+        subject = Unknown(names_of(self.value(node.subject, scope)))
+        for pattern in (part for case in node.cases for part in ast.walk(case.pattern)):
+            name = pattern.rest if isinstance(pattern, ast.MatchMapping) else getattr(pattern, "name", None)
+            if name:
+                scope.names[name] = subject
+        last = node.cases[-1]
+        is_complete = isinstance(last.pattern, ast.MatchAs) and last.pattern.pattern is None and not last.guard
+        self.branches([*(case.body for case in node.cases), *([] if is_complete else [[]])], scope)
+
     def do_functiondef(self, node: ast.FunctionDef, scope: Scope) -> None:
         scope.names[node.name] = Function(node, scope)
 
