@@ -574,6 +574,32 @@ def test_variable_that_celery_or_wsgi_reads(tmp_path: Path, file: str, text: str
     assert (f"DSN is read without a default ({file}:" in needs) == needed
 
 
+@pytest.mark.parametrize(
+    ("file", "app", "text", "needed"),
+    [
+        ("notes/models.py", "notes", 'DSN = os.environ["DSN"]', True),
+        ("notes/models.py", "notes.apps.NotesConfig", 'DSN = os.environ["DSN"]', True),
+        ("notes/apps.py", "notes.apps.NotesConfig", 'class NotesConfig:\n    dsn = os.environ["DSN"]', True),
+        ("config/urls.py", "notes", 'urlpatterns = []\nDSN = os.environ["DSN"]', True),
+        ("notes/models.py", "notes", "from config.settings import X\nif X:\n    DSN = os.environ['DSN']", False),
+        ("notes/models.py", "other", 'DSN = os.environ["DSN"]', False),
+        ("notes/models.py", "notes", 'def dsn():\n    return os.environ["DSN"]', False),
+        ("notes/management/commands/x.py", "notes", 'DSN = os.environ["DSN"]', False),
+    ],
+)
+def test_variable_that_an_application_reads(tmp_path: Path, file: str, app: str, text: str, needed: bool) -> None:
+    files = with_settings(f'INSTALLED_APPS = ["django.contrib.staticfiles", "{app}"]\n')
+    needs = texts(inspect(tmp_path, files | {file: f"import os\n{text}\n"}), "needs")
+    assert (f"DSN is read without a default ({file}:" in needs) == needed
+    assert bool(needs) == needed
+
+
+def test_variable_of_an_application_that_may_not_be_installed(tmp_path: Path) -> None:
+    text = "import socket\nif socket.gethostname() == 'a':\n    INSTALLED_APPS = INSTALLED_APPS + ['more']\n"
+    more = {"more/__init__.py": "", "more/models.py": 'import os\nDSN = os.environ["DSN"]\n'}
+    assert texts(inspect(tmp_path, with_settings(text) | more), "needs") == ""
+
+
 def test_database_of_the_branch_without_debug(tmp_path: Path) -> None:
     text = """
 DEBUG = os.environ.get("DEBUG", "1") == "1"

@@ -9,6 +9,7 @@ from .known import Environment, Read
 from .layout import below, find_module, variable_in
 from .project import Project
 from .report import FILE
+from .values import Either, plain
 
 SAMPLES = (".env.example", ".env.sample", "env.example", "example.env", ".env.dist", ".env.template", ".env.production")
 
@@ -19,10 +20,24 @@ def set_at_start(project: Project, name: str) -> str:
     return next(filter(None, (variable_in(project.tree.read(file), name) for file in files)), "")
 
 
+def application_modules(project: Project) -> list[str]:
+    """Return what Django imports at each start: applications that are certainly installed, and the URLs."""
+    value = project.settings.get("INSTALLED_APPS")
+    lists = [plain(one) for one in (value.values if isinstance(value, Either) else [value])]
+    first, *others = [one if isinstance(one, list | tuple) else [] for one in lists]
+    apps = [
+        re.sub(r"\.apps\.\w+$", "", app) for app in first if isinstance(app, str) and all(app in one for one in others)
+    ]
+    urls = project.settings.plain("ROOT_URLCONF")
+    modules = [f"{app}{part}" for app in apps for part in ("", ".apps", ".models")]
+    return [*modules, *([urls] if isinstance(urls, str) else [])]
+
+
 def reads_at_start(project: Project) -> list[Read]:
-    """Return what the modules of the servers and of Celery read themselves when they are imported."""
+    """Return what modules of the servers, Celery and applications read themselves when they are imported."""
     layout = project.layout
     modules = [name.partition(":")[0] for name in (layout.wsgi, layout.asgi)]
+    modules += application_modules(project)
     files = {layout.celery_file, *(find_module(project.tree.files, layout.roots, module) for module in modules)} - {""}
     evaluator = Evaluator(project.tree, layout.importable, Environment(project.variables), deepest=0)
     for file in sorted(files):
