@@ -8,8 +8,11 @@ from ..host import Host
 from ..settings import ReleaseError
 from .configuration import Configuration
 from .server import Server
+from .ship import shipped
 from .state import State
-from .tools import Repository, ToolError, call
+from .tools import Repository, Target, ToolError, call
+
+PASSPHRASES = ("backup_files_key", "backup_key")
 
 
 def prepare(host: Host, configuration: Configuration, *, upgraded: bool = False) -> dict[str, Any]:
@@ -23,6 +26,7 @@ def prepare(host: Host, configuration: Configuration, *, upgraded: bool = False)
     repository = Repository(configuration)
     info = repository.info()
     if not info["db"]:
+        require_passphrases(configuration)
         repository.call("stanza-create", seconds=120)
         changed = True
     elif (found := repository.system_id(info)) == (present := system_id(configuration)):
@@ -42,6 +46,27 @@ def prepare(host: Host, configuration: Configuration, *, upgraded: bool = False)
         call(["systemctl", "start", "--no-block", f"{configuration.name}-backup-database.service"], seconds=60)
         changed = True
     return {"changed": changed}
+
+
+def require_passphrases(configuration: Configuration) -> None:
+    """Raise ReleaseError if the target has backups that these passphrases do not open: the secrets were lost, too.
+
+    Before this server has backups of its own. A target that does not answer is asked again by the runs of the timers.
+    """
+    if not configuration.target:
+        return
+    try:
+        record = shipped(Target(configuration))
+    except ToolError:
+        return
+    there, here = record.get("fingerprints", {}), configuration.fingerprints
+    if other := [name for name in PASSPHRASES if name in there and there[name] != here.get(name)]:
+        raise ReleaseError(
+            f"{configuration.target} has the backups of {record.get('host')}, up to {record.get('at')}, which the "
+            f"passphrases here do not open ({', '.join(other)}). To restore them: write the secrets at the end of the "
+            "recovery kit into inventory/.secrets/ENV/, one file each, then run site.yml -e secrets_replace=true. If "
+            "they are not yours: choose another folder in app_backup_target."
+        )
 
 
 def restart(host: Host, configuration: Configuration) -> bool:

@@ -212,9 +212,10 @@ class Restore:
         if other and not self.options.other_secrets:
             raise ReleaseError(
                 f"These secrets are not those of the backup: {', '.join(other)}. With others, sessions end, and what "
-                "the application has encrypted cannot be read. Put the former ones into inventory/.secrets (they are "
-                "in the recovery kit), run playbooks/provision.yml, and restore again; or restore all the same: "
-                "--other-secrets."
+                "the application has encrypted cannot be read. Write the former ones, which are in the recovery kit, "
+                "into inventory/.secrets/ENV/, one file each, run playbooks/provision.yml -e secrets_replace=true, and "
+                "restore again; or restore all the same: --other-secrets (playbooks/restore.yml -e "
+                "restore_other_secrets=true)."
             )
 
     def describe(self, point: Point) -> None:

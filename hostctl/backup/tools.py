@@ -128,11 +128,14 @@ class Repository:
         # 1 and 3: not created yet; 2: no backup yet.
         if status["code"] in (1, 3):
             return {"backup": [], "db": [], "archive": []}
-        if status["code"] not in (0, 2):
-            raise ReleaseError(f"The backups in {self.path} cannot be read: {status['message']}")
-        for repository in stanza.get("repo", []):
-            if repository["status"]["code"] not in (0, 2):
-                raise ReleaseError(f"The backups in {self.path} cannot be read: {repository['status']['message']}")
+        # 6: not all of its repositories can be read, which says less than what they say themselves.
+        for found in [*(repository["status"] for repository in stanza.get("repo", [])), status]:
+            if found["code"] not in (0, 2):
+                raise ReleaseError(
+                    f"The backups in {self.path} cannot be read: {found['message']}. If they were made with another "
+                    f"passphrase (backup_key) and are not needed: mv {self.path} {self.path}.former, then run "
+                    "playbooks/provision.yml."
+                )
         return stanza
 
     def verify(self, seconds: float) -> None:

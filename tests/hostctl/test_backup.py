@@ -650,6 +650,21 @@ def test_the_repository_and_the_first_backup_are_made_once(
     assert upgraded == ["stanza-upgrade", True]
 
 
+def test_backups_that_the_passphrases_do_not_open_are_named_before_others_are_made(
+    host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = replace(configuration, fingerprints={"django_key": "1", "backup_key": "2"})
+    record = {"host": "former", "at": "noon", "fingerprints": {"django_key": "9", "backup_key": "2"}}
+    monkeypatch.setattr(prepare, "shipped", lambda target: record)
+    assert prepared(monkeypatch, host, configuration, "on")[0] == "stanza-create"
+    record["fingerprints"]["backup_key"] = "3"
+    with pytest.raises(ReleaseError, match=r"backups of former, up to noon.* do not open \(backup_key\)"):
+        prepared(monkeypatch, host, configuration, "on")
+    # A server with backups of its own says it in its status.
+    monkeypatch.setattr(Repository, "backups", lambda self, info=None: [backup("only", 1000)])
+    prepared(monkeypatch, host, configuration, "on", db=[{"id": 1, "system-id": 7, "version": "17"}])
+
+
 def test_postgresql_is_not_restarted_under_a_release(
     host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:

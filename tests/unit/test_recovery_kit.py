@@ -1,0 +1,86 @@
+"""The recovery kit: what a person types who has nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+
+ROLE = Path(__file__).parents[2] / "roles/backup"
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins() -> None:
+    init_plugin_loader()
+
+
+def kit(folder: Path, **given: object) -> str:
+    """Return the kit of a server with PostgreSQL 17 and an SFTP target."""
+    (folder / "key").write_text(KEY)
+    loader = DataLoader()
+    loader.set_basedir(str(ROLE / "templates"))
+    known = {}
+    for name in ("defaults", "vars"):
+        known |= loader.load_from_file(str(ROLE / name / "main.yml"), trusted_as_template=True)
+    target = {
+        "type": "sftp", "host": "backup.example.net", "port": 2222, "user": "shop", "folder": "shop",
+        "ssh_key": str(folder / "key"), "host_keys": ["ssh-ed25519 AAAA", "ecdsa-sha2-nistp256 BBBB"],
+    }  # fmt: skip
+    variables = {
+        "backup_name": "shop", "backup_postgresql_version": "17", "backup_postgresql_data": "/data",
+        "backup_target": target, "backup_key": "a'b $c", "backup_files_key": "files",
+        "backup_secrets": {"django_key": "d", "backup_files_key": "files"},
+        "backup_kit": "/home/ada/inventory/.secrets/production/kit", "playbook_dir": str(ROLE),
+    }  # fmt: skip
+    text = loader.get_text_file_contents(str(ROLE / "templates/recovery-kit.txt.j2"))
+    return Templar(loader, variables=known | variables | given).template(trust_as_template(text))
+
+
+def typed(text: str, begin: str, end: str) -> str:
+    """Return a part of the kit, as a person pastes it into a shell."""
+    return text[text.index(begin) : text.index(end)]
+
+
+def test_the_target_is_reached_with_what_the_kit_has(tmp_path: Path) -> None:
+    part = typed(kit(tmp_path), "  # The target", "  # The database").replace("/etc/shop", str(tmp_path))
+    subprocess.run(["bash", "-ec", part + "\nenv >env"], cwd=tmp_path, check=True)
+    environment = (tmp_path / "env").read_text()
+    assert "RCLONE_CONFIG_OFFSITE_HOST=backup.example.net\n" in environment
+    assert "RESTIC_PASSWORD=files\n" in environment
+    assert (tmp_path / "backup.key").read_text() == KEY
+    assert (tmp_path / "backup.key").stat().st_mode & 0o777 == 0o600
+    hosts = (tmp_path / "backup.hosts").read_text()
+    assert hosts == "[backup.example.net]:2222 ssh-ed25519 AAAA\n[backup.example.net]:2222 ecdsa-sha2-nistp256 BBBB\n"
+
+
+def test_the_configuration_is_written_as_a_whole(tmp_path: Path) -> None:
+    part = typed(kit(tmp_path), "cat >/etc/pgbackrest.conf", "  rclone cat")
+    subprocess.run(["bash", "-ec", part.replace("/etc/", f"{tmp_path}/")], check=True)
+    written = (tmp_path / "pgbackrest.conf").read_text()
+    assert written.startswith("[global]\n")
+    assert "repo1-cipher-pass=a'b $c\n" in written
+    assert written.endswith("[shop]\npg1-path=/data\n")
+
+
+def test_the_secrets_are_written_where_ansible_reads_them(tmp_path: Path) -> None:
+    part = kit(tmp_path).split(" of the repository:\n")[-1]
+    subprocess.run(["bash", "-ec", part], cwd=tmp_path, check=True)
+    folder = tmp_path / "inventory/.secrets/production"
+    found = {file.name: file.read_text() for file in folder.iterdir()}
+    assert found == {"backup_key": "a'b $c\n", "backup_files_key": "files\n", "django_key": "d\n"}
+
+
+@pytest.mark.parametrize(("version", "debian"), [("17", "13"), ("15", "12")])
+def test_the_debian_is_named(tmp_path: Path, version: str, debian: str) -> None:
+    text = kit(tmp_path, backup_postgresql_version=version)
+    assert re.search(rf"As root on a bare Debian\n{debian} \(PostgreSQL {version}\):\n", text)
+
+
+def test_without_a_target_it_is_said(tmp_path: Path) -> None:
+    assert "There is no copy off the server" in kit(tmp_path, backup_target={})
