@@ -611,7 +611,13 @@ def test_a_damaged_record_of_the_settings(context: Context, recorded: Callable[.
 
 
 def test_a_damaged_part_of_the_record(context: Context, recorded: Callable[..., None]) -> None:
-    for damaged in ({"replaced": {"names": []}}, {"replaced": 1}, {"begun": {"partial": True}}):
+    for damaged in (
+        {"replaced": {"names": []}},
+        {"replaced": 1},
+        {"begun": {}},
+        {"partial": [{"by": 1}]},
+        {"partial": 1},
+    ):
         recorded(last=run_of(ANNA, app_web="1"), **damaged)
         assert drift.settings(context).state == OK
 
@@ -630,7 +636,7 @@ def test_settings_of_another_clone_that_were_replaced(context: Context, recorded
 
 
 def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None]) -> None:
-    last, begun = run_of(ANNA, app_web="1"), run_of(BEN, NOON + 60, app_web="2") | {"partial": False}
+    last, begun = run_of(ANNA, app_web="1"), run_of(BEN, NOON + 60, app_web="2")
     recorded(last=last, begun=begun)
     found = drift.settings(context)
     assert found.state == WARN
@@ -639,9 +645,9 @@ def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None
     context.now = NOON + 900
     assert drift.settings(context).state == OK
     context.now = NOON + 3600
-    recorded(last=last, begun=run_of(BEN, app_web="1") | {"partial": False})
+    recorded(last=last, begun=run_of(BEN, app_web="1"))
     assert drift.settings(context).state == OK
-    recorded(last=last, begun=begun | {"partial": True, "tags": "--tags nginx"})
+    recorded(last=last, partial=[begun | {"tags": "--tags nginx"}])
     assert drift.settings(context).state == OK
 
 
@@ -663,7 +669,11 @@ def test_the_clone_that_asks_is_compared(context: Context, recorded: Callable[..
     found = drift.settings(context)
     assert found.text == "changed and not applied yet: app_web (last applied 2026-11-28 12:00 UTC by anna@laptop)"
     # Applied with --tags.
-    recorded(last=last, begun=run_of(ANNA, app_web="2") | {"partial": True, "tags": "--tags nginx"})
+    part = run_of(ANNA, app_web="2") | {"tags": "--tags nginx"}
+    recorded(last=last, partial=[part])
+    assert drift.settings(context).state == OK
+    # Another clone has done so since, with settings of its own.
+    recorded(last=last, partial=[part, run_of(BEN, app_web="3")])
     assert drift.settings(context).state == OK
 
 
