@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from hostctl.backup.tools import ToolError
+from hostctl.deploy.record import Record
 from hostctl.doctor import applied, checks, commands, drift, network, system
 from hostctl.doctor.configuration import Configuration
 from hostctl.doctor.finding import BAD, OK, WARN, Check, Context, Finding
@@ -27,7 +28,7 @@ from hostctl.processes.state import ProcessState
 from hostctl.processes.supervisor import Supervisor
 from hostctl.processes.systemd import Systemd, services
 from hostctl.settings import ReleaseError
-from tests.hostctl.fakes import OLD, Manager
+from tests.hostctl.fakes import NEW, OLD, Manager
 
 pytestmark = pytest.mark.usefixtures("remedies")
 
@@ -525,6 +526,22 @@ def test_a_unit_file_of_the_live_release_that_was_edited(context: Context, units
     # What it says to type installs the file again.
     subprocess.run(["bash", "-c", command.partition(";")[0]], check=True)
     assert drift.settings(context).state == OK
+
+
+def test_unit_files_are_not_compared_during_a_deployment(context: Context, units: Path) -> None:
+    """After the switch, the release is live and beat's unit file is still that of the one before."""
+    beat = units / "shop-beat.service"
+    beat.write_text(beat.read_text().replace(OLD, NEW))
+    assert drift.settings(context).text == f"edited by hand: {beat}"
+    record = Record(context.settings)
+    record.hold()
+    assert drift.settings(context).state == OK
+    record.release()
+    # One that was killed, until the next one.
+    record.begin("deploy", OLD, "anna")
+    assert drift.settings(context).state == OK
+    record.end(0, "is live")
+    assert drift.settings(context).text == f"edited by hand: {beat}"
 
 
 def test_programs_of_supervisor_that_were_edited(
