@@ -119,7 +119,12 @@ def of_drop_ins(context: Context, record: dict[str, str]) -> list[Problem]:
     if not found:
         return []
     remedy = "# put what you need into group_vars/ENV/app.yml, then:\n"
-    return [Problem(f"not of Ansible: {some(found)}", f"{remedy}rm {' '.join(found)}; systemctl daemon-reload")]
+    return [
+        Problem(
+            f"drop-ins that Ansible did not write: {some(found)}",
+            f"{remedy}rm {' '.join(found)}; systemctl daemon-reload",
+        )
+    ]
 
 
 def state_of(path: Path, digest: str) -> str:

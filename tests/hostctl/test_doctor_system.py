@@ -576,7 +576,7 @@ def test_drop_ins_that_are_not_of_ansible(context: Context, units: Path) -> None
         path.touch()
     found = drift.settings(context)
     assert found.state == WARN
-    assert found.text.startswith("not of Ansible: ")
+    assert found.text.startswith("drop-ins that Ansible did not write: ")
     assert all(str(path) in found.text and str(path) in found.remedy for path in by_hand)
     assert str(own) not in found.text
 
