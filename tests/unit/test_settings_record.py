@@ -106,6 +106,13 @@ def test_the_roles_of_the_play_do_not_count(anna: Clone) -> None:
     assert applied.differing(without["settings"], changed) == ["postgresql_settings"]
 
 
+def test_what_a_run_deploys_is_no_setting_of_the_host(anna: Clone) -> None:
+    """A job gives them with -e."""
+    settings = anna.run("-e", "app_source=/builds/shop", "-e", "app_git_ref=3fa4c0d")["last"]["settings"]
+    assert "app_web" in settings
+    assert not {"app_source", "app_git_ref"} & settings.keys()
+
+
 def test_a_damaged_record_is_replaced(anna: Clone) -> None:
     anna.record.parent.mkdir()
     for damage in ("{", "[]", '{"key": "00", "last": {"settings": 1}}', '{"key": "00", "partial": 1}', '{"key": 5}'):
