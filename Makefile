@@ -100,6 +100,7 @@ docs: .venv ## Write docs/settings.md from the defaults and the specs
 # Compiled here, since some environments keep Python from storing compiled files: Ansible starts a second or two sooner.
 # The .pth file gives this clone's molecule its own state, however it is started.
 .venv/complete: requirements.txt
+	@test ! -L .venv || { echo ".venv is a link to $$(readlink .venv), which installing would empty: type \`rm .venv\`, then \`make .venv\`." >&2; exit 1; }
 	@$(PYTHON) tools/machine.py venv
 	@echo "Installing Ansible and the test tools into .venv (a minute) ..."
 	@$(PYTHON) -m venv --clear .venv

@@ -37,7 +37,7 @@ def read_record(context: Context) -> dict[str, Any]:
     try:
         record = json.loads((FOLDER / f"settings-{context.configuration.name}.json").read_text())
         bytes.fromhex(record["key"])
-        for run in (record["last"], record.get("begun", record["last"])):
+        for run in (record["last"], record.get("begun", record["last"]), *record.get("partial", [])):
             # All that is read of a run.
             origin(run), run["settings"].keys()
         replaced(record, context.now)
@@ -74,7 +74,7 @@ def replaced(record: dict[str, Any], now: float) -> Problem | None:
 def unfinished(record: dict[str, Any], now: float) -> Problem | None:
     """Return whose run, with other settings than the last complete one, has failed or was stopped."""
     begun = record.get("begun")
-    if not begun or begun["partial"] or now - begun["at"] < RUN_SECONDS:
+    if not begun or now - begun["at"] < RUN_SECONDS:
         return None
     names = differing(begun["settings"], record["last"]["settings"])
     if not names:
@@ -88,10 +88,13 @@ def compared(record: dict[str, Any], clone_settings: dict[str, Any] | None) -> P
     if not clone_settings:
         return None
     mine = {name: keyed(digest, record["key"]) for name, digest in clone_settings["settings"].items()}
-    last, begun = record["last"], record.get("begun")
-    names = differing(mine, last["settings"])
-    if begun and begun["partial"]:
-        names = [name for name in names if begun["settings"].get(name) != mine[name]]
+    last = record["last"]
+    parts = [run["settings"] for run in record.get("partial", [])]
+    names = [
+        name
+        for name in differing(mine, last["settings"])
+        if all(settings.get(name) != mine[name] for settings in parts)
+    ]
     if not names:
         return None
     text = f"other values than in the clone that asks: {some(names)}; those here were applied {origin(last)}"

@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ..deploy.record import history
+from ..deploy.record import Record, history
 from ..processes.state import PLACEHOLDER
 from ..processes.supervisor import PROGRAMS, Supervisor
 from ..processes.systemd import UNITS, Systemd, services
@@ -73,10 +73,14 @@ def of_files(context: Context, record: dict[str, str]) -> list[Problem]:
 def edited_units(context: Context) -> dict[str, str]:
     """Return files of the live release's processes that are not as the deployment installed them, each with a remedy.
 
-    A new release has files of its own.
+    A new release has files of its own. During a deployment nothing is compared: beat's are replaced some steps after
+    the release is live.
     """
     release, found = context.release, {}
-    for target, source, restart in process_files(context) if release else []:
+    record = Record(context.settings)
+    if not release or record.held() or record.unfinished():
+        return {}
+    for target, source, restart in process_files(context):
         with suppress(OSError):
             if target.read_text(errors="replace") != source.read_text().replace(PLACEHOLDER, release):
                 found[str(target)] = f"sed s/{PLACEHOLDER}/{release}/g {source} > {target}; {restart}"
@@ -115,7 +119,12 @@ def of_drop_ins(context: Context, record: dict[str, str]) -> list[Problem]:
     if not found:
         return []
     remedy = "# put what you need into group_vars/ENV/app.yml, then:\n"
-    return [Problem(f"not of Ansible: {some(found)}", f"{remedy}rm {' '.join(found)}; systemctl daemon-reload")]
+    return [
+        Problem(
+            f"drop-ins that Ansible did not write: {some(found)}",
+            f"{remedy}rm {' '.join(found)}; systemctl daemon-reload",
+        )
+    ]
 
 
 def state_of(path: Path, digest: str) -> str:

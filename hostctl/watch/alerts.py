@@ -195,14 +195,14 @@ def look(context: Context) -> Finding | None:
         others = set(names) - set(failed)
         return Finding(BAD, text, remedy_of(context, failed), alert=bool(others))
     text = describe(context, [channel.title for channel in active], results, beats=beats)
-    return Finding(OK, "; ".join([text, *held_back(context)]))
+    return Finding(OK, "; ".join([text, *paused(context)]))
 
 
-def held_back(context: Context) -> list[str]:
-    """Return what keeps alerts back, about which checks, and until when."""
+def paused(context: Context) -> list[str]:
+    """Return what pauses alerts, about which checks, and until when."""
     return [
-        f"none about {', '.join(sorted(paused.checks))} until {utc(paused.until)} at most, as {paused.text}"
-        for paused in pause.pauses(context)
+        f"paused until {utc(cause.until)} at most ({cause.text}): {', '.join(sorted(cause.checks))}"
+        for cause in pause.pauses(context)
     ]
 
 

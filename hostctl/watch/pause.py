@@ -45,7 +45,7 @@ class Pause:
 
 
 def pauses(context: Context, found: list[Cause] | None = None) -> list[Pause]:
-    """Return what keeps alerts back now. Changes nothing."""
+    """Return what pauses alerts now. Changes nothing."""
     began = context.memory.get("pauses", {})
     return [
         Pause(cause.text, pausing(context) | cause.checks, until)
@@ -101,14 +101,14 @@ def deployment(context: Context) -> Cause | None:
     except FileNotFoundError:
         # No application on this host.
         return None
-    return Cause(f"{DEPLOYMENT} {record.unfinished().get('began', '')}", "a deployment or an import runs")
+    return Cause(f"{DEPLOYMENT} {record.unfinished().get('began', '')}", "a deployment or an import")
 
 
 def maintenance(context: Context) -> Cause | None:
     link = context.configuration.web / context.configuration.name / "maintenance"
     if not (link.is_symlink() or link.exists()):
         return None
-    return Cause(f"maintenance {link.lstat().st_mtime}", "maintenance mode is on", frozenset({"release"}))
+    return Cause(f"maintenance {link.lstat().st_mtime}", "maintenance mode", frozenset({"release"}))
 
 
 def restore(context: Context) -> Cause | None:
@@ -118,7 +118,7 @@ def restore(context: Context) -> Cause | None:
         return None
     if not restore_is_running(configuration):
         return None
-    return Cause("restore", "a restore runs", OF_DATABASE | {"release"})
+    return Cause("restore", "a restore", OF_DATABASE | {"release"})
 
 
 def postgresql_upgrade() -> Cause | None:
@@ -128,7 +128,7 @@ def postgresql_upgrade() -> Cause | None:
         return None
     if state.get("step") in (None, *UPGRADE_ENDED):
         return None
-    return Cause("upgrade of PostgreSQL", "PostgreSQL is being upgraded", OF_DATABASE | {"release"})
+    return Cause("upgrade of PostgreSQL", "an upgrade of PostgreSQL", OF_DATABASE | {"release"})
 
 
 def boot() -> Cause | None:

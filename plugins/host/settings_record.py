@@ -6,7 +6,8 @@ alone, has `key`, and of runs `by`, `path`, `commit`, `committed`, `playbook`, `
 hashes by name:
 
 - `last`: the last run that applied all settings
-- `begun`: a later one that has not ended, or applied a part (`partial`)
+- `begun`: a later one of all settings that has not ended
+- `partial`: the later runs that applied a part, with other settings than those: of each clone the last one
 - `replaced`: the run of another clone whose settings `last` has changed, with their `names`
 """
 
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
+# How many clones `partial` has, since each CI job may count as one.
+PARTIAL_CLONES = 5
 
 
 def keyed(digest: str, key: str) -> str:
@@ -39,7 +42,9 @@ def read(path: Path) -> Record:
         bytes.fromhex(found["key"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return found if all(is_run(found[name]) for name in ("last", "begun") if name in found) else {}
+    partial = found.get("partial", [])
+    runs = [found[name] for name in ("last", "begun") if name in found]
+    return found if isinstance(partial, list) and all(is_run(one) for one in [*runs, *partial]) else {}
 
 
 def is_run(found: Any) -> bool:
@@ -77,12 +82,14 @@ def updated(record: Record, run: Record, state: str, built_on: bool) -> Record:
         if last and (names := differing(last, run)) and not is_same_clone(last, run) and not built_on:
             new["replaced"] = without_settings(last) | {"names": names}
         return new
-    run = run | {"partial": state == "partial"}
-    # What applies a part of what another run has begun already tells nothing new.
-    known = [one for one in (last, record.get("begun")) if one]
-    if run["partial"] and any(is_same_clone(one, run) and not differing(one, run) for one in known):
+    if state == "begin":
+        return record | {"begun": run}
+    partial = record.get("partial", [])
+    # A part of the settings that another run has applied, or has begun to apply, tells nothing new.
+    if any(one and not differing(one, run) for one in (last, record.get("begun"), *partial)):
         return record
-    return record | {"begun": run}
+    of_others = [one for one in partial if not is_same_clone(one, run)]
+    return record | {"partial": [*of_others, run][-PARTIAL_CLONES:]}
 
 
 def without_settings(run: Record) -> Record:

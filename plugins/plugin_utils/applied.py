@@ -19,6 +19,8 @@ from plugin_utils.secrets_copy import user
 
 # Roles whose variables are options of a run, and of nothing that stays on a host.
 RUN_ROLES = ("connection", "preflight", "release", "secrets")
+# Settings of what a run deploys, which a CI job gives with -e: each release has its own.
+RUN_SETTINGS = ("app_source", "app_git_ref")
 # A user's settings, as paths of git; secrets are compared by their own fingerprints, and `make demo` writes its own.
 SETTINGS_FOLDERS = (
     "inventory",
@@ -59,7 +61,7 @@ def digests(project: Path, variables: Mapping[str, Any], render: Callable[[Any],
     settings = documented_settings(project)
     found = {}
     for name in settings:
-        if name in variables and not needs_facts(name, variables[name]):
+        if name in variables and name not in RUN_SETTINGS and not needs_facts(name, variables[name]):
             found |= digest_of(name, variables[name], render, project)
     for name, default in role_variables(project, settings):
         # A role's defaults are known in some plays only.

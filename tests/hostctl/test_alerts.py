@@ -810,24 +810,24 @@ def test_the_line_says_what_failed_until_it_works(context: Context, timer: Path,
     assert alerts.look(context).state == OK
 
 
-def test_the_line_says_what_keeps_alerts_back(context: Context, timer: Path, mailed: MailServer) -> None:
+def test_the_line_says_what_pauses_alerts(context: Context, timer: Path, mailed: MailServer) -> None:
     context.watches = False
-    assert "none about" not in alerts.look(context).text
+    assert "paused" not in alerts.look(context).text
     link = context.configuration.web / "shop/maintenance"
     link.parent.mkdir(parents=True)
     link.symlink_to("pages")
     found, until = alerts.look(context), utc(context.now + 900)
     assert (found.state, found.text.partition("; ")[2]) == (
-        OK, f"none about release, web until {until} at most, as maintenance mode is on",
+        OK, f"paused until {until} at most (maintenance mode): release, web",
     )  # fmt: skip
     # As the watch has seen it first.
     context.memory["pauses"] = {pause.maintenance(context).name: context.now - 600}
-    assert f"until {utc(context.now + 300)} at most" in alerts.look(context).text
+    assert f"paused until {utc(context.now + 300)} at most (" in alerts.look(context).text
     context.memory["pauses"] = {pause.maintenance(context).name: context.now - 900}
-    assert "none about" not in alerts.look(context).text
+    assert "paused" not in alerts.look(context).text
 
 
-def test_prometheus_knows_what_keeps_alerts_back(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prometheus_knows_what_pauses_alerts(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     def paused() -> set[str]:
         text = textfile.describe(context, {"web": WELL, "disk": WELL}, {})
         return {line for line in text.splitlines() if line.startswith("seedbed_alerts_paused{")}

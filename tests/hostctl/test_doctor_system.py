@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from hostctl.backup.tools import ToolError
+from hostctl.deploy.record import Record
 from hostctl.doctor import applied, checks, commands, drift, network, system
 from hostctl.doctor.configuration import Configuration
 from hostctl.doctor.finding import BAD, OK, WARN, Check, Context, Finding
@@ -27,7 +28,7 @@ from hostctl.processes.state import ProcessState
 from hostctl.processes.supervisor import Supervisor
 from hostctl.processes.systemd import Systemd, services
 from hostctl.settings import ReleaseError
-from tests.hostctl.fakes import OLD, Manager
+from tests.hostctl.fakes import NEW, OLD, Manager
 
 pytestmark = pytest.mark.usefixtures("remedies")
 
@@ -527,6 +528,22 @@ def test_a_unit_file_of_the_live_release_that_was_edited(context: Context, units
     assert drift.settings(context).state == OK
 
 
+def test_unit_files_are_not_compared_during_a_deployment(context: Context, units: Path) -> None:
+    """After the switch, the release is live and beat's unit file is still that of the one before."""
+    beat = units / "shop-beat.service"
+    beat.write_text(beat.read_text().replace(OLD, NEW))
+    assert drift.settings(context).text == f"edited by hand: {beat}"
+    record = Record(context.settings)
+    record.hold()
+    assert drift.settings(context).state == OK
+    record.release()
+    # One that was killed, until the next one.
+    record.begin("deploy", OLD, "anna")
+    assert drift.settings(context).state == OK
+    record.end(0, "is live")
+    assert drift.settings(context).text == f"edited by hand: {beat}"
+
+
 def test_programs_of_supervisor_that_were_edited(
     context: Context, written: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -559,7 +576,7 @@ def test_drop_ins_that_are_not_of_ansible(context: Context, units: Path) -> None
         path.touch()
     found = drift.settings(context)
     assert found.state == WARN
-    assert found.text.startswith("not of Ansible: ")
+    assert found.text.startswith("drop-ins that Ansible did not write: ")
     assert all(str(path) in found.text and str(path) in found.remedy for path in by_hand)
     assert str(own) not in found.text
 
@@ -611,7 +628,13 @@ def test_a_damaged_record_of_the_settings(context: Context, recorded: Callable[.
 
 
 def test_a_damaged_part_of_the_record(context: Context, recorded: Callable[..., None]) -> None:
-    for damaged in ({"replaced": {"names": []}}, {"replaced": 1}, {"begun": {"partial": True}}):
+    for damaged in (
+        {"replaced": {"names": []}},
+        {"replaced": 1},
+        {"begun": {}},
+        {"partial": [{"by": 1}]},
+        {"partial": 1},
+    ):
         recorded(last=run_of(ANNA, app_web="1"), **damaged)
         assert drift.settings(context).state == OK
 
@@ -630,7 +653,7 @@ def test_settings_of_another_clone_that_were_replaced(context: Context, recorded
 
 
 def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None]) -> None:
-    last, begun = run_of(ANNA, app_web="1"), run_of(BEN, NOON + 60, app_web="2") | {"partial": False}
+    last, begun = run_of(ANNA, app_web="1"), run_of(BEN, NOON + 60, app_web="2")
     recorded(last=last, begun=begun)
     found = drift.settings(context)
     assert found.state == WARN
@@ -639,9 +662,9 @@ def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None
     context.now = NOON + 900
     assert drift.settings(context).state == OK
     context.now = NOON + 3600
-    recorded(last=last, begun=run_of(BEN, app_web="1") | {"partial": False})
+    recorded(last=last, begun=run_of(BEN, app_web="1"))
     assert drift.settings(context).state == OK
-    recorded(last=last, begun=begun | {"partial": True, "tags": "--tags nginx"})
+    recorded(last=last, partial=[begun | {"tags": "--tags nginx"}])
     assert drift.settings(context).state == OK
 
 
@@ -663,7 +686,11 @@ def test_the_clone_that_asks_is_compared(context: Context, recorded: Callable[..
     found = drift.settings(context)
     assert found.text == "changed and not applied yet: app_web (last applied 2026-11-28 12:00 UTC by anna@laptop)"
     # Applied with --tags.
-    recorded(last=last, begun=run_of(ANNA, app_web="2") | {"partial": True, "tags": "--tags nginx"})
+    part = run_of(ANNA, app_web="2") | {"tags": "--tags nginx"}
+    recorded(last=last, partial=[part])
+    assert drift.settings(context).state == OK
+    # Another clone has done so since, with settings of its own.
+    recorded(last=last, partial=[part, run_of(BEN, app_web="3")])
     assert drift.settings(context).state == OK
 
 

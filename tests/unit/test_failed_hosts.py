@@ -55,6 +55,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "ansible.builtin.assert": {"that": f"[inventory_hostname, '{name}'] != failing"},
             }
             (role / f"tasks/{file}.yml").write_text(json.dumps([task]))
+    # The record of a run says which step of it this is.
+    step = {
+        "name": "Record {{ monitoring_record_state | default('partial') }}",
+        "ansible.builtin.assert": {"that": True},
+    }
+    (project / "roles/monitoring/tasks/record.yml").write_text(json.dumps([step]))
     hosts = {"first": {}, "second": {}}
     children = {group: {"hosts": hosts} for group in GROUPS}
     inventory = {"all": {"vars": LOCAL, "hosts": hosts, "children": children}}
@@ -76,6 +82,36 @@ def test_a_failed_host_stops_the_run(project: Path, playbook: str, role: str) ->
     ran = {result["task"].rpartition("Role ")[2] for result in found.results()}
     assert role in ran
     assert ran & CASES[playbook, role] == set()
+
+
+@pytest.mark.parametrize(
+    ("playbook", "failing", "recorded"),
+    [
+        ("site.yml", [], ["begin", "partial", "end"]),
+        # Settings of a release that is not live are not applied.
+        ("site.yml", ["second", "release/deploy"], ["begin", "partial"]),
+        ("playbooks/provision.yml", [], ["begin", "end"]),
+        ("playbooks/provision.yml", ["second", "monitoring"], ["begin"]),
+        ("playbooks/deploy.yml", [], ["partial"]),
+    ],
+)
+def test_a_run_is_recorded_as_ended_when_all_is_applied(
+    project: Path, playbook: str, failing: list[str], recorded: list[str]
+) -> None:
+    found = run_playbook(
+        project / playbook,
+        project / "inventory/hosts.yml",
+        *("-e", json.dumps({"failing": failing})),
+        one_process=True,
+        ANSIBLE_CONFIG=str(project / "ansible.cfg"),
+    )
+    assert (found.status == 0) == (not failing), found.output
+    tasks = [
+        result["task"].rpartition(": ")[2]
+        for result in found.results()
+        if result["host"] == "first" and not result.get("skipped")
+    ]
+    assert [task.removeprefix("Record ") for task in tasks if task.startswith("Record ")] == recorded
 
 
 def test_a_rollback_installs_nothing(project: Path) -> None:

@@ -106,9 +106,16 @@ def test_the_roles_of_the_play_do_not_count(anna: Clone) -> None:
     assert applied.differing(without["settings"], changed) == ["postgresql_settings"]
 
 
+def test_what_a_run_deploys_is_no_setting_of_the_host(anna: Clone) -> None:
+    """A job gives them with -e."""
+    settings = anna.run("-e", "app_source=/builds/shop", "-e", "app_git_ref=3fa4c0d")["last"]["settings"]
+    assert "app_web" in settings
+    assert not {"app_source", "app_git_ref"} & settings.keys()
+
+
 def test_a_damaged_record_is_replaced(anna: Clone) -> None:
     anna.record.parent.mkdir()
-    for damage in ("{", "[]", '{"key": "00", "last": {"settings": 1}}', '{"key": 5}'):
+    for damage in ("{", "[]", '{"key": "00", "last": {"settings": 1}}', '{"key": "00", "partial": 1}', '{"key": 5}'):
         anna.record.write_text(damage)
         assert anna.run()["last"]["path"] == str(anna.folder)
 
@@ -129,17 +136,45 @@ def test_check_mode_and_a_part_of_the_tasks(anna: Clone) -> None:
     assert anna.run("--check") == first
     record = anna.run("--skip-tags", "nginx")
     assert record["last"] == first["last"]
-    assert (record["begun"]["partial"], record["begun"]["tags"]) == (True, "--skip-tags nginx")
+    assert [run["tags"] for run in record["partial"]] == ["--skip-tags nginx"]
+    assert "begun" not in record
+    # A complete run has applied all of it.
+    assert "partial" not in anna.run()
 
 
 def test_a_run_that_fails_is_known(anna: Clone) -> None:
     anna.run()
     anna.set(app_web={"processes": 3})
     record = anna.run(states=("begin",))
-    assert not record["begun"]["partial"]
+    assert "partial" not in record
     assert "app_web" in applied.differing(record["begun"]["settings"], record["last"]["settings"])
     # Parts of the same settings, as by deploy.yml, change nothing.
     assert anna.run(states=("partial",)) == record
+
+
+def test_a_deployment_of_another_clone_keeps_the_record_of_a_run_that_failed(anna: Clone) -> None:
+    anna.run()
+    job = another(anna, "job")
+    anna.set(app_web={"processes": 3})
+    begun = anna.run(states=("begin",))["begun"]
+    # It has the settings of the last complete run, and other ones.
+    assert "partial" not in job.run(states=("partial",))
+    job.set(app_web={"processes": 4})
+    record = job.run(states=("partial",))
+    assert (record["begun"], [run["path"] for run in record["partial"]]) == (begun, [str(job.folder)])
+
+
+def test_parts_that_several_clones_have_applied(anna: Clone) -> None:
+    anna.run()
+    ben = another(anna, "ben")
+    anna.set(app_web={"processes": 3})
+    anna.run(states=("partial",))
+    for processes in (4, 5):
+        ben.set(app_web={"processes": processes})
+        record = ben.run(states=("partial",))
+    # Of each clone the last one.
+    assert [run["path"] for run in record["partial"]] == [str(anna.folder), str(ben.folder)]
+    assert len({run["settings"]["app_web"] for run in record["partial"]}) == 2
 
 
 def test_two_clones_with_the_same_settings(anna: Clone) -> None:
