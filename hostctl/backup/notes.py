@@ -75,7 +75,7 @@ def missing_kit(configuration: Configuration) -> str:
         return ""
     return (
         f"Without {configuration.kit} the backups cannot be opened. Put a copy where you keep your passwords, then set "
-        "backup_kit_kept: true in group_vars/ENV/app.yml."
+        "backup_kit_kept: true in group_vars/ENV/app.yml, and run site.yml."
     )
 
 

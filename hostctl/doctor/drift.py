@@ -60,9 +60,8 @@ def of_files(context: Context, record: dict[str, str]) -> list[Problem]:
         remedy = f"# put what you need into group_vars/ENV/app.yml; this writes them again:\n{applied.APPLY}"
         if deleted:
             remedy += (
-                "\n# what it does not write any more stays deleted; this begins a new list, with the next site.yml:"
+                f"\n# if one is still deleted then, Ansible does not write it any more: rm {RECORD}, and again site.yml"
             )
-            remedy += f"\nrm {RECORD}"
         found.append(Problem("; ".join(parts), remedy))
     if units:
         remedy = "# put what you need into group_vars/ENV/app.yml; these restart the processes as in the release:\n"
