@@ -63,7 +63,8 @@ def drill(configuration: Configuration, source: str = "") -> None:
             values |= drill_files(configuration)
         values["seconds"] = round(time.monotonic() - began, 1)
         values["ok_from"][source] = time.time()
-        if configuration.target and configuration.version:
+        # After a drill from the target nothing is known of the files of this host.
+        if configuration.target and configuration.version and source == LOCAL:
             remove_expired(configuration)
     say(describe(values))
 
@@ -280,9 +281,10 @@ def digest(path: Path) -> str:
 
 
 def remove_expired(configuration: Configuration) -> None:
-    """Remove from the target what the repository of this host does not need any more: only after a drill has passed.
+    """Remove from the target what the repository of this host does not have any more, as it has expired.
 
-    Nothing there is overwritten, and nothing is removed while files are missing (see check_history).
+    Only after a drill that has read that repository: what was lost here would be removed there, too. Nothing there is
+    overwritten.
     """
     target = Target(configuration)
     require_own(configuration, target)

@@ -27,7 +27,9 @@ TIED = ("setpriv", "--pdeathsig", "TERM", "--")
 CA_FILE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # Lines of `pgbackrest verify` that name a file.
-DAMAGED = re.compile(r"^P\d+ +\w+: ((?:invalid|missing|mismatched|unable)\b.*)$", re.MULTILINE)
+DAMAGED = re.compile(
+    r"^P\d+ +\w+: (?:\[\d+\]: )?((?:invalid|file missing|missing|mismatched|unable)\b.*)$", re.MULTILINE
+)
 # What programs write before their messages.
 STAMP = re.compile(r"^\d{4}[/-]\d\d[/-]\d\d \d\d:\d\d:\d\d(\.\d+)? *(?:P\d+)? *", re.MULTILINE)
 

@@ -333,3 +333,31 @@ def complete(installation: Installation, step: str, outcomes: dict[str, list[str
     # Without another one, that the backup after a restore was killed is still told.
     assert ("killed" if others else "A restore was killed") not in installation.notes(), step
     return outcome
+
+
+def test_a_file_that_is_lost_here_stays_at_the_target(installation: Installation) -> None:
+    """The newest state does not need it: a drill from the target passes, and one from this host names it."""
+    world = installation.world
+    assert installation.run({"full": True})[0][0] == 0
+    older = backups_of(world.repository)[0]["label"]
+    world.base(older).unlink()
+    ((status, output),) = installation.run({"action": "drill", "source": OFFSITE})
+    assert status == 0, output
+    there = world.target / "backup/shop" / older / "state"
+    assert there.exists()
+    ((status, output),) = installation.run({"action": "drill", "source": LOCAL})
+    assert (status, f"file missing '{older}/state'" in output) == (1, True), output
+    assert there.exists()
+
+
+def test_an_expired_backup_is_removed_from_the_target_by_a_drill_from_this_host(installation: Installation) -> None:
+    world = installation.world
+    assert installation.run({"full": True})[0][0] == 0
+    older, *newer = backups_of(world.repository)
+    shutil.rmtree(world.base(older["label"]).parent)
+    for name in ("backup.info", "backup.info.copy"):
+        (world.repository / "backup/shop" / name).write_text(json.dumps(newer))
+    there = world.target / "backup/shop" / older["label"] / "state"
+    for source, is_there in ((OFFSITE, True), (LOCAL, False)):
+        ((status, output),) = installation.run({"action": "drill", "source": source})
+        assert (status, there.exists()) == (0, is_there), output
