@@ -57,8 +57,10 @@ def drill(configuration: Configuration, source: str = "") -> None:
             if source == LOCAL:
                 verify(configuration)
             if configuration.target:
-                values["part"] = next_part(state.read())
-                values["warnings"] = values["warnings"] + read_part(configuration, values["part"])
+                values["part"], values["parts"] = number, parts = next_part(state.read())
+                unread = read_part(configuration, number, parts, is_verified=source == LOCAL)
+                values["unread"] = bool(unread)
+                values["warnings"] = values["warnings"] + unread
         if configuration.folders and configuration.target:
             values |= drill_files(configuration)
         values["seconds"] = round(time.monotonic() - began, 1)
@@ -167,8 +169,8 @@ def copied_files(configuration: Configuration) -> dict[str, list[str]]:
     logs = [path for path in archive.rglob("*") if is_copied(path) and path.stat().st_mtime < last["copied_from"]]
     bases = [path for label in sent for path in (backup / configuration.name / label).rglob("*") if is_copied(path)]
     return {
-        "archive": [str(path.relative_to(archive)) for path in logs],
         "backup": [str(path.relative_to(backup)) for path in bases],
+        "archive": [str(path.relative_to(archive)) for path in logs],
     }
 
 
@@ -194,35 +196,45 @@ def verify(configuration: Configuration) -> None:
         raise ReleaseError(f"{error}. {only_from_now_on(configuration)}") from None
 
 
-def next_part(last: dict[str, Any]) -> int:
-    """Return the part that a drill reads: after one that failed, the same."""
-    return (last.get("part", -1) + 1) % PARTS
+def next_part(last: dict[str, Any]) -> tuple[int, int]:
+    """Return the part that a drill reads, and how many there are.
 
-
-def part_of(file: str) -> int:
-    return zlib.crc32(file.encode()) % PARTS
-
-
-def read_part(configuration: Configuration, number: int) -> list[str]:
-    """Read a part of the copies at the target, and return a warning if that takes too long.
-
-    Raises ReleaseError with the files that are not what was copied.
+    After a drill that failed it is the same one; after one that had not enough time, a half of it.
     """
-    target, wrong = Target(configuration), []
-    how, deadline = ("--download", f"--bwlimit={READ_RATE}M"), time.monotonic() + READ_SECONDS
-    for part, files in copied_files(configuration).items():
-        names = [file for file in files if part_of(file) == number]
+    number, parts = last.get("part", -1), last.get("parts", PARTS)
+    return (number, 2 * parts) if last.get("unread") else ((number + 1) % parts, parts)
+
+
+def part_of(file: str, parts: int = PARTS) -> int:
+    return zlib.crc32(file.encode()) % parts
+
+
+def read_part(configuration: Configuration, number: int, parts: int = PARTS, *, is_verified: bool = False) -> list[str]:
+    """Read a part of the copies at the target, and return warnings of what was not read, since that takes too long.
+
+    Raises ReleaseError with the files that are not what was copied; which of the two is damaged is found by reading
+    the repository of this host, unless it `is_verified`.
+    """
+    target, wrong, unread = Target(configuration), [], []
+    how, copied, deadline = ("--download", f"--bwlimit={READ_RATE}M"), copied_files(configuration), time.monotonic()
+    for folder, files in copied.items():
+        names = [file for file in files if part_of(file, parts) == number]
+        # Each has its own time: the first one must not use that of the other.
+        deadline += READ_SECONDS / len(copied)
         left = max(1, deadline - time.monotonic())
         try:
-            wrong += target.differing(configuration.repository / part, part, names, how=how, seconds=left)
+            wrong += target.differing(configuration.repository / folder, folder, names, how=how, seconds=left)
         except ToolError as error:
             if error.status is not None:
                 raise
-            return [f"not all of a part of the copies at {target.name} was read: {error}"]
+            unread.append(
+                f"not all of part {number + 1} of {parts} of the copies in {target.name}/{folder} was read ({error}): "
+                "the next drills read half as much each"
+            )
     if not wrong:
-        return []
-    # Which of the two is damaged?
-    verify(configuration)
+        return unread
+    if not is_verified:
+        verify(configuration)
     file = shlex.quote(wrong[0])
     raise ReleaseError(
         f"{target.name} does not return what was copied to it: {first(wrong)}. The files of this host are whole. To "

@@ -377,13 +377,14 @@ def copied(configuration: Configuration) -> list[str]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What rclone compares, by content; `damaged` is a file that differs, `error` what it fails with."""
-    found: dict[str, Any] = {"files": [], "damaged": "", "error": None}
+    """What rclone compares, by content; `damaged` is a file that differs, `error` what it fails with (in `slow`)."""
+    found: dict[str, Any] = {"files": [], "damaged": "", "error": None, "slow": "", "seconds": []}
 
     def check(self: Target, command: str, source: str, place: str, *words: str, stdin: str, **more: Any) -> str:
-        if found["error"]:
-            raise found["error"]
         part = Path(source).name
+        if found["error"] and found["slow"] in ("", part):
+            raise found["error"]
+        found["seconds"].append(more.get("seconds"))
         names = [f"{part}/{name}" for name in stdin.split("\n") if name]
         if "--download" not in words:
             return ""
@@ -404,7 +405,7 @@ def test_each_copied_file_is_read_once_in_as_many_drills_as_there_are_parts(
     last: dict[str, Any] = {}
     for _ in range(drill.PARTS):
         before = len(reads["files"])
-        last["part"] = drill.next_part(last)
+        last["part"], last["parts"] = drill.next_part(last)
         assert drill.read_part(configuration, last["part"]) == []
         assert before < len(reads["files"]) < before + len(copied), "each drill reads a part only"
     assert sorted(reads["files"]) == sorted(copied)
@@ -428,15 +429,56 @@ def test_copies_that_are_read_too_slowly_are_a_warning(
     configuration: Configuration, copied: list[str], reads: dict[str, Any]
 ) -> None:
     reads["error"] = ToolError("rclone did not end within 14400 s, and was stopped.", None)
-    assert "not all of a part" in drill.read_part(configuration, 0)[0]
+    assert "not all of part 1 of 3" in drill.read_part(configuration, 0)[0]
     reads["error"] = ToolError("rclone failed: no route to host", 1)
     with pytest.raises(ToolError):
         drill.read_part(configuration, 0)
 
 
+@pytest.mark.parametrize("slow", ["backup", "archive"])
+def test_damage_is_named_although_there_was_no_time_for_the_rest(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any], slow: str
+) -> None:
+    reads["error"], reads["slow"] = ToolError("rclone did not end within 7200 s, and was stopped.", None), slow
+    reads["damaged"] = file = next(name for name in copied if not name.startswith(slow))
+    with pytest.raises(ReleaseError, match=f"does not return.*{file}"):
+        drill.read_part(configuration, drill.part_of(file.partition("/")[2]))
+    assert reads["seconds"][0] > drill.READ_SECONDS / 2 - 60, "half of the time is its own"
+
+
+def test_what_there_was_no_time_for_is_read_by_smaller_parts(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any]
+) -> None:
+    last: dict[str, Any] = {"part": 1, "unread": True}
+    numbers = []
+    for _ in range(2 * drill.PARTS):
+        last["part"], last["parts"] = drill.next_part(last)
+        last["unread"] = False
+        numbers.append(last["part"])
+        assert drill.read_part(configuration, last["part"], last["parts"]) == []
+    assert numbers == [1, 2, 3, 4, 5, 0]
+    assert sorted(reads["files"]) == sorted(copied)
+
+
+def test_a_repository_that_was_read_is_not_read_again(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads["damaged"] = file = copied[3]
+    calls: list[str] = []
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: calls.append(command) or WHOLE)
+    for is_verified, wanted in ((True, []), (False, ["verify"])):
+        with pytest.raises(ReleaseError, match="does not return"):
+            drill.read_part(configuration, drill.part_of(file.partition("/")[2]), is_verified=is_verified)
+        assert calls == wanted
+
+
 def test_of_a_new_target_nothing_is_read(
     configuration: Configuration, copied: list[str], reads: dict[str, Any]
 ) -> None:
+    for number in range(drill.PARTS):
+        drill.read_part(configuration, number)
+    assert sorted(reads["files"]) == sorted(copied)
+    reads["files"].clear()
     for number in range(drill.PARTS):
         drill.read_part(replace(configuration, target="elsewhere"), number)
     assert reads["files"] == []
