@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shlex
 import shutil
 import tempfile
@@ -25,9 +26,9 @@ from .files import seconds_of
 from .listing import LOCAL, OFFSITE, Point, choose, fetch_repository, offsite_index
 from .scratch import Scratch, clear, own_folder
 from .server import Server
-from .ship import INFO, newest_hole, oldest_hole, only_from_now_on, require_own, send_index, shipped
+from .ship import INFO, newest_hole, oldest_hole, rclone, repair, require_own, send_index, shipped
 from .state import State, lock
-from .tools import Repository, Restic, Target, ToolError
+from .tools import DamagedError, Repository, Restic, Target, ToolError
 
 # Free space that a drill leaves.
 RESERVE = 2**30
@@ -190,10 +191,17 @@ def verify(configuration: Configuration) -> None:
     """Read the repository of this host. Raises ReleaseError with what is damaged."""
     try:
         Repository(configuration).verify(VERIFY_SECONDS)
-    except ToolError:
-        raise
-    except ReleaseError as error:
-        raise ReleaseError(f"{error}. {only_from_now_on(configuration)}") from None
+    except DamagedError as error:
+        places = dict.fromkeys(filter(None, (place_of(configuration, line) for line in error.files)))
+        raise ReleaseError(f"{error}. {repair(configuration, next(iter(places), ''))}") from None
+
+
+def place_of(configuration: Configuration, line: str) -> str:
+    """Return what to copy for a file that `pgbackrest verify` names: of a base backup all, as files are in bundles."""
+    found = re.search(r"'(\d+-\d+/[^']+|\d{8}-\d{6}F[^/']*)", line)
+    if not found:
+        return ""
+    return f"{'archive' if '/' in found[1] else 'backup'}/{configuration.name}/{found[1]}"
 
 
 def next_part(last: dict[str, Any]) -> tuple[int, int]:
@@ -236,10 +244,10 @@ def read_part(configuration: Configuration, number: int, parts: int = PARTS, *, 
     if not is_verified:
         verify(configuration)
     file = shlex.quote(wrong[0])
+    command = rclone(configuration, f"--ignore-times {configuration.repository}/{file} {configuration.remote}/{file}")
     raise ReleaseError(
         f"{target.name} does not return what was copied to it: {first(wrong)}. The files of this host are whole. To "
-        f"copy one again: (set -a; . /etc/{configuration.name}/backup.env; rclone copyto --config=/dev/null "
-        f"--ignore-times {configuration.repository}/{file} {configuration.remote}/{file})"
+        f"copy one again: {command}"
     )
 
 

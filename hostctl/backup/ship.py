@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,7 @@ from . import history
 from .configuration import Configuration
 from .server import Canary, Server
 from .state import State, lock
-from .tools import Backup, Repository, Target
+from .tools import ACCOUNT, Backup, Repository, Target
 
 RECORD = "shipped.json"
 # An earlier record. Over SFTP a file is written in place: when the host dies meanwhile, the first one is half of one.
@@ -230,8 +231,27 @@ def oldest_hole(configuration: Configuration, last: str, segment_bytes: int) -> 
     return (
         f"Segments of the write-ahead log are missing in {configuration.repository}: {history.describe(names)}. "
         f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. "
+        f"{repair(configuration, f'archive/{configuration.name}', '--ignore-existing')}"
+    )
+
+
+def repair(configuration: Configuration, place: str, option: str = "--ignore-times") -> str:
+    """Return what to do about a file or folder of the repository that is damaged or lost: its copy comes first."""
+    if not configuration.target or not place:
+        return only_from_now_on(configuration)
+    here, there = (shlex.quote(f"{root}/{place}") for root in (configuration.repository, configuration.remote))
+    return (
+        f"Copy it back from {configuration.target}: {rclone(configuration, f'{option} {there} {here}')} && "
+        f"chown -R {ACCOUNT}: {here}. Then see whether all is well: {configuration.program} backup drill --local. Only "
+        f"if {configuration.target} does not have it whole, give up everything older than a new backup, there too. "
         f"{only_from_now_on(configuration)}"
     )
+
+
+def rclone(configuration: Configuration, words: str) -> str:
+    """Return the command that copies a file or folder with the credentials of the backups."""
+    etc = f"/etc/{configuration.name}"
+    return f"(set -a; . {etc}/backup.env; rclone copyto --config=/dev/null {words})"
 
 
 def only_from_now_on(configuration: Configuration) -> str:

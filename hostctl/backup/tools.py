@@ -34,6 +34,14 @@ DAMAGED = re.compile(
 STAMP = re.compile(r"^\d{4}[/-]\d\d[/-]\d\d \d\d:\d\d:\d\d(\.\d+)? *(?:P\d+)? *", re.MULTILINE)
 
 
+class DamagedError(ReleaseError):
+    """Files of a repository are damaged or lost: `files` are the lines of `pgbackrest verify` that name them."""
+
+    def __init__(self, message: str, files: list[str]) -> None:
+        super().__init__(message)
+        self.files = files
+
+
 class ToolError(ReleaseError):
     """A program failed; `status` is its exit status, None when it was killed after its time limit.
 
@@ -138,7 +146,7 @@ class Repository:
         return stanza
 
     def verify(self, seconds: float) -> None:
-        """Read every file, and compare its checksum. Raises ReleaseError with what is damaged.
+        """Read every file, and compare its checksum. Raises DamagedError with what is damaged.
 
         Segments that are missing in between are no error to pgBackRest: see ship.holes.
         """
@@ -149,7 +157,8 @@ class Repository:
             return
         damaged = list(dict.fromkeys(DAMAGED.findall(output)))
         shown = "; ".join(damaged[:3]) or tail(output, 6)
-        raise ReleaseError(f"Files of the backups in {self.path} are damaged ({len(damaged) or 'unknown'}): {shown}")
+        message = f"Files of the backups in {self.path} are damaged ({len(damaged) or 'unknown'}): {shown}"
+        raise DamagedError(message, damaged)
 
     def backups(self, info: dict[str, Any] | None = None) -> list[Backup]:
         """Return the base backups, oldest first; those of an earlier version of PostgreSQL are left out."""

@@ -361,6 +361,43 @@ def test_damage_that_pgbackrest_ends_well_with_is_named(
         drill.verify(configuration)
 
 
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("invalid checksum '15-1/0000000100000000/000000010000000000000003-bd09.zst'",
+         "archive/shop/15-1/0000000100000000/000000010000000000000003-bd09.zst"),
+        ("invalid checksum '20261130-182439F/pg_data/base/1/1255.zst'", "backup/shop/20261130-182439F"),
+        ("file missing '20261130-182439F_20261201-020000D/bundle/1'", "backup/shop/20261130-182439F_20261201-020000D"),
+    ],
+)  # fmt: skip
+def test_what_is_damaged_here_is_copied_back_from_the_target(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, line: str, place: str
+) -> None:
+    output = f"P01   INFO: {line}\nstanza: shop\nstatus: error\n"
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: output)
+    with pytest.raises(ReleaseError) as found:
+        drill.verify(replace(configuration, folder="backups"))
+    text, here = str(found.value), configuration.repository / place
+    command = (
+        f"rclone copyto --config=/dev/null --ignore-times offsite:backups/{place} {here}) && chown -R postgres: {here}"
+    )
+    assert command in text
+    assert text.index(command) < text.index("expire"), "the commands that remove the copies, too, are the last resort"
+    with pytest.raises(ReleaseError, match=r"^(?!.*rclone).*expire$"):
+        drill.verify(replace(configuration, target=""))
+
+
+def test_segments_that_are_lost_here_are_copied_back_from_the_target(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Repository, "backups", lambda self: [backup("only", 1000)])
+    last = "000000010000000000000003"
+    place = f"offsite:/archive/shop {configuration.repository}/archive/shop)"
+    text = ship.oldest_hole(configuration, last, 2**24)
+    assert text.index(f"--ignore-existing {place}") < text.index("expire")
+    assert "rclone" not in ship.oldest_hole(replace(configuration, target=""), last, 2**24)
+
+
 @pytest.fixture
 def copied(configuration: Configuration) -> list[str]:
     """The files that the target has, of a full backup and of the log."""

@@ -111,8 +111,13 @@ def test_damage_in_an_older_backup_of_this_host(backups: Backups, how: str, prob
         file = bundle(backups, 0)
         with backups.damaged(f"{REPOSITORY}/{file}", how):
             backups.run("drill", "--offsite")
-            backups.run("drill", "--local").failed().says("are damaged", problem, "expire")
+            found = backups.run("drill", "--local").failed().says("are damaged", problem, "expire")
             assert file in backups.at_target()
+            # As it says.
+            command = re.search(r"\(set -a; .*\) && chown -R \S+ \S+(?=\. )", found.output)
+            assert command, found.output
+            backups.host.check_output(command[0])
+            backups.run("drill", "--local").succeeded()
 
 
 def test_a_restore_from_damaged_backups_is_reverted(backups: Backups, visitor: Visitor) -> None:
