@@ -40,6 +40,10 @@ class ForeignError(ReleaseError):
     """The target has backups of another database."""
 
 
+class UnreadableError(ReleaseError):
+    """What the target says of itself is not whole."""
+
+
 def ship(configuration: Configuration) -> dict[str, Any]:
     """Make the present state of the database restorable, off this host too if there is a target; return what is.
 
@@ -119,13 +123,16 @@ def send(configuration: Configuration, last: dict[str, Any], now: dict[str, Any]
     archive = configuration.repository / "archive"
     files = new_files(archive, last.get("copied_from", 0), last.get("shipped", {}).get("segment", ""))
     target.copy(archive, "archive", files, RUN_SECONDS)
+    state = State(configuration, "ship")
+    if is_checked and not found:
+        state.write(claimed=configuration.target)
     if restorable:
         target.write(RECORD, to_text(now))
         if not found:
             target.write(RECORD_COPY, to_text(now))
     # The first record has its copy before another one is written over it.
     if is_checked and (found or restorable):
-        State(configuration, "ship").write(checked_at=time.time())
+        state.write(checked_at=time.time(), claimed="")
 
 
 def new_files(archive: Path, since: float, after: str = "") -> Iterator[str]:
@@ -166,7 +173,13 @@ def segment_folders(archive: Path) -> list[Path]:
 
 def require_own(configuration: Configuration, target: Target) -> dict[str, Any]:
     """Return what the target says of itself. Raises ForeignError when it has the backups of another server."""
-    found = shipped(target)
+    try:
+        found = shipped(target)
+    except UnreadableError:
+        # It was empty, and the first record of this server is half written: the run was killed.
+        if State(configuration, "ship").read().get("claimed") != configuration.target:
+            raise
+        found = {}
     state = State(configuration, "owner").read()
     is_own = not found.get("owner") or found["owner"] in (state.get("owner"), state.get("former"))
     if found and not (is_own and found.get("system_id") in Repository(configuration).system_ids()):
@@ -180,15 +193,21 @@ def require_own(configuration: Configuration, target: Target) -> dict[str, Any]:
 
 
 def shipped(target: Target) -> dict[str, Any]:
-    """Return what the target says of itself, {} when it is empty. Raises ToolError when it does not answer."""
-    for name in (RECORD, RECORD_COPY):
-        text = target.read(name)
+    """Return what the target says of itself, {} when it is empty.
+
+    Raises ToolError when it does not answer, UnreadableError when a record is damaged that has no copy.
+    """
+    texts = [text for name in (RECORD, RECORD_COPY) if (text := target.read(name))]
+    for text in texts:
         with suppress(json.JSONDecodeError):
-            if text:
-                return json.loads(text)
-    if text is None:  # Without a copy, there was never a whole one.
+            return json.loads(text)
+    if not texts:
         return {}
-    raise ReleaseError(f"{RECORD} and its copy at {target.name} cannot be read: {text[:100]!r}")
+    raise UnreadableError(
+        f"{RECORD} and its copy at {target.name} cannot be read: {texts[0][:100]!r}. Whose backups are there is not "
+        f"known. If they are those of this server: rclone deletefile {target.path(RECORD)} (with the credentials, see "
+        "docs/backup.md), and the next copy writes it. If not, choose another folder in app_backup_target."
+    )
 
 
 def to_text(record: dict[str, Any]) -> str:

@@ -144,6 +144,49 @@ def test_a_new_target_has_nothing_yet(configuration: Configuration) -> None:
     assert ship.sent_before(replace(configuration, target="elsewhere"), state) == {}
 
 
+@pytest.fixture
+def files_there(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The small files at the target, by their names."""
+    found: dict[str, str] = {}
+    monkeypatch.setattr(Target, "read", lambda self, name, seconds=60: found.get(name))
+    monkeypatch.setattr(Target, "write", lambda self, name, text: found.update({name: text}))
+    monkeypatch.setattr(Target, "copy", lambda self, *arguments: None)
+    monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 7}]})
+    return found
+
+
+def test_a_record_that_is_half_written_is_no_empty_target(
+    configuration: Configuration, files_there: dict[str, str]
+) -> None:
+    """An earlier version made no copy of it."""
+    target = Target(configuration)
+    assert ship.shipped(target) == {}
+    files_there[ship.RECORD] = '{"at'
+    with pytest.raises(ReleaseError, match=r"cannot be read: '\{\"at'.*rclone deletefile"):
+        ship.require_own(configuration, target)
+    files_there[ship.RECORD_COPY] = ship.to_text(RECORD)
+    assert ship.shipped(target) == RECORD
+
+
+def test_a_first_record_that_is_half_written_is_written_again(
+    configuration: Configuration, files_there: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(target: Target, name: str, text: str) -> None:
+        files_there[name] = text[:5]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Target, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ship.send(configuration, {}, RECORD, restorable=True)
+    ship.send(configuration, {}, RECORD, restorable=True)
+    assert json.loads(files_there[ship.RECORD]) == json.loads(files_there[ship.RECORD_COPY]) == RECORD
+    # From then on it is not overwritten when it cannot be read.
+    files_there.update({ship.RECORD: "{", ship.RECORD_COPY: "{"})
+    with pytest.raises(ReleaseError, match="cannot be read"):
+        ship.send(configuration, {}, RECORD, restorable=True)
+
+
 def test_another_database_at_the_target_is_refused(
     configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
