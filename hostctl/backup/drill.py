@@ -19,7 +19,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ..settings import ReleaseError, say
+from ..settings import BusyError, ReleaseError, say
 from .checks import check_canary, check_migrations, check_readable, check_rows, count_rows, migrations
 from .configuration import Configuration
 from .files import seconds_of
@@ -46,29 +46,32 @@ class NoRoomError(ReleaseError):
 
 
 def drill(configuration: Configuration, source: str = "") -> None:
-    """Restore and check. Raises ReleaseError with what is wrong with the backups; the outcome is in drill.json."""
+    """Restore and check. Raises ReleaseError with what is wrong with the backups; the outcome is in drill.json.
+
+    While it only reads, which may take hours, uploads and base backups are copied; `drill` keeps new ones off.
+    """
     state = State(configuration, "drill")
-    with lock(configuration, "work", wait=3600), state.recorded() as values:
+    with lock(configuration, "drill", wait=3600), state.recorded() as values:
         source = source or next_source(configuration, state.read())
         values |= {"source": source, "ok_from": state.read().get("ok_from", {})}
         began = time.monotonic()
+        with lock(configuration, "work", wait=3600):
+            if configuration.version:
+                values |= drill_database(configuration, source, state.read())
+                check_history(configuration)
+            if configuration.folders and configuration.target:
+                values |= drill_files(configuration)
         if configuration.version:
-            values |= drill_database(configuration, source, state.read())
-            check_history(configuration)
-            if source == LOCAL:
-                verify(configuration)
-            if configuration.target:
-                values["part"], values["parts"] = number, parts = next_part(state.read())
-                unread = read_part(configuration, number, parts, is_verified=source == LOCAL)
-                values["unread"] = bool(unread)
-                values["warnings"] = values["warnings"] + unread
-        if configuration.folders and configuration.target:
-            values |= drill_files(configuration)
-        values["seconds"] = round(time.monotonic() - began, 1)
-        values["ok_from"][source] = time.time()
+            read_copies(configuration, source, values)
         # After a drill from the target nothing is known of the files of this host.
         if configuration.target and configuration.version and source == LOCAL:
-            remove_expired(configuration)
+            try:
+                with lock(configuration, "work", wait=3600):
+                    remove_expired(configuration)
+            except BusyError as error:
+                values["warnings"].append(f"expired backups are still at {configuration.target}: {error}")
+        values["seconds"] = round(time.monotonic() - began, 1)
+        values["ok_from"][source] = time.time()
     say(describe(values))
 
 
@@ -202,6 +205,17 @@ def place_of(configuration: Configuration, line: str) -> str:
     if not found:
         return ""
     return f"{'archive' if '/' in found[1] else 'backup'}/{configuration.name}/{found[1]}"
+
+
+def read_copies(configuration: Configuration, source: str, values: dict[str, Any]) -> None:
+    """Read what the newest state does not need: the repository of this host, and a part of the copies at the target."""
+    if source == LOCAL:
+        verify(configuration)
+    if configuration.target:
+        values["part"], values["parts"] = number, parts = next_part(State(configuration, "drill").read())
+        unread = read_part(configuration, number, parts, is_verified=source == LOCAL)
+        values["unread"] = bool(unread)
+        values["warnings"] = values["warnings"] + unread
 
 
 def next_part(last: dict[str, Any]) -> tuple[int, int]:

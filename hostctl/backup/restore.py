@@ -57,7 +57,11 @@ PARKED_BECAUSE = "it waited when the database was restored to an earlier state"
 
 def run(host: Host, configuration: Configuration, options: Namespace) -> int:
     """Run `backup restore`. Returns the exit status; raises ReleaseError, BusyError."""
-    with cancellable("restore"), lock(configuration, "work", wait=60):
+    with (
+        cancellable("restore"),
+        lock(configuration, "drill", wait=60),
+        lock(configuration, "work", wait=60),
+    ):
         record = Record(host.settings) if host.settings.home.exists() else None
         if record:
             record.hold()

@@ -586,6 +586,17 @@ def test_a_failure_is_recorded_and_keeps_what_succeeded(configuration: Configura
     assert state.read()["problem"] == ""
 
 
+def test_a_run_that_gives_way_to_another_has_not_failed(configuration: Configuration) -> None:
+    def give_way() -> None:
+        with State(configuration, "drill").recorded(), lock(configuration, "work"):
+            pass
+
+    with lock(configuration, "work"), pytest.raises(BusyError):
+        give_way()
+    found = State(configuration, "drill").read()
+    assert (found.get("problem"), found["running_since"]) == (None, 0)
+
+
 def test_a_lock_has_one_holder_who_is_named(configuration: Configuration) -> None:
     with lock(configuration, "work"):
         with pytest.raises(BusyError, match=f"process {os.getpid()}"), lock(configuration, "work"):

@@ -25,14 +25,14 @@ from typing import Any
 
 import pytest
 
-from hostctl.backup import commands, drill, notes, restore, scratch
+from hostctl.backup import commands, drill, notes, restore, run, scratch
 from hostctl.backup.configuration import Configuration
 from hostctl.backup.listing import LOCAL, OFFSITE
 from hostctl.backup.server import Server
-from hostctl.backup.state import State, lock
+from hostctl.backup.state import State, is_held, lock
 from hostctl.backup.tools import Repository, Restic, Target
 from hostctl.host import Host
-from hostctl.settings import ReleaseError, Settings
+from hostctl.settings import BusyError, ReleaseError, Settings
 from tests.hostctl.fake_backups import SEGMENT_BYTES, Steps, World, backups_of
 
 ROWS = ["first", "second"]
@@ -106,7 +106,7 @@ class Installation:
             with redirect_stdout(io.StringIO()) as output:
                 try:
                     status = commands.run(host, Namespace(**OPTIONS | call))
-                except ReleaseError as error:
+                except (BusyError, ReleaseError) as error:
                     status = 1
                     print(error)
             results.append((status, output.getvalue()))
@@ -131,7 +131,7 @@ class Installation:
         return "\n".join(notes.notes(self.settings))
 
     def assert_unlocked(self) -> None:
-        for name in ("work", "ship"):
+        for name in ("drill", "work", "ship"):
             with lock(self.world.configuration, name):
                 pass
 
@@ -361,3 +361,38 @@ def test_an_expired_backup_is_removed_from_the_target_by_a_drill_from_this_host(
     for source, is_there in ((OFFSITE, True), (LOCAL, False)):
         ((status, output),) = installation.run({"action": "drill", "source": source})
         assert (status, there.exists()) == (0, is_there), output
+
+
+@pytest.mark.parametrize("reads", ["verify", "read_part"])
+def test_uploads_are_copied_while_a_drill_reads(installation: Installation, reads: str) -> None:
+    """That may take hours. A base backup, which expires what is read, and a restore wait."""
+    configuration, results = installation.world.configuration, []
+    with pytest.MonkeyPatch.context() as patch:
+        original = getattr(drill, reads)
+
+        def read(*arguments: Any, **more: Any) -> Any:
+            State(configuration, "files").write(ok_at=0)
+            with redirect_stdout(io.StringIO()) as output:
+                run.regular(configuration)
+            results.append((State(configuration, "files").read()["ok_at"] > 0, output.getvalue()))
+            assert not notes.was_killed(configuration, "drill")
+            assert is_held(configuration, "drill")
+            return original(*arguments, **more)
+
+        patch.setattr(drill, reads, read)
+        install(patch, installation.world)
+        with redirect_stdout(io.StringIO()):
+            drill.drill(configuration, LOCAL)
+    assert results
+    assert all(is_copied for is_copied, _ in results), results
+
+
+@pytest.mark.parametrize("call", [{"full": True}, {"action": "restore", "yes": True}], ids=["backup", "restore"])
+def test_a_base_backup_and_a_restore_wait_for_a_drill(installation: Installation, call: dict[str, Any]) -> None:
+    before = backups_of(installation.world.repository)
+    with lock(installation.world.configuration, "drill"), pytest.MonkeyPatch.context() as patch:
+        for module in (run, restore):
+            patch.setattr(module, "lock", lambda configuration, name, wait=0: lock(configuration, name))
+        ((status, output),) = installation.run(call)
+    assert (status, "is running (process" in output) == (1, True), output
+    assert backups_of(installation.world.repository) == before
