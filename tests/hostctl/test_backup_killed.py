@@ -63,6 +63,8 @@ class Installation:
     settings: Settings
     # Between the two rows.
     moment: str = ""
+    # Why the application does not start.
+    boot_problem: str = ""
     # What follows, for some of the kills: each costs a tenth of a second.
     later: Iterator[list[dict[str, Any]]] = field(default_factory=lambda: itertools.cycle(LATER))
 
@@ -99,6 +101,8 @@ class Installation:
         install(patch, self.world)
         host = Host(self.settings)
         host.manager = Manager(self.world)
+        if self.boot_problem:
+            patch.setattr(Host, "boot", lambda host: self.refuse_to_boot())
         steps = Steps(kill_at, self.world.root / "steps")
         if kill_at >= 0:
             steps.watch(patch)
@@ -112,6 +116,9 @@ class Installation:
             results.append((status, output.getvalue()))
         steps.kill_at = -1
         return results
+
+    def refuse_to_boot(self) -> None:
+        raise ReleaseError(self.boot_problem)
 
     def kills(self, template: str, **call: Any) -> Iterator[str]:
         """Kill the command at each of its steps, each time on a copy of a host; yield the step."""
@@ -396,3 +403,21 @@ def test_a_base_backup_and_a_restore_wait_for_a_drill(installation: Installation
         ((status, output),) = installation.run(call)
     assert (status, "is running (process" in output) == (1, True), output
     assert backups_of(installation.world.repository) == before
+
+
+def test_a_return_whose_application_does_not_start_is_complete(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not begin again with each restore."""
+    configuration = installation.world.configuration
+    assert installation.run({"action": "restore", "at": installation.moment, "yes": True})[0][0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(installation, "boot_problem", "no worker")
+        ((status, output),) = installation.run({"action": "restore", "undo": True, "yes": True})
+    assert (status, "no worker" in output, "backup --full" in output) == (1, True, True), output
+    assert installation.world.rows == ROWS
+    state = State(configuration, "restore").read()
+    assert (state.get("undoing"), state["accepted"]) == (None, True)
+    assert State(configuration, "gaps").read()["gaps"]
+    assert State(configuration, "ship").read()["local"] == {}
+    assert not notes.has_unfinished_restore(configuration)
