@@ -28,8 +28,9 @@ from .tools import ACCOUNT, Backup, Repository, Target
 RECORD = "shipped.json"
 # An earlier record. Over SFTP a file is written in place: when the host dies meanwhile, the first one is half of one.
 RECORD_COPY = "shipped.json.copy"
-# Seconds after which this host makes sure again that the target is its own.
-OWNER_SECONDS = 300
+# Seconds after which this host makes sure again that the target is its own, and copies the record there: with the time
+# between two runs, a restore from the copy must lose at most a minute.
+OWNER_SECONDS = 40
 # Bound of one run, in seconds: the first one after an outage has much to copy.
 RUN_SECONDS = 1800
 # Files that change in place, by their names.

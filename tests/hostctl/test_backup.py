@@ -187,6 +187,29 @@ def test_a_first_record_that_is_half_written_is_written_again(
         ship.send(configuration, {}, RECORD, restorable=True)
 
 
+def test_a_restore_from_the_copy_of_the_record_loses_at_most_a_minute(
+    configuration: Configuration, files_there: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is half written when the host dies while it writes it, over SFTP."""
+    clock = [1000.0]
+    monkeypatch.setattr(ship.time, "time", lambda: clock[0])
+    ages: list[float] = []
+
+    def write(target: Target, name: str, text: str) -> None:
+        if name == ship.RECORD and ship.RECORD in files_there:
+            ages.append(clock[0] - json.loads(files_there[ship.RECORD_COPY])["seconds"])
+        files_there[name] = text
+
+    monkeypatch.setattr(Target, "write", write)
+    state = State(configuration, "ship")
+    for _ in range(40):
+        now = RECORD | {"seconds": clock[0]}
+        ship.send(configuration, state.read(), now, restorable=True)
+        state.write(shipped=now)
+        clock[0] += 17  # A timer's 15 s, and a run of 2 s.
+    assert 0 < max(ages) <= 60
+
+
 def test_another_database_at_the_target_is_refused(
     configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
