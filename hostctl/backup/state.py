@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..settings import BusyError, say
+from ..settings import BusyError, is_locked, say
 from .configuration import Configuration
 
 
@@ -92,17 +92,7 @@ def lock(configuration: Configuration, name: str, *, wait: float = 0) -> Iterato
 
 def is_held(configuration: Configuration, name: str) -> bool:
     """Return whether a process has one of the locks."""
-    try:
-        handle = os.open(configuration.state_folder / f"{name}.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return is_locked(configuration.state_folder / f"{name}.lock")
 
 
 def holder(path: Path) -> str:
