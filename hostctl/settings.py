@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -45,6 +46,21 @@ class ReleaseError(Exception):
 
 class BusyError(Exception):
     """Another deployment holds the lock; the message names it."""
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether a process has the lock (flock) of a file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def utc(seconds: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import shlex
 import shutil
 import tempfile
@@ -18,16 +19,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ..settings import ReleaseError, say
+from ..settings import BusyError, ReleaseError, say
 from .checks import check_canary, check_migrations, check_readable, check_rows, count_rows, migrations
 from .configuration import Configuration
 from .files import seconds_of
 from .listing import LOCAL, OFFSITE, Point, choose, fetch_repository, offsite_index
 from .scratch import Scratch, clear, own_folder
 from .server import Server
-from .ship import INFO, newest_hole, oldest_hole, only_from_now_on, require_own, send_index, shipped
+from .ship import INFO, newest_hole, oldest_hole, rclone, repair, require_own, send_index, shipped
 from .state import State, lock
-from .tools import Repository, Restic, Target, ToolError
+from .tools import DamagedError, Repository, Restic, Target, ToolError
 
 # Free space that a drill leaves.
 RESERVE = 2**30
@@ -45,26 +46,32 @@ class NoRoomError(ReleaseError):
 
 
 def drill(configuration: Configuration, source: str = "") -> None:
-    """Restore and check. Raises ReleaseError with what is wrong with the backups; the outcome is in drill.json."""
+    """Restore and check. Raises ReleaseError with what is wrong with the backups; the outcome is in drill.json.
+
+    While it only reads, which may take hours, uploads and base backups are copied; `drill` keeps new ones off.
+    """
     state = State(configuration, "drill")
-    with lock(configuration, "work", wait=3600), state.recorded() as values:
+    with lock(configuration, "drill", wait=3600), state.recorded() as values:
         source = source or next_source(configuration, state.read())
         values |= {"source": source, "ok_from": state.read().get("ok_from", {})}
         began = time.monotonic()
+        with lock(configuration, "work", wait=3600):
+            if configuration.version:
+                values |= drill_database(configuration, source, state.read())
+                check_history(configuration)
+            if configuration.folders and configuration.target:
+                values |= drill_files(configuration)
         if configuration.version:
-            values |= drill_database(configuration, source, state.read())
-            check_history(configuration)
-            if source == LOCAL:
-                verify(configuration)
-            if configuration.target:
-                values["part"] = next_part(state.read())
-                values["warnings"] = values["warnings"] + read_part(configuration, values["part"])
-        if configuration.folders and configuration.target:
-            values |= drill_files(configuration)
+            read_copies(configuration, source, values)
+        # After a drill from the target nothing is known of the files of this host.
+        if configuration.target and configuration.version and source == LOCAL:
+            try:
+                with lock(configuration, "work", wait=3600):
+                    remove_expired(configuration)
+            except BusyError as error:
+                values["warnings"].append(f"expired backups are still at {configuration.target}: {error}")
         values["seconds"] = round(time.monotonic() - began, 1)
         values["ok_from"][source] = time.time()
-        if configuration.target and configuration.version:
-            remove_expired(configuration)
     say(describe(values))
 
 
@@ -166,8 +173,8 @@ def copied_files(configuration: Configuration) -> dict[str, list[str]]:
     logs = [path for path in archive.rglob("*") if is_copied(path) and path.stat().st_mtime < last["copied_from"]]
     bases = [path for label in sent for path in (backup / configuration.name / label).rglob("*") if is_copied(path)]
     return {
-        "archive": [str(path.relative_to(archive)) for path in logs],
         "backup": [str(path.relative_to(backup)) for path in bases],
+        "archive": [str(path.relative_to(archive)) for path in logs],
     }
 
 
@@ -187,46 +194,74 @@ def verify(configuration: Configuration) -> None:
     """Read the repository of this host. Raises ReleaseError with what is damaged."""
     try:
         Repository(configuration).verify(VERIFY_SECONDS)
-    except ToolError:
-        raise
-    except ReleaseError as error:
-        raise ReleaseError(f"{error}. {only_from_now_on(configuration)}") from None
+    except DamagedError as error:
+        places = dict.fromkeys(filter(None, (place_of(configuration, line) for line in error.files)))
+        raise ReleaseError(f"{error}. {repair(configuration, next(iter(places), ''))}") from None
 
 
-def next_part(last: dict[str, Any]) -> int:
-    """Return the part that a drill reads: after one that failed, the same."""
-    return (last.get("part", -1) + 1) % PARTS
+def place_of(configuration: Configuration, line: str) -> str:
+    """Return what to copy for a file that `pgbackrest verify` names: of a base backup all, as files are in bundles."""
+    found = re.search(r"'(\d+-\d+/[^']+|\d{8}-\d{6}F[^/']*)", line)
+    if not found:
+        return ""
+    return f"{'archive' if '/' in found[1] else 'backup'}/{configuration.name}/{found[1]}"
 
 
-def part_of(file: str) -> int:
-    return zlib.crc32(file.encode()) % PARTS
+def read_copies(configuration: Configuration, source: str, values: dict[str, Any]) -> None:
+    """Read what the newest state does not need: the repository of this host, and a part of the copies at the target."""
+    if source == LOCAL:
+        verify(configuration)
+    if configuration.target:
+        values["part"], values["parts"] = number, parts = next_part(State(configuration, "drill").read())
+        unread = read_part(configuration, number, parts, is_verified=source == LOCAL)
+        values["unread"] = bool(unread)
+        values["warnings"] = values["warnings"] + unread
 
 
-def read_part(configuration: Configuration, number: int) -> list[str]:
-    """Read a part of the copies at the target, and return a warning if that takes too long.
+def next_part(last: dict[str, Any]) -> tuple[int, int]:
+    """Return the part that a drill reads, and how many there are.
 
-    Raises ReleaseError with the files that are not what was copied.
+    After a drill that failed it is the same one; after one that had not enough time, a half of it.
     """
-    target, wrong = Target(configuration), []
-    how, deadline = ("--download", f"--bwlimit={READ_RATE}M"), time.monotonic() + READ_SECONDS
-    for part, files in copied_files(configuration).items():
-        names = [file for file in files if part_of(file) == number]
+    number, parts = last.get("part", -1), last.get("parts", PARTS)
+    return (number, 2 * parts) if last.get("unread") else ((number + 1) % parts, parts)
+
+
+def part_of(file: str, parts: int = PARTS) -> int:
+    return zlib.crc32(file.encode()) % parts
+
+
+def read_part(configuration: Configuration, number: int, parts: int = PARTS, *, is_verified: bool = False) -> list[str]:
+    """Read a part of the copies at the target, and return warnings of what was not read, since that takes too long.
+
+    Raises ReleaseError with the files that are not what was copied; which of the two is damaged is found by reading
+    the repository of this host, unless it `is_verified`.
+    """
+    target, wrong, unread = Target(configuration), [], []
+    how, copied, deadline = ("--download", f"--bwlimit={READ_RATE}M"), copied_files(configuration), time.monotonic()
+    for folder, files in copied.items():
+        names = [file for file in files if part_of(file, parts) == number]
+        # Each has its own time: the first one must not use that of the other.
+        deadline += READ_SECONDS / len(copied)
         left = max(1, deadline - time.monotonic())
         try:
-            wrong += target.differing(configuration.repository / part, part, names, how=how, seconds=left)
+            wrong += target.differing(configuration.repository / folder, folder, names, how=how, seconds=left)
         except ToolError as error:
             if error.status is not None:
                 raise
-            return [f"not all of a part of the copies at {target.name} was read: {error}"]
+            unread.append(
+                f"not all of part {number + 1} of {parts} of the copies in {target.name}/{folder} was read ({error}): "
+                "the next drills read half as much each"
+            )
     if not wrong:
-        return []
-    # Which of the two is damaged?
-    verify(configuration)
+        return unread
+    if not is_verified:
+        verify(configuration)
     file = shlex.quote(wrong[0])
+    command = rclone(configuration, f"--ignore-times {configuration.repository}/{file} {configuration.remote}/{file}")
     raise ReleaseError(
         f"{target.name} does not return what was copied to it: {first(wrong)}. The files of this host are whole. To "
-        f"copy one again: (set -a; . /etc/{configuration.name}/backup.env; rclone copyto --config=/dev/null "
-        f"--ignore-times {configuration.repository}/{file} {configuration.remote}/{file})"
+        f"copy one again: {command}"
     )
 
 
@@ -280,9 +315,10 @@ def digest(path: Path) -> str:
 
 
 def remove_expired(configuration: Configuration) -> None:
-    """Remove from the target what the repository of this host does not need any more: only after a drill has passed.
+    """Remove from the target what the repository of this host does not have any more, as it has expired.
 
-    Nothing there is overwritten, and nothing is removed while files are missing (see check_history).
+    Only after a drill that has read that repository: what was lost here would be removed there, too. Nothing there is
+    overwritten.
     """
     target = Target(configuration)
     require_own(configuration, target)

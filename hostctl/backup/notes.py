@@ -57,7 +57,7 @@ def was_killed(configuration: Configuration, kind: str) -> bool:
     """Return whether the last run of a kind has ended without a word."""
     state = State(configuration, kind)
     since = state.read().get("running_since")
-    if not since or is_held(configuration, "ship" if kind == "ship" else "work"):
+    if not since or is_held(configuration, kind if kind in ("ship", "drill") else "work"):
         return False
     # One that has ended between the two looks has removed it.
     return state.read().get("running_since") == since

@@ -57,7 +57,11 @@ PARKED_BECAUSE = "it waited when the database was restored to an earlier state"
 
 def run(host: Host, configuration: Configuration, options: Namespace) -> int:
     """Run `backup restore`. Returns the exit status; raises ReleaseError, BusyError."""
-    with cancellable("restore"), lock(configuration, "work", wait=60):
+    with (
+        cancellable("restore"),
+        lock(configuration, "drill", wait=60),
+        lock(configuration, "work", wait=60),
+    ):
         record = Record(host.settings) if host.settings.home.exists() else None
         if record:
             record.hold()
@@ -494,7 +498,7 @@ class Restore:
 
         It continues where one that was killed has ended. The repository stays: its history has all timelines.
         """
-        state = self.state.read()
+        state, problem = self.state.read(), None
         undoing = state["undoing"]
         with lock(self.configuration, "ship", wait=120):
             if undoing["was_running"]:
@@ -511,7 +515,11 @@ class Restore:
                     f"The former database does not start, and the restored one is back. {error}"
                 ) from None
             if undoing["was_running"]:
-                self.host.boot()
+                try:
+                    self.host.boot()
+                except ReleaseError as error:
+                    # The exchange is complete: the next restore must not repeat it.
+                    problem = error
             State(self.configuration, "ship").write(local={})
             now = time.time()
             # The former database has its own spans, and lacks what was written since it was replaced.
@@ -522,6 +530,12 @@ class Restore:
                     "replaced_at": now,
                 }
             )  # fmt: skip
+        if problem:
+            raise ReleaseError(
+                f"The database is the former one again, and has no new backup yet. The application does not start: "
+                f"{problem}\nStart it when that is solved: systemctl restart {self.configuration.name}. Then type "
+                f"{self.configuration.program} backup --full"
+            )
         return undoing["kept"]
 
     def exchange_again(self, state: dict[str, Any]) -> None:

@@ -20,7 +20,8 @@ BACKUP_SECONDS = 12 * 3600
 
 def back_up(configuration: Configuration, *, full: bool = False) -> None:
     """Make a backup of everything on this host, and print what it did. Raises ReleaseError at the first problem."""
-    with lock(configuration, "work", wait=600):
+    # A base backup also expires older ones, which a drill may be reading.
+    with lock(configuration, "drill", wait=600), lock(configuration, "work", wait=600):
         if configuration.version:
             back_up_database(configuration, full=full)
         if configuration.target:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -22,13 +23,14 @@ from . import history
 from .configuration import Configuration
 from .server import Canary, Server
 from .state import State, lock
-from .tools import Backup, Repository, Target
+from .tools import ACCOUNT, Backup, Repository, Target
 
 RECORD = "shipped.json"
 # An earlier record. Over SFTP a file is written in place: when the host dies meanwhile, the first one is half of one.
 RECORD_COPY = "shipped.json.copy"
-# Seconds after which this host makes sure again that the target is its own.
-OWNER_SECONDS = 300
+# Seconds after which this host makes sure again that the target is its own, and copies the record there: with the time
+# between two runs, a restore from the copy must lose at most a minute.
+OWNER_SECONDS = 40
 # Bound of one run, in seconds: the first one after an outage has much to copy.
 RUN_SECONDS = 1800
 # Files that change in place, by their names.
@@ -37,6 +39,10 @@ INFO = ("archive.info", "archive.info.copy")
 
 class ForeignError(ReleaseError):
     """The target has backups of another database."""
+
+
+class UnreadableError(ReleaseError):
+    """What the target says of itself is not whole."""
 
 
 def ship(configuration: Configuration) -> dict[str, Any]:
@@ -118,13 +124,16 @@ def send(configuration: Configuration, last: dict[str, Any], now: dict[str, Any]
     archive = configuration.repository / "archive"
     files = new_files(archive, last.get("copied_from", 0), last.get("shipped", {}).get("segment", ""))
     target.copy(archive, "archive", files, RUN_SECONDS)
+    state = State(configuration, "ship")
+    if is_checked and not found:
+        state.write(claimed=configuration.target)
     if restorable:
         target.write(RECORD, to_text(now))
         if not found:
             target.write(RECORD_COPY, to_text(now))
     # The first record has its copy before another one is written over it.
     if is_checked and (found or restorable):
-        State(configuration, "ship").write(checked_at=time.time())
+        state.write(checked_at=time.time(), claimed="")
 
 
 def new_files(archive: Path, since: float, after: str = "") -> Iterator[str]:
@@ -165,7 +174,13 @@ def segment_folders(archive: Path) -> list[Path]:
 
 def require_own(configuration: Configuration, target: Target) -> dict[str, Any]:
     """Return what the target says of itself. Raises ForeignError when it has the backups of another server."""
-    found = shipped(target)
+    try:
+        found = shipped(target)
+    except UnreadableError:
+        # It was empty, and the first record of this server is half written: the run was killed.
+        if State(configuration, "ship").read().get("claimed") != configuration.target:
+            raise
+        found = {}
     state = State(configuration, "owner").read()
     is_own = not found.get("owner") or found["owner"] in (state.get("owner"), state.get("former"))
     if found and not (is_own and found.get("system_id") in Repository(configuration).system_ids()):
@@ -179,15 +194,21 @@ def require_own(configuration: Configuration, target: Target) -> dict[str, Any]:
 
 
 def shipped(target: Target) -> dict[str, Any]:
-    """Return what the target says of itself, {} when it is empty. Raises ToolError when it does not answer."""
-    for name in (RECORD, RECORD_COPY):
-        text = target.read(name)
+    """Return what the target says of itself, {} when it is empty.
+
+    Raises ToolError when it does not answer, UnreadableError when a record is damaged that has no copy.
+    """
+    texts = [text for name in (RECORD, RECORD_COPY) if (text := target.read(name))]
+    for text in texts:
         with suppress(json.JSONDecodeError):
-            if text:
-                return json.loads(text)
-    if text is None:  # Without a copy, there was never a whole one.
+            return json.loads(text)
+    if not texts:
         return {}
-    raise ReleaseError(f"{RECORD} and its copy at {target.name} cannot be read: {text[:100]!r}")
+    raise UnreadableError(
+        f"{RECORD} and its copy at {target.name} cannot be read: {texts[0][:100]!r}. Whose backups are there is not "
+        f"known. If they are those of this server: rclone deletefile {target.path(RECORD)} (with the credentials, see "
+        "docs/backup.md), and the next copy writes it. If not, choose another folder in app_backup_target."
+    )
 
 
 def to_text(record: dict[str, Any]) -> str:
@@ -230,8 +251,27 @@ def oldest_hole(configuration: Configuration, last: str, segment_bytes: int) -> 
     return (
         f"Segments of the write-ahead log are missing in {configuration.repository}: {history.describe(names)}. "
         f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. "
+        f"{repair(configuration, f'archive/{configuration.name}', '--ignore-existing')}"
+    )
+
+
+def repair(configuration: Configuration, place: str, option: str = "--ignore-times") -> str:
+    """Return what to do about a file or folder of the repository that is damaged or lost: its copy comes first."""
+    if not configuration.target or not place:
+        return only_from_now_on(configuration)
+    here, there = (shlex.quote(f"{root}/{place}") for root in (configuration.repository, configuration.remote))
+    return (
+        f"Copy it back from {configuration.target}: {rclone(configuration, f'{option} {there} {here}')} && "
+        f"chown -R {ACCOUNT}: {here}. Then see whether all is well: {configuration.program} backup drill --local. Only "
+        f"if {configuration.target} does not have it whole, give up everything older than a new backup, there too. "
         f"{only_from_now_on(configuration)}"
     )
+
+
+def rclone(configuration: Configuration, words: str) -> str:
+    """Return the command that copies a file or folder with the credentials of the backups."""
+    etc = f"/etc/{configuration.name}"
+    return f"(set -a; . {etc}/backup.env; rclone copyto --config=/dev/null {words})"
 
 
 def only_from_now_on(configuration: Configuration) -> str:

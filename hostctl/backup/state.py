@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..settings import BusyError, say
+from ..settings import BusyError, is_locked, say
 from .configuration import Configuration
 
 
@@ -49,6 +49,10 @@ class State:
         self.write(running_since=values["started_at"])
         try:
             yield values
+        except BusyError:
+            # It gave way to another one, and has found nothing.
+            self.write(running_since=0)
+            raise
         except BaseException as error:
             text = str(error) or type(error).__name__
             self.write(failed_at=time.time(), problem=text, running_since=0)
@@ -59,8 +63,10 @@ class State:
 
 @contextmanager
 def lock(configuration: Configuration, name: str, *, wait: float = 0) -> Iterator[None]:
-    """Hold one of the locks: `ship`, or `work` for what takes long. It ends with this process.
+    """Hold one of the locks. It ends with this process.
 
+    `ship` is for copies of the log, `work` for everything else that changes the repository or the target. A drill, a
+    base backup and a restore take `drill` before `work`, so that a drill which only reads excludes them alone.
     Waits up to `wait` seconds. Raises BusyError, naming the holder.
     """
     path = configuration.state_folder / f"{name}.lock"
@@ -86,17 +92,7 @@ def lock(configuration: Configuration, name: str, *, wait: float = 0) -> Iterato
 
 def is_held(configuration: Configuration, name: str) -> bool:
     """Return whether a process has one of the locks."""
-    try:
-        handle = os.open(configuration.state_folder / f"{name}.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
+    return is_locked(configuration.state_folder / f"{name}.lock")
 
 
 def holder(path: Path) -> str:

@@ -27,9 +27,19 @@ TIED = ("setpriv", "--pdeathsig", "TERM", "--")
 CA_FILE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # Lines of `pgbackrest verify` that name a file.
-DAMAGED = re.compile(r"^P\d+ +\w+: ((?:invalid|missing|mismatched|unable)\b.*)$", re.MULTILINE)
+DAMAGED = re.compile(
+    r"^P\d+ +\w+: (?:\[\d+\]: )?((?:invalid|file missing|missing|mismatched|unable)\b.*)$", re.MULTILINE
+)
 # What programs write before their messages.
 STAMP = re.compile(r"^\d{4}[/-]\d\d[/-]\d\d \d\d:\d\d:\d\d(\.\d+)? *(?:P\d+)? *", re.MULTILINE)
+
+
+class DamagedError(ReleaseError):
+    """Files of a repository are damaged or lost: `files` are the lines of `pgbackrest verify` that name them."""
+
+    def __init__(self, message: str, files: list[str]) -> None:
+        super().__init__(message)
+        self.files = files
 
 
 class ToolError(ReleaseError):
@@ -139,7 +149,7 @@ class Repository:
         return stanza
 
     def verify(self, seconds: float) -> None:
-        """Read every file, and compare its checksum. Raises ReleaseError with what is damaged.
+        """Read every file, and compare its checksum. Raises DamagedError with what is damaged.
 
         Segments that are missing in between are no error to pgBackRest: see ship.holes.
         """
@@ -150,7 +160,8 @@ class Repository:
             return
         damaged = list(dict.fromkeys(DAMAGED.findall(output)))
         shown = "; ".join(damaged[:3]) or tail(output, 6)
-        raise ReleaseError(f"Files of the backups in {self.path} are damaged ({len(damaged) or 'unknown'}): {shown}")
+        message = f"Files of the backups in {self.path} are damaged ({len(damaged) or 'unknown'}): {shown}"
+        raise DamagedError(message, damaged)
 
     def backups(self, info: dict[str, Any] | None = None) -> list[Backup]:
         """Return the base backups, oldest first; those of an earlier version of PostgreSQL are left out."""

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..settings import BusyError, Settings
+from ..settings import BusyError, Settings, is_locked
 
 
 def caller() -> str:
@@ -42,14 +42,7 @@ class Record:
 
     def held(self) -> bool:
         """Return whether a deployment is running. (For followers; `hold` takes the lock.)"""
-        handle = os.open(self.settings.home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        return is_locked(self.settings.home / "lock")
 
     def unfinished(self) -> dict[str, Any]:
         """Return the state of a deployment that is running or was killed; {} when the last one has an outcome."""

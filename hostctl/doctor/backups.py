@@ -32,6 +32,12 @@ def configuration_of(context: Context) -> Configuration | None:
         return None
 
 
+def state_of(configuration: Configuration, kind: str) -> dict[str, Any]:
+    """Return the state of a kind, with `killed` if its last run has ended without a word."""
+    was_killed = notes.was_killed(configuration, kind)
+    return State(configuration, kind).read() | {"killed": was_killed}
+
+
 def backup(context: Context) -> Finding | None:
     """Return how old the base backups of this host are, and its copy of the write-ahead log."""
     configuration = configuration_of(context)
@@ -43,10 +49,12 @@ def backup(context: Context) -> Finding | None:
         return (
             None if configuration.target else Finding(WARN, "uploads are not copied: there is no target", of_target())
         )
-    found = {kind: State(configuration, kind).read() for kind in ("ship", "backups")}
+    found = {kind: state_of(configuration, kind) for kind in ("ship", "backups")}
     local = found["ship"].get("local", {}).get("seconds", 0) or found["ship"].get("ok_at", 0)
     # What keeps the log from the target alone is told by the line offsite.
-    log = {"ok_at": local, "problem": "" if configuration.target else found["ship"].get("problem", "")}
+    log = {"ok_at": local}
+    if not configuration.target:
+        log |= {name: found["ship"][name] for name in ("problem", "killed") if name in found["ship"]}
     grades = {"ship": grade(context, "ship", log), "backups": grade(context, "backups", found["backups"])}
     text = f"restorable to {ago(local)}" if local else "nothing can be restored yet"
     try:
@@ -75,7 +83,7 @@ def offsite(context: Context) -> Finding | None:
     kinds += ["files"] if configuration.folders else []
     if not kinds:
         return None
-    found = {kind: State(configuration, kind).read() for kind in kinds}
+    found = {kind: state_of(configuration, kind) for kind in kinds}
     if "ship" in found:
         found["ship"] = found["ship"] | {"ok_at": found["ship"].get("shipped", {}).get("seconds", 0)}
     grades = {kind: grade(context, kind, state) for kind, state in found.items()}
@@ -96,14 +104,14 @@ def drill(context: Context) -> Finding | None:
     configuration = configuration_of(context)
     if configuration is None or not (configuration.version or configuration.target):
         return None
-    state = State(configuration, "drill").read()
+    state = state_of(configuration, "drill")
     found = {"drill": state}
     values = {"drill_age": round(context.now - state["ok_at"], 1)} if state.get("ok_at") else {}
     remedy = f"{context.program} backup drill; journalctl -u {configuration.name}-backup-drill -n 50"
     if state.get("problem"):
         return Finding(BAD, f"failed {ago(state.get('failed_at', 0))}: {state['problem']}", remedy, values)
     text = f"restored {ago(state.get('ok_at', 0))}"
-    if not state:
+    if len(state) == 1:
         text = "not rehearsed yet: the first one is due within a week"
     elif state.get("source"):
         text += f" from {state['source']}, in {duration(state.get('seconds', 0))}"
@@ -120,14 +128,17 @@ def grade(context: Context, kind: str, state: dict[str, Any]) -> str:
     age = context.now - last if last else time_for
     if age >= broken and time_for >= TIME_NEEDED[kind]:
         return BAD
-    return WARN if age >= late or state.get("problem") else OK
+    return WARN if age >= late or state.get("problem") or state.get("killed") else OK
 
 
 def told(
     grades: dict[str, str], states: dict[str, dict[str, Any]], text: str, remedy: str, values: dict[str, float]
 ) -> Finding:
     """Return the finding of several copies, with what has failed."""
-    late = [f"{NAMES[kind]} {problem_of(kind, state)}" for kind, state in grades.items() if state != OK]
+    late = [
+        f"{NAMES[kind]} {'run was killed' if states[kind].get('killed') else problem_of(kind, state)}"
+        for kind, state in grades.items() if state != OK
+    ]  # fmt: skip
     if not late:
         return Finding(OK, text, values=values)
     problems = dict.fromkeys(

@@ -177,7 +177,16 @@ class World:
             }  # fmt: skip
             (data / "restore").write_text(json.dumps(wanted))
             (data / "PG_VERSION").write_text("17")
-        return WHOLE if command == "verify" else ""
+        return self.verify() if command == "verify" else ""
+
+    def verify(self) -> str:
+        """Every base backup must have its file."""
+        lost = [one["label"] for one in backups_of(self.repository) if not self.base(one["label"]).exists()]
+        lines = [f"P01  ERROR: [028]: file missing '{label}/state'\n" for label in lost]
+        return "".join([*lines, "stanza: shop\nstatus: error\n"]) if lost else WHOLE
+
+    def base(self, label: str) -> Path:
+        return self.repository / "backup/shop" / label / "state"
 
     def make_backup(self, kind: str) -> None:
         state = self.read_state()

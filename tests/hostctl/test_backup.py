@@ -144,6 +144,72 @@ def test_a_new_target_has_nothing_yet(configuration: Configuration) -> None:
     assert ship.sent_before(replace(configuration, target="elsewhere"), state) == {}
 
 
+@pytest.fixture
+def files_there(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The small files at the target, by their names."""
+    found: dict[str, str] = {}
+    monkeypatch.setattr(Target, "read", lambda self, name, seconds=60: found.get(name))
+    monkeypatch.setattr(Target, "write", lambda self, name, text: found.update({name: text}))
+    monkeypatch.setattr(Target, "copy", lambda self, *arguments: None)
+    monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 7}]})
+    return found
+
+
+def test_a_record_that_is_half_written_is_no_empty_target(
+    configuration: Configuration, files_there: dict[str, str]
+) -> None:
+    """An earlier version made no copy of it."""
+    target = Target(configuration)
+    assert ship.shipped(target) == {}
+    files_there[ship.RECORD] = '{"at'
+    with pytest.raises(ReleaseError, match=r"cannot be read: '\{\"at'.*rclone deletefile"):
+        ship.require_own(configuration, target)
+    files_there[ship.RECORD_COPY] = ship.to_text(RECORD)
+    assert ship.shipped(target) == RECORD
+
+
+def test_a_first_record_that_is_half_written_is_written_again(
+    configuration: Configuration, files_there: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(target: Target, name: str, text: str) -> None:
+        files_there[name] = text[:5]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Target, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ship.send(configuration, {}, RECORD, restorable=True)
+    ship.send(configuration, {}, RECORD, restorable=True)
+    assert json.loads(files_there[ship.RECORD]) == json.loads(files_there[ship.RECORD_COPY]) == RECORD
+    # From then on it is not overwritten when it cannot be read.
+    files_there.update({ship.RECORD: "{", ship.RECORD_COPY: "{"})
+    with pytest.raises(ReleaseError, match="cannot be read"):
+        ship.send(configuration, {}, RECORD, restorable=True)
+
+
+def test_a_restore_from_the_copy_of_the_record_loses_at_most_a_minute(
+    configuration: Configuration, files_there: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is half written when the host dies while it writes it, over SFTP."""
+    clock = [1000.0]
+    monkeypatch.setattr(ship.time, "time", lambda: clock[0])
+    ages: list[float] = []
+
+    def write(target: Target, name: str, text: str) -> None:
+        if name == ship.RECORD and ship.RECORD in files_there:
+            ages.append(clock[0] - json.loads(files_there[ship.RECORD_COPY])["seconds"])
+        files_there[name] = text
+
+    monkeypatch.setattr(Target, "write", write)
+    state = State(configuration, "ship")
+    for _ in range(40):
+        now = RECORD | {"seconds": clock[0]}
+        ship.send(configuration, state.read(), now, restorable=True)
+        state.write(shipped=now)
+        clock[0] += 17  # A timer's 15 s, and a run of 2 s.
+    assert 0 < max(ages) <= 60
+
+
 def test_another_database_at_the_target_is_refused(
     configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -361,6 +427,43 @@ def test_damage_that_pgbackrest_ends_well_with_is_named(
         drill.verify(configuration)
 
 
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("invalid checksum '15-1/0000000100000000/000000010000000000000003-bd09.zst'",
+         "archive/shop/15-1/0000000100000000/000000010000000000000003-bd09.zst"),
+        ("invalid checksum '20261130-182439F/pg_data/base/1/1255.zst'", "backup/shop/20261130-182439F"),
+        ("file missing '20261130-182439F_20261201-020000D/bundle/1'", "backup/shop/20261130-182439F_20261201-020000D"),
+    ],
+)  # fmt: skip
+def test_what_is_damaged_here_is_copied_back_from_the_target(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, line: str, place: str
+) -> None:
+    output = f"P01   INFO: {line}\nstanza: shop\nstatus: error\n"
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: output)
+    with pytest.raises(ReleaseError) as found:
+        drill.verify(replace(configuration, folder="backups"))
+    text, here = str(found.value), configuration.repository / place
+    command = (
+        f"rclone copyto --config=/dev/null --ignore-times offsite:backups/{place} {here}) && chown -R postgres: {here}"
+    )
+    assert command in text
+    assert text.index(command) < text.index("expire"), "the commands that remove the copies, too, are the last resort"
+    with pytest.raises(ReleaseError, match=r"^(?!.*rclone).*expire$"):
+        drill.verify(replace(configuration, target=""))
+
+
+def test_segments_that_are_lost_here_are_copied_back_from_the_target(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Repository, "backups", lambda self: [backup("only", 1000)])
+    last = "000000010000000000000003"
+    place = f"offsite:/archive/shop {configuration.repository}/archive/shop)"
+    text = ship.oldest_hole(configuration, last, 2**24)
+    assert text.index(f"--ignore-existing {place}") < text.index("expire")
+    assert "rclone" not in ship.oldest_hole(replace(configuration, target=""), last, 2**24)
+
+
 @pytest.fixture
 def copied(configuration: Configuration) -> list[str]:
     """The files that the target has, of a full backup and of the log."""
@@ -377,13 +480,14 @@ def copied(configuration: Configuration) -> list[str]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What rclone compares, by content; `damaged` is a file that differs, `error` what it fails with."""
-    found: dict[str, Any] = {"files": [], "damaged": "", "error": None}
+    """What rclone compares, by content; `damaged` is a file that differs, `error` what it fails with (in `slow`)."""
+    found: dict[str, Any] = {"files": [], "damaged": "", "error": None, "slow": "", "seconds": []}
 
     def check(self: Target, command: str, source: str, place: str, *words: str, stdin: str, **more: Any) -> str:
-        if found["error"]:
-            raise found["error"]
         part = Path(source).name
+        if found["error"] and found["slow"] in ("", part):
+            raise found["error"]
+        found["seconds"].append(more.get("seconds"))
         names = [f"{part}/{name}" for name in stdin.split("\n") if name]
         if "--download" not in words:
             return ""
@@ -404,7 +508,7 @@ def test_each_copied_file_is_read_once_in_as_many_drills_as_there_are_parts(
     last: dict[str, Any] = {}
     for _ in range(drill.PARTS):
         before = len(reads["files"])
-        last["part"] = drill.next_part(last)
+        last["part"], last["parts"] = drill.next_part(last)
         assert drill.read_part(configuration, last["part"]) == []
         assert before < len(reads["files"]) < before + len(copied), "each drill reads a part only"
     assert sorted(reads["files"]) == sorted(copied)
@@ -428,15 +532,56 @@ def test_copies_that_are_read_too_slowly_are_a_warning(
     configuration: Configuration, copied: list[str], reads: dict[str, Any]
 ) -> None:
     reads["error"] = ToolError("rclone did not end within 14400 s, and was stopped.", None)
-    assert "not all of a part" in drill.read_part(configuration, 0)[0]
+    assert "not all of part 1 of 3" in drill.read_part(configuration, 0)[0]
     reads["error"] = ToolError("rclone failed: no route to host", 1)
     with pytest.raises(ToolError):
         drill.read_part(configuration, 0)
 
 
+@pytest.mark.parametrize("slow", ["backup", "archive"])
+def test_damage_is_named_although_there_was_no_time_for_the_rest(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any], slow: str
+) -> None:
+    reads["error"], reads["slow"] = ToolError("rclone did not end within 7200 s, and was stopped.", None), slow
+    reads["damaged"] = file = next(name for name in copied if not name.startswith(slow))
+    with pytest.raises(ReleaseError, match=f"does not return.*{file}"):
+        drill.read_part(configuration, drill.part_of(file.partition("/")[2]))
+    assert reads["seconds"][0] > drill.READ_SECONDS / 2 - 60, "half of the time is its own"
+
+
+def test_what_there_was_no_time_for_is_read_by_smaller_parts(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any]
+) -> None:
+    last: dict[str, Any] = {"part": 1, "unread": True}
+    numbers = []
+    for _ in range(2 * drill.PARTS):
+        last["part"], last["parts"] = drill.next_part(last)
+        last["unread"] = False
+        numbers.append(last["part"])
+        assert drill.read_part(configuration, last["part"], last["parts"]) == []
+    assert numbers == [1, 2, 3, 4, 5, 0]
+    assert sorted(reads["files"]) == sorted(copied)
+
+
+def test_a_repository_that_was_read_is_not_read_again(
+    configuration: Configuration, copied: list[str], reads: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads["damaged"] = file = copied[3]
+    calls: list[str] = []
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: calls.append(command) or WHOLE)
+    for is_verified, wanted in ((True, []), (False, ["verify"])):
+        with pytest.raises(ReleaseError, match="does not return"):
+            drill.read_part(configuration, drill.part_of(file.partition("/")[2]), is_verified=is_verified)
+        assert calls == wanted
+
+
 def test_of_a_new_target_nothing_is_read(
     configuration: Configuration, copied: list[str], reads: dict[str, Any]
 ) -> None:
+    for number in range(drill.PARTS):
+        drill.read_part(configuration, number)
+    assert sorted(reads["files"]) == sorted(copied)
+    reads["files"].clear()
     for number in range(drill.PARTS):
         drill.read_part(replace(configuration, target="elsewhere"), number)
     assert reads["files"] == []
@@ -462,6 +607,17 @@ def test_a_failure_is_recorded_and_keeps_what_succeeded(configuration: Configura
     with state.recorded():
         pass
     assert state.read()["problem"] == ""
+
+
+def test_a_run_that_gives_way_to_another_has_not_failed(configuration: Configuration) -> None:
+    def give_way() -> None:
+        with State(configuration, "drill").recorded(), lock(configuration, "work"):
+            pass
+
+    with lock(configuration, "work"), pytest.raises(BusyError):
+        give_way()
+    found = State(configuration, "drill").read()
+    assert (found.get("problem"), found["running_since"]) == (None, 0)
 
 
 def test_a_lock_has_one_holder_who_is_named(configuration: Configuration) -> None:

@@ -25,14 +25,14 @@ from typing import Any
 
 import pytest
 
-from hostctl.backup import commands, drill, notes, restore, scratch
+from hostctl.backup import commands, drill, notes, restore, run, scratch
 from hostctl.backup.configuration import Configuration
 from hostctl.backup.listing import LOCAL, OFFSITE
 from hostctl.backup.server import Server
-from hostctl.backup.state import State, lock
+from hostctl.backup.state import State, is_held, lock
 from hostctl.backup.tools import Repository, Restic, Target
 from hostctl.host import Host
-from hostctl.settings import ReleaseError, Settings
+from hostctl.settings import BusyError, ReleaseError, Settings
 from tests.hostctl.fake_backups import SEGMENT_BYTES, Steps, World, backups_of
 
 ROWS = ["first", "second"]
@@ -63,6 +63,8 @@ class Installation:
     settings: Settings
     # Between the two rows.
     moment: str = ""
+    # Why the application does not start.
+    boot_problem: str = ""
     # What follows, for some of the kills: each costs a tenth of a second.
     later: Iterator[list[dict[str, Any]]] = field(default_factory=lambda: itertools.cycle(LATER))
 
@@ -99,6 +101,8 @@ class Installation:
         install(patch, self.world)
         host = Host(self.settings)
         host.manager = Manager(self.world)
+        if self.boot_problem:
+            patch.setattr(Host, "boot", lambda host: self.refuse_to_boot())
         steps = Steps(kill_at, self.world.root / "steps")
         if kill_at >= 0:
             steps.watch(patch)
@@ -106,12 +110,15 @@ class Installation:
             with redirect_stdout(io.StringIO()) as output:
                 try:
                     status = commands.run(host, Namespace(**OPTIONS | call))
-                except ReleaseError as error:
+                except (BusyError, ReleaseError) as error:
                     status = 1
                     print(error)
             results.append((status, output.getvalue()))
         steps.kill_at = -1
         return results
+
+    def refuse_to_boot(self) -> None:
+        raise ReleaseError(self.boot_problem)
 
     def kills(self, template: str, **call: Any) -> Iterator[str]:
         """Kill the command at each of its steps, each time on a copy of a host; yield the step."""
@@ -131,7 +138,7 @@ class Installation:
         return "\n".join(notes.notes(self.settings))
 
     def assert_unlocked(self) -> None:
-        for name in ("work", "ship"):
+        for name in ("drill", "work", "ship"):
             with lock(self.world.configuration, name):
                 pass
 
@@ -333,3 +340,84 @@ def complete(installation: Installation, step: str, outcomes: dict[str, list[str
     # Without another one, that the backup after a restore was killed is still told.
     assert ("killed" if others else "A restore was killed") not in installation.notes(), step
     return outcome
+
+
+def test_a_file_that_is_lost_here_stays_at_the_target(installation: Installation) -> None:
+    """The newest state does not need it: a drill from the target passes, and one from this host names it."""
+    world = installation.world
+    assert installation.run({"full": True})[0][0] == 0
+    older = backups_of(world.repository)[0]["label"]
+    world.base(older).unlink()
+    ((status, output),) = installation.run({"action": "drill", "source": OFFSITE})
+    assert status == 0, output
+    there = world.target / "backup/shop" / older / "state"
+    assert there.exists()
+    ((status, output),) = installation.run({"action": "drill", "source": LOCAL})
+    assert (status, f"file missing '{older}/state'" in output) == (1, True), output
+    assert there.exists()
+
+
+def test_an_expired_backup_is_removed_from_the_target_by_a_drill_from_this_host(installation: Installation) -> None:
+    world = installation.world
+    assert installation.run({"full": True})[0][0] == 0
+    older, *newer = backups_of(world.repository)
+    shutil.rmtree(world.base(older["label"]).parent)
+    for name in ("backup.info", "backup.info.copy"):
+        (world.repository / "backup/shop" / name).write_text(json.dumps(newer))
+    there = world.target / "backup/shop" / older["label"] / "state"
+    for source, is_there in ((OFFSITE, True), (LOCAL, False)):
+        ((status, output),) = installation.run({"action": "drill", "source": source})
+        assert (status, there.exists()) == (0, is_there), output
+
+
+@pytest.mark.parametrize("reads", ["verify", "read_part"])
+def test_uploads_are_copied_while_a_drill_reads(installation: Installation, reads: str) -> None:
+    """That may take hours. A base backup, which expires what is read, and a restore wait."""
+    configuration, results = installation.world.configuration, []
+    with pytest.MonkeyPatch.context() as patch:
+        original = getattr(drill, reads)
+
+        def read(*arguments: Any, **more: Any) -> Any:
+            State(configuration, "files").write(ok_at=0)
+            with redirect_stdout(io.StringIO()) as output:
+                run.regular(configuration)
+            results.append((State(configuration, "files").read()["ok_at"] > 0, output.getvalue()))
+            assert not notes.was_killed(configuration, "drill")
+            assert is_held(configuration, "drill")
+            return original(*arguments, **more)
+
+        patch.setattr(drill, reads, read)
+        install(patch, installation.world)
+        with redirect_stdout(io.StringIO()):
+            drill.drill(configuration, LOCAL)
+    assert results
+    assert all(is_copied for is_copied, _ in results), results
+
+
+@pytest.mark.parametrize("call", [{"full": True}, {"action": "restore", "yes": True}], ids=["backup", "restore"])
+def test_a_base_backup_and_a_restore_wait_for_a_drill(installation: Installation, call: dict[str, Any]) -> None:
+    before = backups_of(installation.world.repository)
+    with lock(installation.world.configuration, "drill"), pytest.MonkeyPatch.context() as patch:
+        for module in (run, restore):
+            patch.setattr(module, "lock", lambda configuration, name, wait=0: lock(configuration, name))
+        ((status, output),) = installation.run(call)
+    assert (status, "is running (process" in output) == (1, True), output
+    assert backups_of(installation.world.repository) == before
+
+
+def test_a_return_whose_application_does_not_start_is_complete(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not begin again with each restore."""
+    configuration = installation.world.configuration
+    assert installation.run({"action": "restore", "at": installation.moment, "yes": True})[0][0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(installation, "boot_problem", "no worker")
+        ((status, output),) = installation.run({"action": "restore", "undo": True, "yes": True})
+    assert (status, "no worker" in output, "backup --full" in output) == (1, True, True), output
+    assert installation.world.rows == ROWS
+    state = State(configuration, "restore").read()
+    assert (state.get("undoing"), state["accepted"]) == (None, True)
+    assert State(configuration, "gaps").read()["gaps"]
+    assert State(configuration, "ship").read()["local"] == {}
+    assert not notes.has_unfinished_restore(configuration)

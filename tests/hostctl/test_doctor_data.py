@@ -16,7 +16,7 @@ import pytest
 
 from hostctl import redis_connection
 from hostctl.backup import notes
-from hostctl.backup.state import State
+from hostctl.backup.state import State, lock
 from hostctl.backup.tools import Backup, Repository, ToolError
 from hostctl.doctor import backups, data, queues
 from hostctl.doctor.configuration import Configuration
@@ -452,6 +452,25 @@ def test_backups_that_are_late(
     assert found.remedy.split(";")[0] in ("journalctl -u shop-backup-* -n 30", "shopctl backup drill")
     others = {backups.backup, backups.offsite, backups.drill} - {check}
     assert [other(saved).state for other in others] == [OK, OK]
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "text"),
+    [
+        ("ship", backups.offsite, "write-ahead log run was killed: write-ahead log 25 s ago"),
+        ("files", backups.offsite, "uploads run was killed: "),
+        ("backups", backups.backup, "base backup run was killed: restorable to 20 s ago"),
+        ("drill", backups.drill, "drill run was killed: restored 2 d ago from this host"),
+    ],
+)
+def test_a_run_that_was_killed(saved: Context, kind: str, check: Any, text: str) -> None:
+    remember(saved, kind, running_since=saved.now - 60)
+    found = check(saved)
+    assert (found.state, found.text[: len(text)]) == (WARN, text)
+    others = {backups.backup, backups.offsite, backups.drill} - {check}
+    assert [other(saved).state for other in others] == [OK, OK]
+    with lock(backups.configuration_of(saved), kind if kind in ("ship", "drill") else "work"):
+        assert check(saved).state == OK, "it is running"
 
 
 def test_backups_that_had_no_time_yet(saved: Context, monkeypatch: pytest.MonkeyPatch) -> None:

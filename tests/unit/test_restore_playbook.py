@@ -6,9 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import jinja2
 import pytest
 import yaml
-from project import ROOT, run_playbook
+from project import ROOT, Run, run_playbook
 
 PROGRAM = """\
 #!/bin/sh
@@ -19,6 +20,12 @@ echo "To return to: the database that was replaced"
 
 def play(folder: Path, *hosts: str, **variables: object) -> list[str]:
     """Run the tasks of the playbook; the first host has the database. Return what the hosts have called."""
+    found = run(folder, *hosts, **variables)
+    assert found.status == 0, found.output
+    return [line.removeprefix(f"{folder}/") for line in (folder / "log").read_text().splitlines()]
+
+
+def run(folder: Path, *hosts: str, **variables: object) -> Run:
     for host in hosts:
         program = folder / host
         program.write_text(PROGRAM.format(log=folder / "log"))
@@ -31,12 +38,27 @@ def play(folder: Path, *hosts: str, **variables: object) -> list[str]:
         "__backup_program": f"{folder}/{{{{ inventory_hostname }}}}", "backup_database_hosts": [hosts[0]],
         "backup_several_hosts": len(hosts) > 1, "backup_restore_yes": True,
     }  # fmt: skip
-    found = run_playbook(
+    return run_playbook(
         folder / "play.yml", folder / "hosts.yml", "-e", json.dumps(given | variables),
         ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_ASYNC_DIR=str(folder / "async"),
     )  # fmt: skip
-    assert found.status == 0, found.output
-    return [line.removeprefix(f"{folder}/") for line in (folder / "log").read_text().splitlines()]
+
+
+def test_without_a_database_of_the_inventory_there_is_none_to_return_to(tmp_path: Path) -> None:
+    """Uploads are backed up all the same: a managed database."""
+    found = run(tmp_path, "web", backup_restore_undo="true", backup_database_hosts=[])
+    assert found.status != 0
+    assert "there is no former one to return to" in found.output
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(("undo", "question"), [("true", "Return to the former database? "), ("false", "Restore? ")])
+def test_the_question_says_what_is_done(undo: str, question: str) -> None:
+    tasks = yaml.safe_load((ROOT / "roles/backup/tasks/confirm.yml").read_text())
+    (prompt,) = [task["ansible.builtin.pause"]["prompt"] for task in tasks if "ansible.builtin.pause" in task]
+    environment = jinja2.Environment(autoescape=True)
+    environment.filters["bool"] = lambda value: value == "true"
+    assert environment.from_string(prompt).render(backup_restore_undo=undo).startswith(question)
 
 
 def test_the_former_database_of_several_hosts_is_returned_to(tmp_path: Path) -> None:

@@ -105,9 +105,19 @@ def test_damage_in_an_older_backup_at_the_target(backups: Backups) -> None:
             backups.run("drill", "--offsite").succeeded()
 
 
-def test_damage_in_an_older_backup_of_this_host(backups: Backups) -> None:
-    with backups.timers_stopped(), backups.damaged(f"{REPOSITORY}/{bundle(backups, 0)}", FLIP):
-        backups.run("drill", "--local").failed().says("are damaged", "invalid checksum", "expire")
+@pytest.mark.parametrize(("how", "problem"), [(FLIP, "invalid checksum"), (DELETE, "are damaged")])
+def test_damage_in_an_older_backup_of_this_host(backups: Backups, how: str, problem: str) -> None:
+    with backups.timers_stopped():
+        file = bundle(backups, 0)
+        with backups.damaged(f"{REPOSITORY}/{file}", how):
+            backups.run("drill", "--offsite")
+            found = backups.run("drill", "--local").failed().says("are damaged", problem, "expire")
+            assert file in backups.at_target()
+            # As it says.
+            command = re.search(r"\(set -a; .*\) && chown -R \S+ \S+(?=\. )", found.output)
+            assert command, found.output
+            backups.host.check_output(command[0])
+            backups.run("drill", "--local").succeeded()
 
 
 def test_a_restore_from_damaged_backups_is_reverted(backups: Backups, visitor: Visitor) -> None:

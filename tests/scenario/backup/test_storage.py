@@ -48,10 +48,10 @@ def test_expired_backups_leave_the_target(backups: Backups, app: Installation) -
         backups.run("ship").succeeded()
         assert any(oldest in file for file in backups.at_target("backup")), "only a drill removes"
 
-        backups.run("drill", "--offsite").succeeded()
+        backups.run("drill", "--local").succeeded()
         there = backups.at_target()
         assert {file for file in there if file.startswith("archive/")} == {
             f"archive/{file}" for file in backups.in_repository("archive")
         }
         assert not any(f"/{oldest}/" in file for file in there)
-        backups.run("drill", "--offsite").succeeded()
+        backups.run("drill", "--local").succeeded()
