@@ -51,13 +51,13 @@ def prepare(host: Host, configuration: Configuration, *, upgraded: bool = False)
 def require_passphrases(configuration: Configuration) -> None:
     """Raise ReleaseError if the target has backups that these passphrases do not open: the secrets were lost, too.
 
-    Before this server has backups of its own. A target that does not answer is asked again by the runs of the timers.
+    Before this server has backups of its own. What else is wrong with the target, the runs of the timers say.
     """
     if not configuration.target:
         return
     try:
         record = shipped(Target(configuration))
-    except ToolError:
+    except ReleaseError:
         return
     there, here = record.get("fingerprints", {}), configuration.fingerprints
     if other := [name for name in PASSPHRASES if name in there and there[name] != here.get(name)]:
