@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..deploy.record import Record
 from ..settings import utc
 from .finding import Context
 
@@ -37,7 +38,7 @@ def read_record(context: Context) -> dict[str, Any]:
     try:
         record = json.loads((FOLDER / f"settings-{context.configuration.name}.json").read_text())
         bytes.fromhex(record["key"])
-        for run in (record["last"], record.get("begun", record["last"]), *record.get("partial", [])):
+        for run in (*(record[name] for name in ("last", "begun") if name in record), *record.get("partial", [])):
             # All that is read of a run.
             origin(run), run["settings"].keys()
         replaced(record, context.now)
@@ -49,7 +50,7 @@ def read_record(context: Context) -> dict[str, Any]:
 def last_run(context: Context) -> str:
     """Return when all settings were last applied, and by which user, as a part of a sentence; "" without a record."""
     record = read_record(context)
-    return f"last applied {origin(record['last'])}" if record else ""
+    return f"last applied {origin(record['last'])}" if "last" in record else ""
 
 
 def problems(context: Context) -> list[Problem]:
@@ -57,14 +58,17 @@ def problems(context: Context) -> list[Problem]:
     record = read_record(context)
     if not record:
         return []
-    found = [replaced(record, context.now), unfinished(record, context.now), compared(record, context.clone_settings)]
+    found = [replaced(record, context.now), compared(record, context.clone_settings)]
+    # A run ends with its deployment.
+    if not Record(context.settings).held():
+        found.append(unfinished(record, context.now))
     return [problem for problem in found if problem]
 
 
 def replaced(record: dict[str, Any], now: float) -> Problem | None:
     """Return which settings of another clone the last run has changed, without having what that clone had committed."""
-    last, other = record["last"], record.get("replaced")
-    if not other or now - last["at"] > REPLACED_SECONDS:
+    last, other = record.get("last"), record.get("replaced")
+    if not last or not other or now - last["at"] > REPLACED_SECONDS:
         return None
     text = f"{clone(last)} changed {some(other['names'])} at {utc(last['at'])}; {clone(other)} had other values"
     remedy = "# compare the settings of both clones; then, from the one that is right, also to end this line:"
@@ -76,6 +80,8 @@ def unfinished(record: dict[str, Any], now: float) -> Problem | None:
     begun = record.get("begun")
     if not begun or now - begun["at"] < RUN_SECONDS:
         return None
+    if "last" not in record:
+        return Problem(f"no run has ended yet; the last began {origin(begun)}", APPLY)
     names = differing(begun["settings"], record["last"]["settings"])
     if not names:
         return None
@@ -85,7 +91,7 @@ def unfinished(record: dict[str, Any], now: float) -> Problem | None:
 
 def compared(record: dict[str, Any], clone_settings: dict[str, Any] | None) -> Problem | None:
     """Return which settings the clone that asks has otherwise. Those that it has applied with --tags do not count."""
-    if not clone_settings:
+    if not clone_settings or "last" not in record:
         return None
     mine = {name: keyed(digest, record["key"]) for name, digest in clone_settings["settings"].items()}
     last = record["last"]

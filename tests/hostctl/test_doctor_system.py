@@ -659,6 +659,13 @@ def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None
     found = drift.settings(context)
     assert found.state == WARN
     assert "by ben@desk:/home/ben/seedbed (site.yml) has not ended, and may have changed app_web" in found.text
+    record = Record(context.settings)
+    record.hold()
+    assert drift.settings(context).state == OK
+    record.release()
+    recorded(begun=begun)
+    assert drift.settings(context).text.startswith("no run has ended yet; the last began 2026-11-28 12:01 UTC by ben@desk")
+    recorded(last=last, begun=begun)
     # It may still run.
     context.now = NOON + 900
     assert drift.settings(context).state == OK

@@ -59,6 +59,11 @@ def words_in_code(page: Path, pattern: str) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_merge_conflict_is_left(page: Path) -> None:
+    assert not re.search(r"^(<{7}|={7}|>{7})( |$)", read(page), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_resolves(page: Path) -> None:
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):

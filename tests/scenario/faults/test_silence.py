@@ -51,14 +51,16 @@ def quiet(deployments: Deployments, received: Received, _settled: None, healthy:
 @pytest.mark.os("debian12")
 def test_a_change_of_secrets_is_quiet(deployments: Deployments) -> None:
     password = deployments.app.secret("redis_password")
-    with deployments.under_load():
+    with deployments.under_load() as traffic:
         source = str(deployments.version("rotated"))
         deployments.playbook("playbooks/rotate-secrets.yml", app_source=source).wait().succeeded()
+    deployments.assert_no_task_lost(traffic)
     assert deployments.app.secret("redis_password") != password
 
 
 def test_a_reboot_is_quiet(deployments: Deployments, visitor: Visitor) -> None:
     """Work waits meanwhile, and is done afterwards."""
+    deployments.host.check_output(deployments.manage("stop", "worker-heavy"))
     reports = [visitor.report() for _ in range(3)]
     name = f"{os.environ['MOLECULE_SCENARIO_NAME']}-{deployments.host.backend.host}"
     subprocess.run([sys.executable, "tools/testhost.py", "reboot", name], cwd=ROOT, check=True)
