@@ -664,7 +664,7 @@ def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None
     assert drift.settings(context).state == OK
     record.release()
     recorded(begun=begun)
-    assert drift.settings(context).text.startswith("no run has ended yet; the last began 2026-11-28 12:01 UTC by ben@desk")
+    assert drift.settings(context).text.startswith("no run has ended yet; the last began 2026-11-28 12:01 UTC by ben")
     recorded(last=last, begun=begun)
     # It may still run.
     context.now = NOON + 900
