@@ -11,7 +11,6 @@ import hashlib
 import json
 import random
 import re
-import shlex
 import shutil
 import tempfile
 import time
@@ -26,7 +25,7 @@ from .files import seconds_of
 from .listing import LOCAL, OFFSITE, Point, choose, fetch_repository, offsite_index
 from .scratch import Scratch, clear, own_folder
 from .server import Server
-from .ship import INFO, newest_hole, oldest_hole, rclone, repair, require_own, send_index, shipped
+from .ship import INFO, newest_hole, oldest_hole, repair, require_own, send_index, shipped
 from .state import State, lock
 from .tools import DamagedError, Repository, Restic, Target, ToolError
 
@@ -257,8 +256,8 @@ def read_part(configuration: Configuration, number: int, parts: int = PARTS, *, 
         return unread
     if not is_verified:
         verify(configuration)
-    file = shlex.quote(wrong[0])
-    command = rclone(configuration, f"--ignore-times {configuration.repository}/{file} {configuration.remote}/{file}")
+    file = wrong[0]
+    command = target.command("copyto", "--ignore-times", f"{configuration.repository}/{file}", target.path(file))
     raise ReleaseError(
         f"{target.name} does not return what was copied to it: {first(wrong)}. The files of this host are whole. To "
         f"copy one again: {command}"

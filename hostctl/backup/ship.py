@@ -198,16 +198,18 @@ def shipped(target: Target) -> dict[str, Any]:
 
     Raises ToolError when it does not answer, UnreadableError when a record is damaged that has no copy.
     """
-    texts = [text for name in (RECORD, RECORD_COPY) if (text := target.read(name))]
-    for text in texts:
+    # A file without a byte is half of one, too.
+    texts = {name: text for name in (RECORD, RECORD_COPY) if (text := target.read(name)) is not None}
+    for text in texts.values():
         with suppress(json.JSONDecodeError):
             return json.loads(text)
     if not texts:
         return {}
+    deletion = "; ".join(target.command("deletefile", target.path(name)) for name in texts)
     raise UnreadableError(
-        f"{RECORD} and its copy at {target.name} cannot be read: {texts[0][:100]!r}. Whose backups are there is not "
-        f"known. If they are those of this server: rclone deletefile {target.path(RECORD)} (with the credentials, see "
-        "docs/backup.md), and the next copy writes it. If not, choose another folder in app_backup_target."
+        f"{' and '.join(texts)} at {target.name} cannot be read: {next(iter(texts.values()))[:100]!r}. Whose backups "
+        f"are there is not known. If they are those of this server: {deletion} and the next copy writes new ones. If "
+        "not, choose another folder in app_backup_target."
     )
 
 
@@ -259,19 +261,13 @@ def repair(configuration: Configuration, place: str, option: str = "--ignore-tim
     """Return what to do about a file or folder of the repository that is damaged or lost: its copy comes first."""
     if not configuration.target or not place:
         return only_from_now_on(configuration)
-    here, there = (shlex.quote(f"{root}/{place}") for root in (configuration.repository, configuration.remote))
+    here, there = (f"{root}/{place}" for root in (configuration.repository, configuration.remote))
     return (
-        f"Copy it back from {configuration.target}: {rclone(configuration, f'{option} {there} {here}')} && "
-        f"chown -R {ACCOUNT}: {here}. Then see whether all is well: {configuration.program} backup drill --local. Only "
+        f"Copy it back from {configuration.target}: {Target(configuration).command('copyto', option, there, here)} && "
+        f"chown -R {ACCOUNT}: {shlex.quote(here)}. Then see whether all is well: {configuration.program} backup drill --local. Only "
         f"if {configuration.target} does not have it whole, give up everything older than a new backup, there too. "
         f"{only_from_now_on(configuration)}"
     )
-
-
-def rclone(configuration: Configuration, words: str) -> str:
-    """Return the command that copies a file or folder with the credentials of the backups."""
-    etc = f"/etc/{configuration.name}"
-    return f"(set -a; . {etc}/backup.env; rclone copyto --config=/dev/null {words})"
 
 
 def only_from_now_on(configuration: Configuration) -> str:

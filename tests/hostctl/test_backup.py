@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
+import subprocess
 import time
 from argparse import Namespace
 from dataclasses import replace
@@ -164,15 +166,41 @@ def test_a_record_that_is_half_written_is_no_empty_target(
     files_there[ship.RECORD] = '{"at'
     with pytest.raises(ReleaseError, match=r"cannot be read: '\{\"at'.*rclone deletefile"):
         ship.require_own(configuration, target)
+    files_there[ship.RECORD] = ""
+    with pytest.raises(ReleaseError, match=r"cannot be read: ''"):
+        ship.require_own(configuration, target)
     files_there[ship.RECORD_COPY] = ship.to_text(RECORD)
     assert ship.shipped(target) == RECORD
 
 
+def test_records_that_cannot_be_read_are_deleted_by_the_commands_of_the_message(
+    configuration: Configuration, files_there: dict[str, str], tmp_path: Path
+) -> None:
+    configuration = replace(configuration, folder="its backups", config=tmp_path)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/backup.env").write_text("RCLONE_CONFIG_OFFSITE_TYPE=sftp\n")
+    program = tmp_path / "rclone"
+    program.write_text(f'#!/bin/sh\nprintf "%s|" "$RCLONE_CONFIG_OFFSITE_TYPE" "$@" >>{tmp_path}/typed\n')
+    program.chmod(0o755)
+    files_there |= {ship.RECORD: "{", ship.RECORD_COPY: ""}
+    with pytest.raises(ship.UnreadableError) as found:
+        ship.require_own(configuration, Target(configuration))
+    command = re.search(r"\(set -a; .*\)(?= and )", str(found.value))
+    assert command, found.value
+    subprocess.run(["sh", "-ec", command[0]], env={"PATH": f"{tmp_path}:/bin"}, check=True)
+    typed = (tmp_path / "typed").read_text()
+    for name in re.findall(r"sftp\|deletefile\|--config=/dev/null\|offsite:its backups/([^|]*)\|", typed):
+        del files_there[name]
+    ship.send(configuration, {"shipped": RECORD}, RECORD, restorable=True)
+    assert ship.shipped(Target(configuration)) == RECORD
+
+
+@pytest.mark.parametrize("written", [0, 5])
 def test_a_first_record_that_is_half_written_is_written_again(
-    configuration: Configuration, files_there: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    configuration: Configuration, files_there: dict[str, str], monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
     def killed(target: Target, name: str, text: str) -> None:
-        files_there[name] = text[:5]
+        files_there[name] = text[:written]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
