@@ -35,6 +35,8 @@ RESERVE = 2**30
 SAMPLE = 20
 # The parts in which the copies at the target are read: one in each weekly drill, and a full backup lives for 3 weeks.
 PARTS = 3
+# As many of them at most, however slowly they are read.
+MOST_PARTS = 24
 # MiB a second, and seconds, in which a part is read at most.
 READ_RATE, READ_SECONDS = 10, 4 * 3600
 VERIFY_SECONDS = 6 * 3600
@@ -220,10 +222,15 @@ def read_copies(configuration: Configuration, source: str, values: dict[str, Any
 def next_part(last: dict[str, Any]) -> tuple[int, int]:
     """Return the part that a drill reads, and how many there are.
 
-    After a drill that failed it is the same one; after one that had not enough time, a half of it.
+    After a drill that failed it is the same one; after one that had not enough time, a half of it. After all of them
+    were read, there are half as many again.
     """
-    number, parts = last.get("part", -1), last.get("parts", PARTS)
-    return (number, 2 * parts) if last.get("unread") else ((number + 1) % parts, parts)
+    number, parts, is_unread = last.get("part", -1), last.get("parts", PARTS), last.get("unread")
+    if is_unread and parts < MOST_PARTS:
+        return number, 2 * parts
+    if number + 1 < parts:
+        return number + 1, parts
+    return 0, parts if is_unread else max(PARTS, parts // 2)
 
 
 def part_of(file: str, parts: int = PARTS) -> int:
@@ -249,8 +256,8 @@ def read_part(configuration: Configuration, number: int, parts: int = PARTS, *, 
             if error.status is not None:
                 raise
             unread.append(
-                f"not all of part {number + 1} of {parts} of the copies in {target.name}/{folder} was read ({error}): "
-                "the next drills read half as much each"
+                f"not all of part {number + 1} of {parts} of the copies in {target.name}/{folder} was read ({error})"
+                + (": the next drills read half as much each" if parts < MOST_PARTS else "")
             )
     if not wrong:
         return unread

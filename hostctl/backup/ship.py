@@ -264,8 +264,9 @@ def repair(configuration: Configuration, place: str, option: str = "--ignore-tim
     here, there = (f"{root}/{place}" for root in (configuration.repository, configuration.remote))
     return (
         f"Copy it back from {configuration.target}: {Target(configuration).command('copyto', option, there, here)} && "
-        f"chown -R {ACCOUNT}: {shlex.quote(here)}. Then see whether all is well: {configuration.program} backup drill --local. Only "
-        f"if {configuration.target} does not have it whole, give up everything older than a new backup, there too. "
+        f"chown -R {ACCOUNT}: {shlex.quote(here)}. Then see whether all is well: "
+        f"{configuration.program} backup drill --local. Only if {configuration.target} does not have it whole, give up "
+        f"everything older than a new backup, there too. "
         f"{only_from_now_on(configuration)}"
     )
 

@@ -580,15 +580,34 @@ def test_damage_is_named_although_there_was_no_time_for_the_rest(
 def test_what_there_was_no_time_for_is_read_by_smaller_parts(
     configuration: Configuration, copied: list[str], reads: dict[str, Any]
 ) -> None:
-    last: dict[str, Any] = {"part": 1, "unread": True}
+    last: dict[str, Any] = {"part": 0, "unread": True}
     numbers = []
     for _ in range(2 * drill.PARTS):
         last["part"], last["parts"] = drill.next_part(last)
         last["unread"] = False
         numbers.append(last["part"])
         assert drill.read_part(configuration, last["part"], last["parts"]) == []
-    assert numbers == [1, 2, 3, 4, 5, 0]
+    assert numbers == [0, 1, 2, 3, 4, 5]
     assert sorted(reads["files"]) == sorted(copied)
+
+
+def test_the_parts_are_as_few_as_before_after_a_complete_round() -> None:
+    last: dict[str, Any] = {}
+    reads = []
+    # The second one has not enough time.
+    for number in range(10):
+        last["part"], last["parts"] = drill.next_part(last)
+        last["unread"] = number == 1
+        reads.append((last["part"], last["parts"]))
+    assert reads == [(0, 3), (1, 3), (1, 6), (2, 6), (3, 6), (4, 6), (5, 6), (0, 3), (1, 3), (2, 3)]
+
+
+def test_the_parts_are_limited_and_the_next_one_is_read_when_none_gets_smaller() -> None:
+    most = drill.MOST_PARTS
+    assert drill.next_part({"part": 1, "parts": most // 2, "unread": True}) == (1, most)
+    assert drill.next_part({"part": 1, "parts": most, "unread": True}) == (2, most)
+    assert drill.next_part({"part": most - 1, "parts": most, "unread": True}) == (0, most)
+    assert drill.next_part({"part": most - 1, "parts": most}) == (0, most // 2)
 
 
 def test_a_repository_that_was_read_is_not_read_again(
