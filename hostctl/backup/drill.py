@@ -25,7 +25,7 @@ from .files import seconds_of
 from .listing import LOCAL, OFFSITE, Point, choose, fetch_repository, offsite_index
 from .scratch import Scratch, clear, own_folder
 from .server import Server
-from .ship import INFO, newest_hole, oldest_hole, repair, require_own, send_index, shipped
+from .ship import INFO, in_few_commands, newest_hole, oldest_hole, repair, require_own, send_index, shipped
 from .state import State, lock
 from .tools import DamagedError, Repository, Restic, Target, ToolError
 
@@ -197,7 +197,7 @@ def verify(configuration: Configuration) -> None:
         Repository(configuration).verify(VERIFY_SECONDS)
     except DamagedError as error:
         places = dict.fromkeys(filter(None, (place_of(configuration, line) for line in error.files)))
-        raise ReleaseError(f"{error}. {repair(configuration, next(iter(places), ''))}") from None
+        raise ReleaseError(f"{error}. {repair(configuration, list(places))}") from None
 
 
 def place_of(configuration: Configuration, line: str) -> str:
@@ -263,11 +263,13 @@ def read_part(configuration: Configuration, number: int, parts: int = PARTS, *, 
         return unread
     if not is_verified:
         verify(configuration)
-    file = wrong[0]
-    command = target.command("copyto", "--ignore-times", f"{configuration.repository}/{file}", target.path(file))
+    commands = [
+        target.command("copyto", "--ignore-times", f"{configuration.repository}/{place}", target.path(place))
+        for place in in_few_commands(wrong)
+    ]
     raise ReleaseError(
         f"{target.name} does not return what was copied to it: {first(wrong)}. The files of this host are whole. To "
-        f"copy one again: {command}"
+        f"copy again what is damaged there: {'; '.join(commands)}"
     )
 
 

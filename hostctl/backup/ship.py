@@ -35,6 +35,8 @@ OWNER_SECONDS = 40
 RUN_SECONDS = 1800
 # Files that change in place, by their names.
 INFO = ("archive.info", "archive.info.copy")
+# Commands in a message, for one damaged file each.
+MOST_COMMANDS = 5
 
 
 class ForeignError(ReleaseError):
@@ -253,22 +255,31 @@ def oldest_hole(configuration: Configuration, last: str, segment_bytes: int) -> 
     return (
         f"Segments of the write-ahead log are missing in {configuration.repository}: {history.describe(names)}. "
         f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. "
-        f"{repair(configuration, f'archive/{configuration.name}', '--ignore-existing')}"
+        f"{repair(configuration, [f'archive/{configuration.name}'], '--ignore-existing')}"
     )
 
 
-def repair(configuration: Configuration, place: str, option: str = "--ignore-times") -> str:
-    """Return what to do about a file or folder of the repository that is damaged or lost: its copy comes first."""
-    if not configuration.target or not place:
+def repair(configuration: Configuration, places: list[str], option: str = "--ignore-times") -> str:
+    """Return what to do about files or folders of the repository that are damaged or lost: their copies come first."""
+    if not configuration.target or not places:
         return only_from_now_on(configuration)
-    here, there = (f"{root}/{place}" for root in (configuration.repository, configuration.remote))
+    target, commands = Target(configuration), []
+    for place in in_few_commands(places):
+        here = f"{configuration.repository}/{place}"
+        copy = target.command("copyto", option, target.path(place), here)
+        commands.append(f"{copy} && chown -R {ACCOUNT}: {shlex.quote(here)}")
     return (
-        f"Copy it back from {configuration.target}: {Target(configuration).command('copyto', option, there, here)} && "
-        f"chown -R {ACCOUNT}: {shlex.quote(here)}. Then see whether all is well: "
-        f"{configuration.program} backup drill --local. Only if {configuration.target} does not have it whole, give up "
-        f"everything older than a new backup, there too. "
-        f"{only_from_now_on(configuration)}"
+        f"Copy back from {configuration.target} what is not whole here: {'; '.join(commands)}. Then see whether all is "
+        f"well: {configuration.program} backup drill --local. Only if {configuration.target} does not have it whole, "
+        f"give up everything older than a new backup, there too. {only_from_now_on(configuration)}"
     )
+
+
+def in_few_commands(files: list[str]) -> list[str]:
+    """Return the files of the repository, or where they are too many the folders of the log and of base backups."""
+    if len(files) <= MOST_COMMANDS:
+        return files
+    return list(dict.fromkeys("/".join(file.split("/")[: 2 if file.startswith("archive/") else 3]) for file in files))
 
 
 def only_from_now_on(configuration: Configuration) -> str:

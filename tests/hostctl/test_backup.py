@@ -481,6 +481,42 @@ def test_what_is_damaged_here_is_copied_back_from_the_target(
         drill.verify(replace(configuration, target=""))
 
 
+def damaged_files(count: int) -> list[str]:
+    """Return segments and files of a base backup, as `pgbackrest verify` names them."""
+    segments = [f"17-1/0000000100000000/0000000100000000000000{number}-bd09.zst" for number in range(10, 10 + count)]
+    return [*segments, "20261130-182439F/bundle/1", "20261130-182439F/bundle/2"]
+
+
+@pytest.mark.parametrize(
+    ("count", "places"),
+    [
+        (4, [f"archive/shop/{name}" for name in damaged_files(4)[:4]] + ["backup/shop/20261130-182439F"]),
+        (5, ["archive/shop", "backup/shop/20261130-182439F"]),
+    ],
+)
+def test_each_of_several_damaged_files_has_its_command(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, count: int, places: list[str]
+) -> None:
+    output = "".join(f"P01   INFO: invalid checksum '{file}'\n" for file in damaged_files(count))
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: f"{output}status: error\n")
+    with pytest.raises(ReleaseError) as found:
+        drill.verify(replace(configuration, folder="backups"))
+    assert re.findall(r"--ignore-times offsite:backups/(\S+) ", str(found.value)) == places
+    assert re.findall(rf"chown -R postgres: {configuration.repository}/([^\s;]+?)[;.] ", str(found.value)) == places
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_each_of_several_damaged_copies_has_its_command(
+    configuration: Configuration, copied: list[str], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    wrong = {"backup": copied[:2], "archive": copied[20 : 20 + count]}
+    monkeypatch.setattr(Target, "differing", lambda self, folder, name, *rest, **more: wrong[name])
+    with pytest.raises(ReleaseError) as found:
+        drill.read_part(configuration, 0, is_verified=True)
+    wanted = [*wrong["backup"], *wrong["archive"]] if count == 3 else ["backup/shop/20261130-182439F", "archive/shop"]
+    assert re.findall(r" offsite:/(\S+)\)", str(found.value)) == wanted
+
+
 def test_segments_that_are_lost_here_are_copied_back_from_the_target(
     configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
