@@ -713,6 +713,27 @@ def test_a_lock_has_one_holder_who_is_named(configuration: Configuration) -> Non
         pass
 
 
+def test_what_excludes_a_drill_says_how_to_stop_it(
+    configuration: Configuration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = "To stop a drill: systemctl stop shop-backup-drill"
+    with lock(configuration, "drill"), lock(configuration, "work"), lock(configuration, "ship"):
+        with pytest.raises(BusyError, match=rf"process {os.getpid()}\)\. {stop}$"), lock(configuration, "drill"):
+            pass
+        assert capsys.readouterr().out == "", "nothing was waited for"
+        with pytest.raises(BusyError, match=r"process \d+\)\.$"), lock(configuration, "work", wait=1):
+            pass
+        with pytest.raises(BusyError), lock(configuration, "drill", wait=1):
+            pass
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == f"A backup, restore or drill is running (process {os.getpid()}). Waiting for it, up to 1 s."
+        assert second == f"{first} {stop}"
+        # The copies of the log, which take seconds, are waited for by each of its timers.
+        with pytest.raises(BusyError), lock(configuration, "ship", wait=1):
+            pass
+        assert capsys.readouterr().out == ""
+
+
 def noted(settings: Settings, *, age: float = 10**6, **values: Any) -> list[str]:
     """Return the notes about a configuration that was written `age` seconds ago."""
     file = settings.etc / "backup.json"
