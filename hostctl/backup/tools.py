@@ -144,8 +144,8 @@ class Repository:
             if found["code"] not in (0, 2):
                 raise ReleaseError(
                     f"The backups in {self.path} cannot be read: {found['message']}. If they were made with another "
-                    f"passphrase (backup_key) and are not needed: mv {self.path} {self.path}.former, then run "
-                    "playbooks/provision.yml."
+                    f"passphrase (backup_key) and are not needed: mv {self.path} {self.path}.former, and, with a "
+                    "target, set another folder in app_backup_target; then run playbooks/provision.yml."
                 )
         return stanza
 

@@ -918,11 +918,25 @@ def test_backups_that_the_passphrases_do_not_open_are_named_before_others_are_ma
     monkeypatch.setattr(prepare, "shipped", lambda target: record)
     assert prepared(monkeypatch, host, configuration, "on")[0] == "stanza-create"
     record["fingerprints"]["backup_key"] = "3"
-    with pytest.raises(ReleaseError, match=r"backups of former, up to noon.* do not open \(backup_key\)"):
+    with pytest.raises(
+        ReleaseError, match=r"backups of former, up to noon.* do not open \(backup_key\).* \(or empty this one\)\.$"
+    ):
         prepared(monkeypatch, host, configuration, "on")
     # A server with backups of its own says it in its status.
     monkeypatch.setattr(Repository, "backups", lambda self, info=None: [backup("only", 1000)])
     prepared(monkeypatch, host, configuration, "on", db=[{"id": 1, "system-id": 7, "version": "17"}])
+
+
+def test_a_repository_of_another_passphrase_is_not_replaced_alone(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target, which has the copies of it, would be refused by the next message."""
+    stanza = {"name": "shop", "status": {"code": 99, "message": "cipher"}}
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: json.dumps([stanza]))
+    with pytest.raises(
+        ReleaseError, match=r"\.former, and, with a target, set another folder in app_backup_target; then"
+    ):
+        Repository(configuration).info()
 
 
 def test_postgresql_is_not_restarted_under_a_release(
