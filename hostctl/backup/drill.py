@@ -11,7 +11,6 @@ import hashlib
 import json
 import random
 import re
-import shlex
 import shutil
 import tempfile
 import time
@@ -26,7 +25,7 @@ from .files import seconds_of
 from .listing import LOCAL, OFFSITE, Point, choose, fetch_repository, offsite_index
 from .scratch import Scratch, clear, own_folder
 from .server import Server
-from .ship import INFO, newest_hole, oldest_hole, rclone, repair, require_own, send_index, shipped
+from .ship import INFO, in_few_commands, newest_hole, oldest_hole, repair, require_own, send_index, shipped
 from .state import State, lock
 from .tools import DamagedError, Repository, Restic, Target, ToolError
 
@@ -36,6 +35,8 @@ RESERVE = 2**30
 SAMPLE = 20
 # The parts in which the copies at the target are read: one in each weekly drill, and a full backup lives for 3 weeks.
 PARTS = 3
+# As many of them at most, however slowly they are read.
+MOST_PARTS = 24
 # MiB a second, and seconds, in which a part is read at most.
 READ_RATE, READ_SECONDS = 10, 4 * 3600
 VERIFY_SECONDS = 6 * 3600
@@ -196,7 +197,7 @@ def verify(configuration: Configuration) -> None:
         Repository(configuration).verify(VERIFY_SECONDS)
     except DamagedError as error:
         places = dict.fromkeys(filter(None, (place_of(configuration, line) for line in error.files)))
-        raise ReleaseError(f"{error}. {repair(configuration, next(iter(places), ''))}") from None
+        raise ReleaseError(f"{error}. {repair(configuration, list(places))}") from None
 
 
 def place_of(configuration: Configuration, line: str) -> str:
@@ -221,10 +222,15 @@ def read_copies(configuration: Configuration, source: str, values: dict[str, Any
 def next_part(last: dict[str, Any]) -> tuple[int, int]:
     """Return the part that a drill reads, and how many there are.
 
-    After a drill that failed it is the same one; after one that had not enough time, a half of it.
+    After a drill that failed it is the same one; after one that had not enough time, a half of it. After all of them
+    were read, there are half as many again.
     """
-    number, parts = last.get("part", -1), last.get("parts", PARTS)
-    return (number, 2 * parts) if last.get("unread") else ((number + 1) % parts, parts)
+    number, parts, is_unread = last.get("part", -1), last.get("parts", PARTS), last.get("unread")
+    if is_unread and parts < MOST_PARTS:
+        return number, 2 * parts
+    if number + 1 < parts:
+        return number + 1, parts
+    return 0, parts if is_unread else max(PARTS, parts // 2)
 
 
 def part_of(file: str, parts: int = PARTS) -> int:
@@ -250,18 +256,20 @@ def read_part(configuration: Configuration, number: int, parts: int = PARTS, *, 
             if error.status is not None:
                 raise
             unread.append(
-                f"not all of part {number + 1} of {parts} of the copies in {target.name}/{folder} was read ({error}): "
-                "the next drills read half as much each"
+                f"not all of part {number + 1} of {parts} of the copies in {target.name}/{folder} was read ({error})"
+                + (": the next drills read half as much each" if parts < MOST_PARTS else "")
             )
     if not wrong:
         return unread
     if not is_verified:
         verify(configuration)
-    file = shlex.quote(wrong[0])
-    command = rclone(configuration, f"--ignore-times {configuration.repository}/{file} {configuration.remote}/{file}")
+    commands = [
+        target.command("copyto", "--ignore-times", f"{configuration.repository}/{place}", target.path(place))
+        for place in in_few_commands(wrong)
+    ]
     raise ReleaseError(
         f"{target.name} does not return what was copied to it: {first(wrong)}. The files of this host are whole. To "
-        f"copy one again: {command}"
+        f"copy again what is damaged there: {'; '.join(commands)}"
     )
 
 

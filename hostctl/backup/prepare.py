@@ -65,7 +65,7 @@ def require_passphrases(configuration: Configuration) -> None:
             f"{configuration.target} has the backups of {record.get('host')}, up to {record.get('at')}, which the "
             f"passphrases here do not open ({', '.join(other)}). To restore them: write the secrets at the end of the "
             "recovery kit into inventory/.secrets/ENV/, one file each, then run site.yml -e secrets_replace=true. If "
-            "they are not yours: choose another folder in app_backup_target."
+            "you do not need them, choose another folder in app_backup_target (or empty this one)."
         )
 
 

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from argparse import Namespace
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def run(host: Host, configuration: Configuration, options: Namespace) -> int:
     """Run `backup restore`. Returns the exit status; raises ReleaseError, BusyError."""
     with (
         cancellable("restore"),
-        lock(configuration, "drill", wait=60),
+        # What only looks does not wait for a drill, which may read for hours.
+        nullcontext() if options.show else lock(configuration, "drill", wait=60),
         lock(configuration, "work", wait=60),
     ):
         record = Record(host.settings) if host.settings.home.exists() else None

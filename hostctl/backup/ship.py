@@ -35,6 +35,8 @@ OWNER_SECONDS = 40
 RUN_SECONDS = 1800
 # Files that change in place, by their names.
 INFO = ("archive.info", "archive.info.copy")
+# Commands in a message, for one damaged file each.
+MOST_COMMANDS = 5
 
 
 class ForeignError(ReleaseError):
@@ -198,16 +200,18 @@ def shipped(target: Target) -> dict[str, Any]:
 
     Raises ToolError when it does not answer, UnreadableError when a record is damaged that has no copy.
     """
-    texts = [text for name in (RECORD, RECORD_COPY) if (text := target.read(name))]
-    for text in texts:
+    # A file without a byte is half of one, too.
+    texts = {name: text for name in (RECORD, RECORD_COPY) if (text := target.read(name)) is not None}
+    for text in texts.values():
         with suppress(json.JSONDecodeError):
             return json.loads(text)
     if not texts:
         return {}
+    deletion = "; ".join(target.command("deletefile", target.path(name)) for name in texts)
     raise UnreadableError(
-        f"{RECORD} and its copy at {target.name} cannot be read: {texts[0][:100]!r}. Whose backups are there is not "
-        f"known. If they are those of this server: rclone deletefile {target.path(RECORD)} (with the credentials, see "
-        "docs/backup.md), and the next copy writes it. If not, choose another folder in app_backup_target."
+        f"{' and '.join(texts)} at {target.name} cannot be read: {next(iter(texts.values()))[:100]!r}. Whose backups "
+        f"are there is not known. If they are those of this server: {deletion} and the next copy writes new ones. If "
+        "not, choose another folder in app_backup_target."
     )
 
 
@@ -251,27 +255,31 @@ def oldest_hole(configuration: Configuration, last: str, segment_bytes: int) -> 
     return (
         f"Segments of the write-ahead log are missing in {configuration.repository}: {history.describe(names)}. "
         f"Moments from there up to the next base backup ({configuration.program} backup list) cannot be restored. "
-        f"{repair(configuration, f'archive/{configuration.name}', '--ignore-existing')}"
+        f"{repair(configuration, [f'archive/{configuration.name}'], '--ignore-existing')}"
     )
 
 
-def repair(configuration: Configuration, place: str, option: str = "--ignore-times") -> str:
-    """Return what to do about a file or folder of the repository that is damaged or lost: its copy comes first."""
-    if not configuration.target or not place:
+def repair(configuration: Configuration, places: list[str], option: str = "--ignore-times") -> str:
+    """Return what to do about files or folders of the repository that are damaged or lost: their copies come first."""
+    if not configuration.target or not places:
         return only_from_now_on(configuration)
-    here, there = (shlex.quote(f"{root}/{place}") for root in (configuration.repository, configuration.remote))
+    target, commands = Target(configuration), []
+    for place in in_few_commands(places):
+        here = f"{configuration.repository}/{place}"
+        copy = target.command("copyto", option, target.path(place), here)
+        commands.append(f"{copy} && chown -R {ACCOUNT}: {shlex.quote(here)}")
     return (
-        f"Copy it back from {configuration.target}: {rclone(configuration, f'{option} {there} {here}')} && "
-        f"chown -R {ACCOUNT}: {here}. Then see whether all is well: {configuration.program} backup drill --local. Only "
-        f"if {configuration.target} does not have it whole, give up everything older than a new backup, there too. "
-        f"{only_from_now_on(configuration)}"
+        f"Copy back from {configuration.target} what is not whole here: {'; '.join(commands)}. Then see whether all is "
+        f"well: {configuration.program} backup drill --local. Only if {configuration.target} does not have it whole, "
+        f"give up everything older than a new backup, there too. {only_from_now_on(configuration)}"
     )
 
 
-def rclone(configuration: Configuration, words: str) -> str:
-    """Return the command that copies a file or folder with the credentials of the backups."""
-    etc = f"/etc/{configuration.name}"
-    return f"(set -a; . {etc}/backup.env; rclone copyto --config=/dev/null {words})"
+def in_few_commands(files: list[str]) -> list[str]:
+    """Return the files of the repository, or where they are too many the folders of the log and of base backups."""
+    if len(files) <= MOST_COMMANDS:
+        return files
+    return list(dict.fromkeys("/".join(file.split("/")[: 2 if file.startswith("archive/") else 3]) for file in files))
 
 
 def only_from_now_on(configuration: Configuration) -> str:

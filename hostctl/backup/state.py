@@ -67,21 +67,29 @@ def lock(configuration: Configuration, name: str, *, wait: float = 0) -> Iterato
 
     `ship` is for copies of the log, `work` for everything else that changes the repository or the target. A drill, a
     base backup and a restore take `drill` before `work`, so that a drill which only reads excludes them alone.
-    Waits up to `wait` seconds. Raises BusyError, naming the holder.
+    Waits up to `wait` seconds, and says so, but not for `ship`, which is short. Raises BusyError, naming the holder.
     """
     path = configuration.state_folder / f"{name}.lock"
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         # `is_held` may have it for an instant.
-        deadline = time.monotonic() + max(wait, 0.5)
+        began, is_told = time.monotonic(), name == "ship"
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise BusyError(f"A backup, restore or drill is running (process {holder(path)}).") from None
+                waited, busy = time.monotonic() - began, f"A backup, restore or drill is running ({holder(path)})."
+                # A drill reads for hours. What it has done until it is stopped is removed, or done again.
+                remedy = (
+                    f" To stop a drill: systemctl stop {configuration.name}-backup-drill" if name == "drill" else ""
+                )
+                if waited >= max(wait, 0.5):
+                    raise BusyError(f"{busy}{remedy}") from None
+                if waited >= 0.5 and not is_told:
+                    is_told = True
+                    say(f"{busy} Waiting for it, up to {wait:.0f} s.{remedy}")
                 time.sleep(0.05)
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
@@ -97,6 +105,7 @@ def is_held(configuration: Configuration, name: str) -> bool:
 
 def holder(path: Path) -> str:
     try:
-        return path.read_text().strip() or "unknown"
+        number = path.read_text().strip()
     except OSError:
-        return "unknown"
+        number = ""
+    return f"process {number or 'unknown'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -143,8 +144,8 @@ class Repository:
             if found["code"] not in (0, 2):
                 raise ReleaseError(
                     f"The backups in {self.path} cannot be read: {found['message']}. If they were made with another "
-                    f"passphrase (backup_key) and are not needed: mv {self.path} {self.path}.former, then run "
-                    "playbooks/provision.yml."
+                    f"passphrase (backup_key) and are not needed: mv {self.path} {self.path}.former, and, with a "
+                    "target, set another folder in app_backup_target; then run playbooks/provision.yml."
                 )
         return stanza
 
@@ -206,6 +207,11 @@ class Target:
         self.root = configuration.remote
         self.name = configuration.target
         self.variables = configuration.environment()
+        self.credentials = configuration.config / configuration.name / "backup.env"
+
+    def command(self, command: str, *words: str) -> str:
+        """Return a call of rclone, with the credentials of the backups, for a person to type."""
+        return f"(set -a; . {self.credentials}; rclone {command} --config=/dev/null {shlex.join(words)})"
 
     def call(self, command: str, *words: str, seconds: float, stdin: str = "") -> str:
         options = [*RCLONE_OPTIONS, *([f"--ca-cert={CA_FILE}"] if CA_FILE.exists() else [])]

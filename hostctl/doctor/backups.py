@@ -6,6 +6,7 @@ from typing import Any
 
 from ..backup import notes
 from ..backup.configuration import Configuration
+from ..backup.drill import PARTS
 from ..backup.listing import ago
 from ..backup.state import State
 from ..backup.tools import Repository
@@ -115,7 +116,22 @@ def drill(context: Context) -> Finding | None:
         text = "not rehearsed yet: the first one is due within a week"
     elif state.get("source"):
         text += f" from {state['source']}, in {duration(state.get('seconds', 0))}"
-    return told({"drill": grade(context, "drill", state)}, found, text, remedy, values)
+    one = told({"drill": grade(context, "drill", state)}, found, text, remedy, values)
+    if one.state == OK and configuration.target and (slow := too_slow(configuration, state)):
+        return Finding(WARN, f"{one.text}. {slow}", f"{context.program} backup drill --offsite", values)
+    return one
+
+
+def too_slow(configuration: Configuration, state: dict[str, Any]) -> str:
+    """Return why drills read the copies at the target in more than the three weeks of a full backup, or ""."""
+    number, parts = state.get("part", 0) + 1, state.get("parts", PARTS)
+    if state.get("unread"):
+        why = f"not all of part {number} of {parts} of the copies at {configuration.target} was read in time"
+    elif parts > PARTS:
+        why = f"one of {parts} parts of the copies at {configuration.target} is read each week"
+    else:
+        return ""
+    return f"Damage in an older one may be found after more than {PARTS} weeks: {why}, and each drill reads one more"
 
 
 def grade(context: Context, kind: str, state: dict[str, Any]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
+import subprocess
 import time
 from argparse import Namespace
 from dataclasses import replace
@@ -164,15 +166,41 @@ def test_a_record_that_is_half_written_is_no_empty_target(
     files_there[ship.RECORD] = '{"at'
     with pytest.raises(ReleaseError, match=r"cannot be read: '\{\"at'.*rclone deletefile"):
         ship.require_own(configuration, target)
+    files_there[ship.RECORD] = ""
+    with pytest.raises(ReleaseError, match=r"cannot be read: ''"):
+        ship.require_own(configuration, target)
     files_there[ship.RECORD_COPY] = ship.to_text(RECORD)
     assert ship.shipped(target) == RECORD
 
 
+def test_records_that_cannot_be_read_are_deleted_by_the_commands_of_the_message(
+    configuration: Configuration, files_there: dict[str, str], tmp_path: Path
+) -> None:
+    configuration = replace(configuration, folder="its backups", config=tmp_path)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/backup.env").write_text("RCLONE_CONFIG_OFFSITE_TYPE=sftp\n")
+    program = tmp_path / "rclone"
+    program.write_text(f'#!/bin/sh\nprintf "%s|" "$RCLONE_CONFIG_OFFSITE_TYPE" "$@" >>{tmp_path}/typed\n')
+    program.chmod(0o755)
+    files_there |= {ship.RECORD: "{", ship.RECORD_COPY: ""}
+    with pytest.raises(ship.UnreadableError) as found:
+        ship.require_own(configuration, Target(configuration))
+    command = re.search(r"\(set -a; .*\)(?= and )", str(found.value))
+    assert command, found.value
+    subprocess.run(["sh", "-ec", command[0]], env={"PATH": f"{tmp_path}:/bin"}, check=True)
+    typed = (tmp_path / "typed").read_text()
+    for name in re.findall(r"sftp\|deletefile\|--config=/dev/null\|offsite:its backups/([^|]*)\|", typed):
+        del files_there[name]
+    ship.send(configuration, {"shipped": RECORD}, RECORD, restorable=True)
+    assert ship.shipped(Target(configuration)) == RECORD
+
+
+@pytest.mark.parametrize("written", [0, 5])
 def test_a_first_record_that_is_half_written_is_written_again(
-    configuration: Configuration, files_there: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    configuration: Configuration, files_there: dict[str, str], monkeypatch: pytest.MonkeyPatch, written: int
 ) -> None:
     def killed(target: Target, name: str, text: str) -> None:
-        files_there[name] = text[:5]
+        files_there[name] = text[:written]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -453,6 +481,42 @@ def test_what_is_damaged_here_is_copied_back_from_the_target(
         drill.verify(replace(configuration, target=""))
 
 
+def damaged_files(count: int) -> list[str]:
+    """Return segments and files of a base backup, as `pgbackrest verify` names them."""
+    segments = [f"17-1/0000000100000000/0000000100000000000000{number}-bd09.zst" for number in range(10, 10 + count)]
+    return [*segments, "20261130-182439F/bundle/1", "20261130-182439F/bundle/2"]
+
+
+@pytest.mark.parametrize(
+    ("count", "places"),
+    [
+        (4, [f"archive/shop/{name}" for name in damaged_files(4)[:4]] + ["backup/shop/20261130-182439F"]),
+        (5, ["archive/shop", "backup/shop/20261130-182439F"]),
+    ],
+)
+def test_each_of_several_damaged_files_has_its_command(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, count: int, places: list[str]
+) -> None:
+    output = "".join(f"P01   INFO: invalid checksum '{file}'\n" for file in damaged_files(count))
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: f"{output}status: error\n")
+    with pytest.raises(ReleaseError) as found:
+        drill.verify(replace(configuration, folder="backups"))
+    assert re.findall(r"--ignore-times offsite:backups/(\S+) ", str(found.value)) == places
+    assert re.findall(rf"chown -R postgres: {configuration.repository}/([^\s;]+?)[;.] ", str(found.value)) == places
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_each_of_several_damaged_copies_has_its_command(
+    configuration: Configuration, copied: list[str], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    wrong = {"backup": copied[:2], "archive": copied[20 : 20 + count]}
+    monkeypatch.setattr(Target, "differing", lambda self, folder, name, *rest, **more: wrong[name])
+    with pytest.raises(ReleaseError) as found:
+        drill.read_part(configuration, 0, is_verified=True)
+    wanted = [*wrong["backup"], *wrong["archive"]] if count == 3 else ["backup/shop/20261130-182439F", "archive/shop"]
+    assert re.findall(r" offsite:/(\S+)\)", str(found.value)) == wanted
+
+
 def test_segments_that_are_lost_here_are_copied_back_from_the_target(
     configuration: Configuration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,15 +616,34 @@ def test_damage_is_named_although_there_was_no_time_for_the_rest(
 def test_what_there_was_no_time_for_is_read_by_smaller_parts(
     configuration: Configuration, copied: list[str], reads: dict[str, Any]
 ) -> None:
-    last: dict[str, Any] = {"part": 1, "unread": True}
+    last: dict[str, Any] = {"part": 0, "unread": True}
     numbers = []
     for _ in range(2 * drill.PARTS):
         last["part"], last["parts"] = drill.next_part(last)
         last["unread"] = False
         numbers.append(last["part"])
         assert drill.read_part(configuration, last["part"], last["parts"]) == []
-    assert numbers == [1, 2, 3, 4, 5, 0]
+    assert numbers == [0, 1, 2, 3, 4, 5]
     assert sorted(reads["files"]) == sorted(copied)
+
+
+def test_the_parts_are_as_few_as_before_after_a_complete_round() -> None:
+    last: dict[str, Any] = {}
+    reads = []
+    # The second one has not enough time.
+    for number in range(10):
+        last["part"], last["parts"] = drill.next_part(last)
+        last["unread"] = number == 1
+        reads.append((last["part"], last["parts"]))
+    assert reads == [(0, 3), (1, 3), (1, 6), (2, 6), (3, 6), (4, 6), (5, 6), (0, 3), (1, 3), (2, 3)]
+
+
+def test_the_parts_are_limited_and_the_next_one_is_read_when_none_gets_smaller() -> None:
+    most = drill.MOST_PARTS
+    assert drill.next_part({"part": 1, "parts": most // 2, "unread": True}) == (1, most)
+    assert drill.next_part({"part": 1, "parts": most, "unread": True}) == (2, most)
+    assert drill.next_part({"part": most - 1, "parts": most, "unread": True}) == (0, most)
+    assert drill.next_part({"part": most - 1, "parts": most}) == (0, most // 2)
 
 
 def test_a_repository_that_was_read_is_not_read_again(
@@ -628,6 +711,27 @@ def test_a_lock_has_one_holder_who_is_named(configuration: Configuration) -> Non
             pass
     with lock(configuration, "work"):
         pass
+
+
+def test_what_excludes_a_drill_says_how_to_stop_it(
+    configuration: Configuration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = "To stop a drill: systemctl stop shop-backup-drill"
+    with lock(configuration, "drill"), lock(configuration, "work"), lock(configuration, "ship"):
+        with pytest.raises(BusyError, match=rf"process {os.getpid()}\)\. {stop}$"), lock(configuration, "drill"):
+            pass
+        assert capsys.readouterr().out == "", "nothing was waited for"
+        with pytest.raises(BusyError, match=r"process \d+\)\.$"), lock(configuration, "work", wait=1):
+            pass
+        with pytest.raises(BusyError), lock(configuration, "drill", wait=1):
+            pass
+        first, second = capsys.readouterr().out.splitlines()
+        assert first == f"A backup, restore or drill is running (process {os.getpid()}). Waiting for it, up to 1 s."
+        assert second == f"{first} {stop}"
+        # The copies of the log, which take seconds, are waited for by each of its timers.
+        with pytest.raises(BusyError), lock(configuration, "ship", wait=1):
+            pass
+        assert capsys.readouterr().out == ""
 
 
 def noted(settings: Settings, *, age: float = 10**6, **values: Any) -> list[str]:
@@ -814,11 +918,25 @@ def test_backups_that_the_passphrases_do_not_open_are_named_before_others_are_ma
     monkeypatch.setattr(prepare, "shipped", lambda target: record)
     assert prepared(monkeypatch, host, configuration, "on")[0] == "stanza-create"
     record["fingerprints"]["backup_key"] = "3"
-    with pytest.raises(ReleaseError, match=r"backups of former, up to noon.* do not open \(backup_key\)"):
+    with pytest.raises(
+        ReleaseError, match=r"backups of former, up to noon.* do not open \(backup_key\).* \(or empty this one\)\.$"
+    ):
         prepared(monkeypatch, host, configuration, "on")
     # A server with backups of its own says it in its status.
     monkeypatch.setattr(Repository, "backups", lambda self, info=None: [backup("only", 1000)])
     prepared(monkeypatch, host, configuration, "on", db=[{"id": 1, "system-id": 7, "version": "17"}])
+
+
+def test_a_repository_of_another_passphrase_is_not_replaced_alone(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target, which has the copies of it, would be refused by the next message."""
+    stanza = {"name": "shop", "status": {"code": 99, "message": "cipher"}}
+    monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: json.dumps([stanza]))
+    with pytest.raises(
+        ReleaseError, match=r"\.former, and, with a target, set another folder in app_backup_target; then"
+    ):
+        Repository(configuration).info()
 
 
 def test_postgresql_is_not_restarted_under_a_release(

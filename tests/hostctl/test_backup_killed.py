@@ -405,6 +405,13 @@ def test_a_base_backup_and_a_restore_wait_for_a_drill(installation: Installation
     assert backups_of(installation.world.repository) == before
 
 
+def test_what_would_be_restored_is_shown_during_a_drill(installation: Installation) -> None:
+    with lock(installation.world.configuration, "drill"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restore, "lock", lambda configuration, name, wait=0: lock(configuration, name))
+        ((status, output),) = installation.run({"action": "restore", "show": True})
+    assert (status, "To restore: the database as it was at" in output) == (0, True), output
+
+
 def test_a_return_whose_application_does_not_start_is_complete(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -455,6 +455,22 @@ def test_backups_that_are_late(
 
 
 @pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"unread": True, "part": 1, "parts": 3}, "not all of part 2 of 3 of the copies at s3:shop was read in time"),
+        ({"unread": False, "part": 4, "parts": 6}, "one of 6 parts of the copies at s3:shop is read each week"),
+    ],
+)
+def test_copies_that_a_drill_does_not_read_in_three_weeks(saved: Context, values: dict[str, Any], text: str) -> None:
+    remember(saved, "drill", **values)
+    found = backups.drill(saved)
+    assert (found.state, text in found.text) == (WARN, True), found
+    assert found.remedy.startswith("shopctl backup drill --offsite")
+    remember(saved, "drill", unread=False, part=2, parts=3)
+    assert backups.drill(saved).state == OK
+
+
+@pytest.mark.parametrize(
     ("kind", "check", "text"),
     [
         ("ship", backups.offsite, "write-ahead log run was killed: write-ahead log 25 s ago"),

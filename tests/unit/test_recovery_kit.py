@@ -12,6 +12,8 @@ from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 ROLE = Path(__file__).parents[2] / "roles/backup"
+# The one of root on Debian, and that of /bin/sh (dash), whose echo interprets backslashes.
+SHELLS = ["bash", "sh"]
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PRIVATE KEY-----\n"
 
 
@@ -34,9 +36,10 @@ def kit(folder: Path, **given: object) -> str:
     }  # fmt: skip
     variables = {
         "backup_name": "shop", "backup_postgresql_version": "17", "backup_postgresql_data": "/data",
-        "backup_target": target, "backup_key": "a'b $c", "backup_files_key": "files",
+        "backup_target": target, "backup_key": "a'b $c\\n", "backup_files_key": "files",
         "backup_secrets": {"django_key": "d", "backup_files_key": "files"},
         "backup_kit": "/home/ada/inventory/.secrets/production/kit", "playbook_dir": str(ROLE),
+        "role_path": "/home/ada/roles/backup",
     }  # fmt: skip
     text = loader.get_text_file_contents(str(ROLE / "templates/recovery-kit.txt.j2"))
     return Templar(loader, variables=known | variables | given).template(trust_as_template(text))
@@ -47,9 +50,14 @@ def typed(text: str, begin: str, end: str) -> str:
     return text[text.index(begin) : text.index(end)]
 
 
-def test_the_target_is_reached_with_what_the_kit_has(tmp_path: Path) -> None:
+def run(shell: str, text: str, folder: Path | None = None) -> None:
+    subprocess.run([shell, "-ec", text], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_target_is_reached_with_what_the_kit_has(tmp_path: Path, shell: str) -> None:
     part = typed(kit(tmp_path), "  # The target", "  # The database").replace("/etc/shop", str(tmp_path))
-    subprocess.run(["bash", "-ec", part + "\nenv >env"], cwd=tmp_path, check=True)
+    run(shell, part + "\nenv >env", tmp_path)
     environment = (tmp_path / "env").read_text()
     assert "RCLONE_CONFIG_OFFSITE_HOST=backup.example.net\n" in environment
     assert "RESTIC_PASSWORD=files\n" in environment
@@ -59,21 +67,53 @@ def test_the_target_is_reached_with_what_the_kit_has(tmp_path: Path) -> None:
     assert hosts == "[backup.example.net]:2222 ssh-ed25519 AAAA\n[backup.example.net]:2222 ecdsa-sha2-nistp256 BBBB\n"
 
 
-def test_the_configuration_is_written_as_a_whole(tmp_path: Path) -> None:
-    part = typed(kit(tmp_path), "cat >/etc/pgbackrest.conf", "  rclone cat")
-    subprocess.run(["bash", "-ec", part.replace("/etc/", f"{tmp_path}/")], check=True)
-    written = (tmp_path / "pgbackrest.conf").read_text()
+@pytest.mark.parametrize("before", [False, True], ids=["new", "of the package"])
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_configuration_is_written_as_a_whole(tmp_path: Path, shell: str, before: bool) -> None:
+    file = tmp_path / "pgbackrest.conf"
+    if before:
+        file.touch(0o644)
+    part = typed(kit(tmp_path), "(umask 027; cat >/etc/pgbackrest.conf", "  rclone cat").replace(
+        "/etc/", f"{tmp_path}/"
+    )
+    run(shell, f'chgrp() {{ echo "$@" >{tmp_path}/group; }}\numask 022\n{part}')
+    written = file.read_text()
     assert written.startswith("[global]\n")
-    assert "repo1-cipher-pass=a'b $c\n" in written
+    assert "repo1-cipher-pass=a'b $c\\n\n" in written
     assert written.endswith("[shop]\npg1-path=/data\n")
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "group").read_text() == f"postgres {file}\n"
 
 
-def test_the_secrets_are_written_where_ansible_reads_them(tmp_path: Path) -> None:
-    part = kit(tmp_path).split(" of the repository:\n")[-1]
-    subprocess.run(["bash", "-ec", part], cwd=tmp_path, check=True)
+def secrets(text: str) -> str:
+    """Return the commands that write the secrets."""
+    return text[text.index("  umask 077; mkdir -p") :]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_secrets_are_written_where_ansible_reads_them(tmp_path: Path, shell: str) -> None:
+    run(shell, secrets(kit(tmp_path)), tmp_path)
     folder = tmp_path / "inventory/.secrets/production"
     found = {file.name: file.read_text() for file in folder.iterdir()}
-    assert found == {"backup_key": "a'b $c\n", "backup_files_key": "files\n", "django_key": "d\n"}
+    assert found == {"backup_key": "a'b $c\\n\n", "backup_files_key": "files\n", "django_key": "d\n"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("app/inventory/.secrets/a b", "inventory/.secrets/a b of the repository (on this machine: {})"),
+        ("app/secrets", "secrets of the repository (on this machine: {})"),
+        ("kept/secrets", "app_secrets (on this machine: {})"),
+    ],
+)
+def test_the_folder_of_the_secrets_is_that_of_app_secrets(tmp_path: Path, folder: str, told: str) -> None:
+    path = tmp_path / folder
+    repository = tmp_path / "app"
+    repository.mkdir()
+    text = kit(tmp_path, backup_kit=f"{path}/recovery-kit.txt", role_path=f"{repository}/roles/backup")
+    assert f"Secrets, for the folder {told.format(path)}:\n" in text
+    run("sh", secrets(text), repository)
+    assert (path / "django_key").read_text() == "d\n"
 
 
 @pytest.mark.parametrize(("version", "debian"), [("17", "13"), ("15", "12")])

@@ -110,7 +110,10 @@ def test_damage_in_an_older_backup_of_this_host(backups: Backups, how: str, prob
     with backups.timers_stopped():
         file = bundle(backups, 0)
         with backups.damaged(f"{REPOSITORY}/{file}", how):
-            backups.run("drill", "--offsite")
+            # It reads another part of the copies, where the file of this host is not compared.
+            part = part_of(file.removeprefix("backup/"))
+            backups.edit_state("drill", part=part, parts=PARTS, unread=False)
+            backups.run("drill", "--offsite").succeeded()
             found = backups.run("drill", "--local").failed().says("are damaged", problem, "expire")
             assert file in backups.at_target()
             # As it says.
