@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from deployments import Deployments
-from doctor import bad, discard_requests
+from doctor_on_host import bad, discard_requests
 from probes import wait_for
 from sinks import Received, sinks
 

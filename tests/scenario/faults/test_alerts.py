@@ -12,7 +12,7 @@ from shlex import quote
 
 import pytest
 from deployments import Deployments
-from doctor import bad, discard_requests, doctor, watch
+from doctor_on_host import bad, discard_requests, doctor, watch
 from installation import run_python
 from probes import Visitor, wait_for
 from sinks import Received

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from deployments import ROOT, Deployments
-from doctor import watch
+from doctor_on_host import watch
 from probes import Visitor, wait_for
 from sinks import Received
 
