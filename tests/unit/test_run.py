@@ -122,5 +122,5 @@ def test_worker_of_the_first_lane_continues_with_the_second(monkeypatch: pytest.
 def test_modules_that_tests_import_by_name_differ() -> None:
     """Their folders are in one path (pyproject.toml): a scenario would import the first of two."""
     folders = ("tools", "plugins", "tests", "tests/harness")
-    found = [file.name for folder in folders for file in (ROOT / folder).glob("*.py")]
+    found = [file.name for folder in folders for file in (run.ROOT / folder).glob("*.py")]
     assert len(found) == len(set(found)), sorted(name for name in set(found) if found.count(name) > 1)
