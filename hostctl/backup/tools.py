@@ -225,7 +225,9 @@ class Target:
     def read(self, name: str, seconds: float = 60) -> str | None:
         """Return the text of a file, or None when there is none. Raises ToolError when the target does not answer."""
         try:
-            return self.call("cat", self.path(name), seconds=seconds)
+            text = self.call("cat", self.path(name), seconds=seconds)
+            # Of S3, rclone prints nothing for a file that is not there, as for an empty one, and ends well.
+            return text if text or self.call("lsf", self.path(name), seconds=seconds).strip() else None
         except ToolError as error:
             if error.status in (3, 4) or "object not found" in str(error) or "directory not found" in str(error):
                 return None

@@ -411,6 +411,15 @@ def test_a_run_that_ends_during_the_look_was_not_killed(
     assert not notes.was_killed(configuration, "ship")
 
 
+@pytest.mark.parametrize(("listed", "found"), [("shipped.json\n", ""), ("", None)])
+def test_an_empty_file_at_the_target_is_not_a_missing_one(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, listed: str, found: str | None
+) -> None:
+    """As with S3, of which rclone prints nothing in both cases."""
+    monkeypatch.setattr(Target, "call", lambda self, command, *words, **more: listed if command == "lsf" else "")
+    assert Target(configuration).read("shipped.json") == found
+
+
 def test_drills_alternate(configuration: Configuration) -> None:
     assert drill.next_source(configuration, {}) == listing.OFFSITE
     assert drill.next_source(configuration, {"source": listing.OFFSITE}) == listing.LOCAL
