@@ -150,6 +150,8 @@ def test_a_wrong_passphrase(backups: Backups) -> None:
             backups.run("list").says("Problem")
         assert (backups.words(), backups.server_process()) == (words, process)
         backups.archive_again()
+        backups.run("drill", "--local").succeeded()
+        assert "rehearsed" not in backups.notes()
 
 
 def test_a_changed_host_key(backups: Backups, app: Installation) -> None:
