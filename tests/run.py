@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the parts of the test suite, two at a time.
+"""Run the parts of the test suite, three at a time.
 
 Every part runs, even after another has failed. The report ends with the slowest tests, every failure, and the number of
 tests that ran: `N passed, N failed`. A part that failed without a failing test, or in which no test ran, counts as one
@@ -15,10 +15,8 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +27,8 @@ APPLICATION_TESTS = [("debian12", "app", "host_services"), ("debian13", "app", "
 # The first lines of a failure's message are reported; the rest is in the log.
 MESSAGE_LINES = 12
 SLOWEST = 20
+# What runs at a time, by weight. Scenarios wait for a third of their time: three keep two cores busy.
+CAPACITY = 3
 
 LINT = [
     ["ruff", "check", "."],
@@ -55,6 +55,7 @@ class Part:
     name: str
     commands: list[list[str]]
     has_tests: bool = True
+    weight: int = 1
     seconds: float = 0.0
     failed_commands: list[str] = field(default_factory=list)
     tests: list[Case] = field(default_factory=list)
@@ -91,12 +92,13 @@ def scenario(name: str) -> Part:
     return Part(name, [["molecule", "test", "--scenario-name", name]])
 
 
-def all_parts() -> list[list[Part]]:
-    """Return two lanes; when one is done, its worker takes parts of the other (see `run_lanes`).
+def is_under_load(part: Part) -> bool:
+    """Return whether a part has so much load all the time that two of them would delay each other."""
+    return part.name.startswith("deploy")
 
-    The first has the scenarios with the highest load: they run one after another, or they would delay each other. The
-    others follow by their length, the longest first, so that both workers end at about the same time.
-    """
+
+def all_parts() -> list[Part]:
+    """Return the parts in the order in which they start: the longest first, so that all workers end together."""
     unit = [
         "pytest",
         "-n",
@@ -108,29 +110,25 @@ def all_parts() -> list[list[Part]]:
         f"--junitxml={RESULTS}/unit/unit.xml",
     ]
     application = [sys.executable, "tools/testhost.py", "application-tests"]
-    under_load = [name for name in scenarios() if name.startswith("deploy")]
-    long = [name for name in ("faults", "backup", "security", "default", "cluster", "projects") if name in scenarios()]
-    others = [name for name in scenarios() if name not in (*long, *under_load)]
+    long = ["deploy", "faults", "backup", "projects", "deploy-supervisor", "cluster", "security", "default"]
+    names = sorted(scenarios(), key=lambda name: long.index(name) if name in long else len(long))
     return [
-        [scenario(name) for name in under_load],
-        [
-            Part("lint", LINT, has_tests=False),
-            Part("unit", [unit]),
-            Part("app", [[*application, system, f"{RESULTS}/app", *suites] for system, *suites in APPLICATION_TESTS]),
-            *(scenario(name) for name in long),
-            *(scenario(name) for name in others),
-        ],
+        Part("lint", LINT, has_tests=False),
+        *(scenario(name) for name in names),
+        Part("app", [[*application, system, f"{RESULTS}/app", *suites] for system, *suites in APPLICATION_TESTS]),
+        # Two processes, which wait for nothing.
+        Part("unit", [unit], weight=2),
     ]
 
 
-def choose(names: Sequence[str]) -> list[list[Part]]:
-    """Return the lanes with the parts of these names; all parts when no name is given."""
-    lanes = all_parts()
-    known = [part.name for lane in lanes for part in lane]
+def choose(names: Sequence[str]) -> list[Part]:
+    """Return the parts of these names; all parts when no name is given."""
+    parts = all_parts()
+    known = [part.name for part in parts]
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"There is no part called {unknown[0]}. The parts are: {', '.join(known)}.")
-    return [[part for part in lane if not names or part.name in names] for lane in lanes]
+    return [part for part in parts if not names or part.name in names]
 
 
 # --- Running -----------------------------------------------------------------------------
@@ -222,31 +220,32 @@ def report(parts: Sequence[Part], seconds: float) -> str:
     return "\n".join([*lines, "", f"Duration: {minutes} min {rest} s.", f"{passed} passed, {failed} failed"])
 
 
-def run_lanes(*lanes: deque[Part]) -> None:
-    """Run the parts that are left in one lane, then those of the next."""
+def fits(part: Part, running: Collection[Part]) -> bool:
+    """Return whether a part may start beside those that run."""
+    if is_under_load(part) and any(is_under_load(other) for other in running):
+        return False
+    return sum(other.weight for other in running) + part.weight <= CAPACITY
 
-    def take(lane: deque[Part]) -> Part | None:
-        with suppress(IndexError):
-            return lane.popleft()
-        return None
 
-    for lane in lanes:
-        while part := take(lane):
-            execute(part)
+def execute_all(parts: Sequence[Part]) -> None:
+    """Run parts beside each other, each as soon as it fits."""
+    waiting, running = list(parts), dict[Future[None], Part]()
+    with ThreadPoolExecutor(CAPACITY) as pool:
+        while waiting or running:
+            while part := next((one for one in waiting if fits(one, running.values())), None):
+                waiting.remove(part)
+                running[pool.submit(execute, part)] = part
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[done]
+                done.result()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", nargs="*", help="lint, unit, app or a scenario; default: all")
-    lanes = choose(parser.parse_args().part)
-    under_load, others = (deque(lane) for lane in lanes)
+    parts = choose(parser.parse_args().part)
     start = time.monotonic()
-    with ThreadPoolExecutor(2) as pool:
-        # When the first lane is done, its worker takes parts of the second.
-        running = [pool.submit(run_lanes, under_load, others), pool.submit(run_lanes, others)]
-    for lane in running:
-        lane.result()
-    parts = [part for lane in lanes for part in lane]
+    execute_all(parts)
     print(f"\n{report(parts, time.monotonic() - start)}")
     return int(any(part.problems for part in parts))
 

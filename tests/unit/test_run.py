@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,11 +93,11 @@ def test_unknown_part_is_answered_with_the_known_ones() -> None:
 
 
 def test_scenario_is_a_part() -> None:
-    assert [part.name for lane in choose(["default"]) for part in lane] == ["default"]
+    assert [part.name for part in choose(["default"])] == ["default"]
 
 
-def test_every_scenario_is_in_one_lane() -> None:
-    names = [part.name for lane in run.all_parts() for part in lane]
+def test_every_scenario_is_a_part_once() -> None:
+    names = [part.name for part in run.all_parts()]
     assert len(names) == len(set(names))
     assert set(run.scenarios()) < set(names)
 
@@ -109,14 +109,35 @@ def test_inventory_of_a_scenario_finds_group_vars(name: str) -> None:
     assert folder.is_dir(), f"{folder} is no link: ln -sfn ../../../group_vars {folder}"
 
 
-def test_worker_of_the_first_lane_continues_with_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    monkeypatch.setattr(run, "execute", lambda part: done.append(part.name))
-    first, second = deque([Part("deploy", [])]), deque([Part("lint", []), Part("unit", [])])
-    run.run_lanes(first, second)
-    assert done == ["deploy", "lint", "unit"]
-    assert not first
-    assert not second
+def test_all_parts_run_as_far_as_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, three at a time; of those under load one, and beside the heavy one a single other."""
+    running, seen, lock, full = [], [], threading.Condition(), 0
+
+    def part_runs(part: Part) -> None:
+        nonlocal full
+        with lock:
+            running.append(part)
+            seen.append(part.name)
+            lock.notify_all()
+            # Until the machine is full, or nothing else can start.
+            lock.wait_for(lambda: not any(run.fits(one, running) for one in parts if one.name not in seen), timeout=30)
+            assert sum(one.weight for one in running) <= 3
+            assert sum(one.name.startswith("deploy") for one in running) <= 1
+            full += len(running) == 3
+            running.remove(part)
+
+    parts = [Part(name, []) for name in ("deploy", "deploy-other", "a", "b", "c")] + [Part("unit", [], weight=2)]
+    monkeypatch.setattr(run, "execute", part_runs)
+    run.execute_all(parts)
+    assert sorted(seen) == sorted(part.name for part in parts)
+    assert seen.index("deploy") < seen.index("deploy-other")
+    assert full
+
+
+def test_error_of_the_runner_itself_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "RESULTS", Path("/proc/none"))
+    with pytest.raises(OSError, match="/proc/none"):
+        run.execute_all([Part("a", [["true"]])])
 
 
 def test_modules_that_tests_import_by_name_differ() -> None:
