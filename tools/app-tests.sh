@@ -2,10 +2,11 @@
 # Run test suites on the PostgreSQL, Redis and Python of the Debian this runs in.
 #
 #   app            the application's own tests                              (folder /app)
-#   host_services  hostctl's database code and review of migrations, gunicorn (folder /seedbed/tests/host_services)
+#   host_services  hostctl's database code and review of migrations, gunicorn, (folder /seedbed/tests/host_services)
+#                  and rules and dashboard for Prometheus
 #   in_app         hostctl/in_app with every supported version of Celery    (folder /seedbed/tests/in_app)
 #
-# Expects the packages postgresql, redis-server, libfaketime and python3-venv; uv; the folders above, which may be read-only; a folder for
+# Expects the packages postgresql, redis-server, prometheus, libfaketime and python3-venv; uv; the folders above, which may be read-only; a folder for
 # data, WORK (default /work), and one for virtual environments and uv's cache, CACHE (default /cache), which may be kept.
 # JUNIT is the path of the result files, to which each run adds its name. Exits with 1 if a suite failed.
 set -euo pipefail

@@ -78,7 +78,7 @@ RECIPE_END = {
 }
 PACKAGES = {
     "test-host": "systemd systemd-sysv dbus openssh-server iproute2 procps ca-certificates",
-    "application-tests": "postgresql redis-server python3-venv libfaketime ca-certificates",
+    "application-tests": "postgresql redis-server prometheus python3-venv libfaketime ca-certificates",
 }
 
 

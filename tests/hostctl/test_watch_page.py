@@ -302,6 +302,8 @@ def test_each_minute_has_one_run() -> None:
 
 
 METRIC = re.compile(r"\bseedbed_\w+")
+DASHBOARD = json.loads((DOCS / "dashboard.json").read_text())
+TARGETS = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
 def written() -> set[str]:
@@ -330,7 +332,7 @@ def test_rules_are_quiet_where_the_server_is() -> None:
         for group in yaml.safe_load((DOCS / "rules.yml").read_text())["groups"]
         for rule in group["rules"]
     }
-    quiet = {alert for alert, expression in rules.items() if " unless on (instance, app" in f" {expression}"}
+    quiet = {alert for alert, expression in rules.items() if "seedbed_alerts_paused" in expression}
     pausing = pause.OF_DATABASE | {check.name for check in checks.CHECKS if check.pauses}
     # These name a check, or a value that one of those checks measures.
     words = ("seedbed_check_state ==", "site", "requests", "queue", "database", *(f'"{name}"' for name in pausing))
@@ -341,13 +343,85 @@ def test_rules_are_quiet_where_the_server_is() -> None:
         assert set(names) <= pausing
 
 
+LABEL = re.compile(r'\b(\w+)=~?"|\b(?:on|by) \(([\w, ]+)\)|\$labels\.(\w+)|{{(\w+)}}|, (\w+)\)$')
+
+
+def labels_of(metric: str) -> set[str]:
+    """Return the labels of a metric: Prometheus adds the instance."""
+    own = {name: label for name, label, _ in textfile.METRICS.values()}
+    own |= {textfile.STATE[0]: "check", textfile.PAUSED[0]: "check", textfile.INFO[0]: "release"}
+    return {"app", "instance", own.get(metric, "")}
+
+
+def assert_labels_are_written(expression: str, *texts: str) -> None:
+    """Of an expression, and of texts that are rendered with its result."""
+    named = {name for found in LABEL.findall(" ".join((*texts, expression))) for name in ", ".join(found).split(", ")}
+    known = set().union(*(labels_of(metric) for metric in METRIC.findall(expression)))
+    assert named
+    assert named - {""} <= known
+
+
+def test_rules_and_dashboard_name_labels_that_are_written() -> None:
+    rules = [rule for group in yaml.safe_load((DOCS / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+    for rule in rules:
+        # That nothing is written has no labels.
+        if rule["alert"] != "SeedbedMissing":
+            assert_labels_are_written(rule["expr"], *rule["annotations"].values())
+    for target in TARGETS:
+        assert_labels_are_written(target["expr"], target["legendFormat"])
+    [annotation] = DASHBOARD["annotations"]["list"]
+    assert_labels_are_written(annotation["expr"], annotation["titleFormat"])
+    for variable in DASHBOARD["templating"]["list"][1:]:
+        assert_labels_are_written(variable["query"]["query"])
+
+
 def test_the_dashboard_names_metrics_that_are_written() -> None:
-    dashboard = json.loads((DOCS / "dashboard.json").read_text())
-    named = [METRIC.findall(target["expr"]) for panel in dashboard["panels"] for target in panel["targets"]]
+    named = [METRIC.findall(target["expr"]) for target in TARGETS]
     assert all(named)
     assert {metric for metrics in named for metric in metrics} <= written()
     # It has every graph of the status page.
-    assert len(dashboard["panels"]) == len(graph.GRAPHS) + 1
+    assert len(DASHBOARD["panels"]) == len(graph.GRAPHS) + 1
+
+
+def test_panels_have_the_units_of_their_metrics() -> None:
+    """Grafana's names for them."""
+    units = {"seconds": "s", "bytes": "bytes", "ratio": "percentunit"}
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            [metric] = METRIC.findall(target["expr"])
+            assert panel["fieldConfig"]["defaults"]["unit"] == units.get(metric.rpartition("_")[2], "short")
+
+
+def test_grafana_can_import_the_dashboard() -> None:
+    panels = DASHBOARD["panels"]
+    variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
+    assert variables["datasource"] == {
+        "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus",
+    }  # fmt: skip
+    assert DASHBOARD["schemaVersion"] >= 36  # From here on, `datasource` is an object.
+    assert DASHBOARD["uid"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = []
+    for place in (panel["gridPos"] for panel in panels):
+        assert place["x"] + place["w"] <= 24
+        columns, rows = (range(place[at], place[at] + place[size]) for at, size in (("x", "w"), ("y", "h")))
+        cells += [(x, y) for x in columns for y in rows]
+    assert len(set(cells)) == len(cells)
+    asking = [*panels, *TARGETS, *DASHBOARD["annotations"]["list"], variables["app"], variables["instance"]]
+    assert all(one["datasource"] == {"type": "prometheus", "uid": "${datasource}"} for one in asking)
+    for panel in panels:
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
+    # Grafana 8 reads the query of an annotation from `expr`, later ones from `target`.
+    [annotation] = DASHBOARD["annotations"]["list"]
+    assert annotation["target"]["expr"] == annotation["expr"]
+
+
+def test_what_is_written_is_measured() -> None:
+    """Each name of a value is in the source of a check or of the watch."""
+    folder = DOCS.parents[1] / "hostctl"
+    modules = [*(folder / "doctor").glob("*.py"), *(folder / "watch").glob("*.py")]
+    source = "".join(path.read_text() for path in modules if path.name not in ("textfile.py", "graph.py"))
+    assert [name for name in textfile.METRICS if not re.search(rf'"{name}[":]', source)] == []
 
 
 def test_every_graph_is_of_values_that_prometheus_gets_too() -> None:
