@@ -245,7 +245,19 @@ def test_another_database_at_the_target_is_refused(
     monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 7}, {"system-id": 9}]})
     ship.require_own(configuration, None)
     monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 8}]})
-    with pytest.raises(ship.ForeignError, match=r"has the backups of another database.*restore\.yml"):
+    with pytest.raises(ship.ForeignError, match=r"has the backups of another database.*restore\.yml") as caught:
+        ship.require_own(configuration, None)
+    assert "Restore them here (ansible-playbook" in str(caught.value)
+
+
+def test_another_database_at_the_target_whose_backups_the_passphrases_do_not_open(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ship, "shipped", lambda target: RECORD | {"fingerprints": {"backup_key": "other"}})
+    monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 8}]})
+    with pytest.raises(
+        ship.ForeignError, match=r"do not open them \(backup_key\): write the secrets .*secrets_replace=true, then ans"
+    ):
         ship.require_own(configuration, None)
 
 
@@ -943,7 +955,8 @@ def test_a_repository_of_another_passphrase_is_not_replaced_alone(
     stanza = {"name": "shop", "status": {"code": 99, "message": "cipher"}}
     monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: json.dumps([stanza]))
     with pytest.raises(
-        ReleaseError, match=r"\.former, and, with a target, set another folder in app_backup_target; then"
+        ReleaseError,
+        match=r"write the secrets that.* If they are not needed: mv .*, with a target, set another folder in .*; then",
     ):
         Repository(configuration).info()
 
