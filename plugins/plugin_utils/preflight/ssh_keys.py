@@ -19,7 +19,7 @@ def key_file_problem(here: Installation, name: str) -> str:
     try:
         path = here.project / Path(name).expanduser()
     except RuntimeError:
-        return f"({name}) is in the home folder of a user whom this machine does not have."
+        return f"({name}) is in the home folder of a user that this machine does not have."
     if not path.is_file():
         return f"names the file {path}, which does not exist on this machine."
     try:
