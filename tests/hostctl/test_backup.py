@@ -12,6 +12,7 @@ import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -889,6 +890,34 @@ def test_a_reverted_restore_keeps_the_way_back_of_the_one_before(
     monkeypatch.setattr(restore.Restore, "systemctl", lambda *arguments: None)
     restore.Restore(host, configuration, options()).finish_killed()
     assert State(configuration, "restore").read() == former
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_end_says_where_the_former_database_is(
+    host: Host, configuration: Configuration, tmp_path: Path, capsys: pytest.CaptureFixture[str], several: bool
+) -> None:
+    host.settings = replace(host.settings, barriers=several)
+    kept, repository = tmp_path / "main.before-1", tmp_path / "pgbackrest.before-1"
+    for folder in (kept, repository):
+        folder.mkdir()
+    (kept / "table").write_bytes(b"1" * 2_000_000)
+    State(configuration, "restore").write(kept=str(kept), repository=str(repository), accepted=True)
+    ended = restore.Restore(host, configuration, options())
+    ended.report(SimpleNamespace(at="2026-11-28T18:59:30Z", seconds=time.time() - 30))
+    undo = (
+        "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
+        if several
+        else ("shopctl backup restore --undo")
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "Restored the database as it was at 2026-11-28T18:59:30Z (30 s ago).",
+        f"The former database is in {kept} (2 MB).",
+        f"To return to it: {undo}",
+        f"To remove it, when all is well: rm -r {kept} {repository}",
+    ]
+    # There was none.
+    shutil.rmtree(kept)
+    assert ended.describe_kept("former") == []
 
 
 def test_uploads_that_are_there_stay(tmp_path: Path) -> None:
