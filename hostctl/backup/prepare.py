@@ -8,11 +8,9 @@ from ..host import Host
 from ..settings import ReleaseError
 from .configuration import Configuration
 from .server import Server
-from .ship import shipped
+from .ship import other_passphrases, shipped
 from .state import State
-from .tools import Repository, Target, ToolError, call
-
-PASSPHRASES = ("backup_files_key", "backup_key")
+from .tools import SECRETS_REMEDY, Repository, Target, ToolError, call
 
 
 def prepare(host: Host, configuration: Configuration, *, upgraded: bool = False) -> dict[str, Any]:
@@ -59,12 +57,10 @@ def require_passphrases(configuration: Configuration) -> None:
         record = shipped(Target(configuration))
     except ReleaseError:
         return
-    there, here = record.get("fingerprints", {}), configuration.fingerprints
-    if other := [name for name in PASSPHRASES if name in there and there[name] != here.get(name)]:
+    if other := other_passphrases(configuration, record):
         raise ReleaseError(
             f"{configuration.target} has the backups of {record.get('host')}, up to {record.get('at')}, which the "
-            f"passphrases here do not open ({', '.join(other)}). To restore them: write the secrets at the end of the "
-            "recovery kit into inventory/.secrets/ENV/, one file each, then run site.yml -e secrets_replace=true. If "
+            f"passphrases here do not open ({', '.join(other)}). To restore them: {SECRETS_REMEDY}. If "
             "you do not need them, choose another folder in app_backup_target (or empty this one)."
         )
 

@@ -50,6 +50,7 @@ from .tools import ACCOUNT, Repository, Restic, Target, call, wait_ended
 SERVICE_SECONDS = 900
 # The server does not start if it has ended so often.
 MOST_RESTARTS = 4
+UNDO_PLAYBOOK = "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
 # Spans of time that are remembered as given up by restores.
 GAPS = 100
 PARKED_BECAUSE = "it waited when the database was restored to an earlier state"
@@ -233,8 +234,8 @@ class Restore:
             size = "size unknown"
         lost = time.time() - point.seconds
         say(
-            f"It replaces the present database ({size}), which is kept as {self.kept}. What was written in the last "
-            f"{lost:.0f} s, since {point.at}, will be missing."
+            f"It replaces the present database ({size}), which is kept. What was written in the last {lost:.0f} s, "
+            f"since {point.at}, will be missing."
         )
         self.require_room(point)
 
@@ -448,6 +449,7 @@ class Restore:
             self.at_boot("enable")
             self.finish()
             say("It is complete. If a secret was rotated since that backup, run playbooks/provision.yml.")
+            say("\n".join(self.describe_kept("former")))
         elif state and not state.get("accepted"):
             say("A restore was killed: bringing its former database back.")
             wait_ended(re.compile(r"pgbackrest .*restore"), SERVICE_SECONDS)
@@ -461,8 +463,7 @@ class Restore:
         state = self.state.read()
         if self.host.settings.barriers and not self.options.database_only:
             raise ReleaseError(
-                "The application runs on several hosts, which a playbook stops and starts: "
-                "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
+                f"The application runs on several hosts, which a playbook stops and starts: {UNDO_PLAYBOOK}"
             )
         if state.get("undoing") and self.options.show:
             say("A return to the former database was killed. It will be completed.")
@@ -474,8 +475,7 @@ class Restore:
             since = [end for _, end in State(self.configuration, "gaps").read().get("gaps", [])][-1:]
             say(
                 f"To return to: the database that was replaced{''.join(f' at {iso(moment)}' for moment in since)}, "
-                f"which is {state['kept']}. What was written since then will be missing. The present data is kept as "
-                f"{self.kept}."
+                f"which is {state['kept']}. What was written since then will be missing. The present data is kept."
             )
             if self.options.show:
                 return
@@ -483,9 +483,9 @@ class Restore:
             was_running = self.has_application and bool(self.host.manager.alive())
             undoing = {"kept": str(self.kept), "was_running": was_running, "gaps": gaps(self.configuration)}
             self.state.write(undoing=undoing)
-        kept = self.exchange()
+        self.exchange()
         self.back_up_again()
-        say(f"The database is the former one again. The restored one is kept as {kept}.")
+        say("\n".join(["The database is the former one again.", *self.describe_kept("restored")]))
 
     def require_readable(self, data: Path) -> None:
         """Raise ReleaseError when a data folder cannot be that of a server."""
@@ -494,8 +494,8 @@ class Restore:
         except ReleaseError as error:
             raise ReleaseError(f"Nothing was changed: {data} is no database that can start. {error}") from None
 
-    def exchange(self) -> str:
-        """Exchange the present data for the former ones, and return where the present ones are kept.
+    def exchange(self) -> None:
+        """Exchange the present data for the former ones.
 
         It continues where one that was killed has ended. The repository stays: its history has all timelines.
         """
@@ -537,7 +537,6 @@ class Restore:
                 f"{problem}\nStart it when that is solved: systemctl restart {self.configuration.name}. Then type "
                 f"{self.configuration.program} backup --full"
             )
-        return undoing["kept"]
 
     def exchange_again(self, state: dict[str, Any]) -> None:
         """Take back an exchange whose former database does not start."""
@@ -642,14 +641,33 @@ class Restore:
             say(f"The restored database has no backup yet: {error}\nType: {self.configuration.program} backup --full")
 
     def way_back(self) -> str:
-        return f"To return to the former database: {self.configuration.program} backup restore --undo"
+        return f"To return to the former database: {self.undo_command}"
+
+    @property
+    def undo_command(self) -> str:
+        if self.host.settings.barriers:
+            return UNDO_PLAYBOOK
+        return f"{self.configuration.program} backup restore --undo"
 
     def report(self, point: Point) -> None:
         lost = time.time() - point.seconds
-        say(
-            f"Restored the database as it was at {point.at} ({lost:.0f} s ago).\n{self.way_back()}\n"
-            f"To remove it, when all is well: rm -r {self.kept}"
-        )
+        first = f"Restored the database as it was at {point.at} ({lost:.0f} s ago)."
+        say("\n".join([first, *self.describe_kept("former")]))
+
+    def describe_kept(self, name: str) -> list[str]:
+        """Return where the database is that is not in use, how large, and how to return to it and to remove it."""
+        state = self.state.read()
+        kept = Path(state["kept"])
+        if not kept.exists():
+            return []
+        size = sum(path.lstat().st_blocks * 512 for path in kept.rglob("*"))
+        # The repository of before, which a restore from the target has replaced.
+        folders = [folder for folder in (kept, state.get("repository")) if folder and Path(folder).exists()]
+        return [
+            f"The {name} database is in {kept} ({size / 1e6:.0f} MB).",
+            f"To return to it: {self.undo_command}",
+            f"To remove it, when all is well: rm -r {' '.join(map(str, folders))}",
+        ]
 
 
 def require_room(folder: Path, needed: float) -> None:

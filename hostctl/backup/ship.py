@@ -23,7 +23,7 @@ from . import history
 from .configuration import Configuration
 from .server import Canary, Server
 from .state import State, lock
-from .tools import ACCOUNT, Backup, Repository, Target
+from .tools import ACCOUNT, SECRETS_REMEDY, Backup, Repository, Target
 
 RECORD = "shipped.json"
 # An earlier record. Over SFTP a file is written in place: when the host dies meanwhile, the first one is half of one.
@@ -35,6 +35,9 @@ OWNER_SECONDS = 40
 RUN_SECONDS = 1800
 # Files that change in place, by their names.
 INFO = ("archive.info", "archive.info.copy")
+PASSPHRASES = ("backup_files_key", "backup_key")
+# How the target of another server is told, also to the doctor.
+FOREIGN = "has the backups of another"
 # Commands in a message, for one damaged file each.
 MOST_COMMANDS = 5
 
@@ -186,13 +189,21 @@ def require_own(configuration: Configuration, target: Target) -> dict[str, Any]:
     state = State(configuration, "owner").read()
     is_own = not found.get("owner") or found["owner"] in (state.get("owner"), state.get("former"))
     if found and not (is_own and found.get("system_id") in Repository(configuration).system_ids()):
+        restore = "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_offsite=true"
+        if other := other_passphrases(configuration, found):
+            restore = f"the passphrases here do not open them ({', '.join(other)}): {SECRETS_REMEDY}, then {restore}"
         raise ForeignError(
-            f"{configuration.target} has the backups of another database or server: that of {found.get('host')}, up "
+            f"{configuration.target} {FOREIGN} database or server: that of {found.get('host')}, up "
             f"to {found.get('at')}. They stay as they are, and this database is not copied off the host. Restore them "
-            "here (ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_offsite=true), or choose another "
-            "folder in app_backup_target."
+            f"here ({restore}), or choose another folder in app_backup_target."
         )
     return found
+
+
+def other_passphrases(configuration: Configuration, record: dict[str, Any]) -> list[str]:
+    """Return the names of the passphrases here that do not open the backups of which the target has this record."""
+    there, here = record.get("fingerprints", {}), configuration.fingerprints
+    return [name for name in PASSPHRASES if name in there and there[name] != here.get(name)]
 
 
 def shipped(target: Target) -> dict[str, Any]:

@@ -34,6 +34,11 @@ DAMAGED = re.compile(
 # What programs write before their messages.
 STAMP = re.compile(r"^\d{4}[/-]\d\d[/-]\d\d \d\d:\d\d:\d\d(\.\d+)? *(?:P\d+)? *", re.MULTILINE)
 
+SECRETS_REMEDY = (
+    "write the secrets that they were made with, which are at the end of the recovery kit, into "
+    "inventory/.secrets/ENV/, one file each, then run site.yml -e secrets_replace=true"
+)
+
 
 class DamagedError(ReleaseError):
     """Files of a repository are damaged or lost: `files` are the lines of `pgbackrest verify` that name them."""
@@ -144,8 +149,9 @@ class Repository:
             if found["code"] not in (0, 2):
                 raise ReleaseError(
                     f"The backups in {self.path} cannot be read: {found['message']}. If they were made with another "
-                    f"passphrase (backup_key) and are not needed: mv {self.path} {self.path}.former, and, with a "
-                    "target, set another folder in app_backup_target; then run playbooks/provision.yml."
+                    f"passphrase (backup_key): {SECRETS_REMEDY}. If they are not needed: mv {self.path} "
+                    f"{self.path}.former, and, with a target, set another folder in app_backup_target; then run "
+                    "playbooks/provision.yml."
                 )
         return stanza
 

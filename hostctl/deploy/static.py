@@ -39,6 +39,7 @@ TAKEN = ("/media/", "/flower/", "/_private/")
 SHIPPED = ".shipped"
 # How long assets stay when no release on the host has them any more.
 KEEP_SECONDS = 30 * 24 * 3600
+TEMPORARY_LOSS = "whose files are lost at a restart"
 
 
 def collect(deployment: Deployment) -> None:
@@ -85,6 +86,7 @@ def link_media(deployment: Deployment) -> None:
     host, release = deployment.host, deployment.host.path(deployment.release)
     found = deployment.application.ask("media_files")
     check_media(deployment, found)
+    check_written(deployment, found)
     path, folder = found["path"], Path(os.path.normpath(found["folder"]))
     # Uploads elsewhere are the project's to serve.
     if path in ("", "media") or not folder.is_relative_to(host.settings.home / "shared/media"):
@@ -115,6 +117,18 @@ def check_media(deployment: Deployment, found: dict[str, Any]) -> None:
             )
 
 
+def check_written(deployment: Deployment, found: dict[str, Any]) -> None:
+    """Warn of settings that have the processes write where they cannot: requests that do so would answer 500."""
+    for name, folder in found.get("written", {}).items():
+        if (what := loss(deployment, folder)) not in ("", TEMPORARY_LOSS):
+            deployment.warn(
+                f"{name} is {folder}, {what}: what writes there fails. Write a folder below "
+                'os.environ["PRIVATE_ROOT"] into the settings, which all releases share, or one below /tmp for files '
+                "that a restart may remove. A folder outside of the release may also be added to read_write_paths of "
+                "app_sandbox in group_vars/ENV/app.yml."
+            )
+
+
 def loss(deployment: Deployment, folder: str) -> str:
     """Return what is wrong with a folder for uploads; "" if it keeps what the processes write."""
     host, settings = deployment.host, deployment.settings
@@ -125,7 +139,7 @@ def loss(deployment: Deployment, folder: str) -> str:
     if place.is_relative_to(host.path(deployment.release).resolve()):
         return "inside of the release, which its processes cannot write to and the next release does not have"
     if is_temporary(str(place)):
-        return "whose files are lost at a restart"
+        return TEMPORARY_LOSS
     # Supervisor's programs have no sandbox.
     return "which the processes cannot write to" if settings.manager == "systemd" else ""
 

@@ -8,6 +8,7 @@ from ..backup import notes
 from ..backup.configuration import Configuration
 from ..backup.drill import PARTS
 from ..backup.listing import ago
+from ..backup.ship import FOREIGN
 from ..backup.state import State
 from ..backup.tools import Repository
 from ..settings import ReleaseError
@@ -93,6 +94,8 @@ def offsite(context: Context) -> Finding | None:
     values = {"offsite_age": round(context.now - last, 1)} if last else {}
     text = ", ".join(f"{NAMES[kind]} {ago(state.get('ok_at', 0))}" for kind, state in found.items())
     remedy = f"journalctl -u {configuration.name}-backup-* -n 30; {context.program} backup"
+    if any(FOREIGN in (state.get("problem") or "") for state in found.values()):
+        remedy = of_target("restore them here, as above; or set another folder in app_backup_target")
     one = told(grades, found, f"{text}, at {configuration.target}", remedy, values)
     if one.state == OK and (kit := notes.missing_kit(configuration)):
         sentence, _, fix = kit.partition(". ")
@@ -173,5 +176,5 @@ def problem_of(kind: str, state: str) -> str:
     return f"late (limit {duration(BOUNDS[kind][state == BAD])})"
 
 
-def of_target() -> str:
-    return "# set app_backup_target in group_vars/ENV/app.yml, then:\nansible-playbook -i INVENTORY site.yml"
+def of_target(what: str = "set app_backup_target") -> str:
+    return f"# {what} in group_vars/ENV/app.yml, then:\nansible-playbook -i INVENTORY site.yml"

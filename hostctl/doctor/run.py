@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shlex
 import threading
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,18 @@ def examine(context: Context, checks: Sequence[Check]) -> dict[str, Finding]:
             else:
                 # One that answers after its limit was given up already.
                 found.setdefault(name, finding)
-    return {check.name: finding for check in checks if (finding := found[check.name])}
+    return {check.name: with_inventory(context, finding) for check in checks if (finding := found[check.name])}
+
+
+def with_inventory(context: Context, finding: Finding) -> Finding:
+    """Return a finding whose commands name the inventory: that of the clone that asks, or of the last site.yml."""
+    name = (context.clone_settings or {}).get("inventory") or context.configuration.inventory or "INVENTORY"
+    placeholder, option = "-i INVENTORY ", f"-i {shlex.quote(name)} "
+    return replace(
+        finding,
+        text=finding.text.replace(placeholder, option),
+        remedy=finding.remedy.replace(placeholder, option),
+    )
 
 
 def look(context: Context, check: Check) -> Finding | None:

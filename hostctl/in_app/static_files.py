@@ -48,7 +48,8 @@ def absent_folders() -> list[str]:
 def media_files() -> dict[str, Any]:
     """Return the `path` of MEDIA_URL, "" for another site (a CDN, S3), and the `folder` of uploads, "" for none.
 
-    `fields` are the fields of models by the folder that each stores its files in, where that is another one.
+    `fields` are the fields of models by the folder that each stores its files in, where that is another one. `written`
+    are the folders that other settings have processes write to, by the setting.
     """
     from django.apps import apps
     from django.conf import settings
@@ -65,7 +66,24 @@ def media_files() -> dict[str, Any]:
         "path": "" if urlsplit(url).netloc else url_path(url, "MEDIA_URL"),
         "folder": folder,
         "fields": fields,
+        "written": {name: str(Path(path).absolute()) for name, path in written_folders(settings).items() if path},
     }
+
+
+def written_folders(settings: Any) -> dict[str, Any]:
+    """Return the folders that settings have processes write to while they run, by the setting; without uploads."""
+    found = {"FILE_UPLOAD_TEMP_DIR": settings.FILE_UPLOAD_TEMP_DIR}
+    if settings.EMAIL_BACKEND.endswith("filebased.EmailBackend"):
+        found["EMAIL_FILE_PATH"] = getattr(settings, "EMAIL_FILE_PATH", "")
+    if settings.SESSION_ENGINE.endswith("backends.file"):
+        found["SESSION_FILE_PATH"] = settings.SESSION_FILE_PATH
+    for alias, cache in settings.CACHES.items():
+        if cache.get("BACKEND", "").endswith("FileBasedCache"):
+            found[f'CACHES["{alias}"]["LOCATION"]'] = cache.get("LOCATION")
+    # django-haystack's indexes of Whoosh and Xapian.
+    for alias, index in (getattr(settings, "HAYSTACK_CONNECTIONS", None) or {}).items():
+        found[f'HAYSTACK_CONNECTIONS["{alias}"]["PATH"]'] = index.get("PATH")
+    return found
 
 
 def media_folder() -> str:

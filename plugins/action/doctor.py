@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -57,6 +58,8 @@ class ActionModule(ActionBase):
         project = Path(arguments["project"]).resolve()
         clone = clone_of(project, Path(variables.get("inventory_dir") or project))
         clone |= {"settings": digests(project, variables, self._templar.template)}
+        if inventory := variables.get("inventory_file"):
+            clone["inventory"] = os.path.relpath(inventory)
         command = shlex.join([arguments["program"], "doctor"])
         done = self._low_level_execute_command(f"{command} --clone-settings", in_data=json.dumps(clone).encode())
         if "unrecognized arguments" in done["stderr"]:  # a program of an earlier version

@@ -12,6 +12,7 @@ import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -245,7 +246,19 @@ def test_another_database_at_the_target_is_refused(
     monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 7}, {"system-id": 9}]})
     ship.require_own(configuration, None)
     monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 8}]})
-    with pytest.raises(ship.ForeignError, match=r"has the backups of another database.*restore\.yml"):
+    with pytest.raises(ship.ForeignError, match=r"has the backups of another database.*restore\.yml") as caught:
+        ship.require_own(configuration, None)
+    assert "Restore them here (ansible-playbook" in str(caught.value)
+
+
+def test_another_database_at_the_target_whose_backups_the_passphrases_do_not_open(
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ship, "shipped", lambda target: RECORD | {"fingerprints": {"backup_key": "other"}})
+    monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 8}]})
+    with pytest.raises(
+        ship.ForeignError, match=r"do not open them \(backup_key\): write the secrets .*secrets_replace=true, then ans"
+    ):
         ship.require_own(configuration, None)
 
 
@@ -879,6 +892,34 @@ def test_a_reverted_restore_keeps_the_way_back_of_the_one_before(
     assert State(configuration, "restore").read() == former
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_the_end_says_where_the_former_database_is(
+    host: Host, configuration: Configuration, tmp_path: Path, capsys: pytest.CaptureFixture[str], several: bool
+) -> None:
+    host.settings = replace(host.settings, barriers=several)
+    kept, repository = tmp_path / "main.before-1", tmp_path / "pgbackrest.before-1"
+    for folder in (kept, repository):
+        folder.mkdir()
+    (kept / "table").write_bytes(b"1" * 2_000_000)
+    State(configuration, "restore").write(kept=str(kept), repository=str(repository), accepted=True)
+    ended = restore.Restore(host, configuration, options())
+    ended.report(SimpleNamespace(at="2026-11-28T18:59:30Z", seconds=time.time() - 30))
+    undo = (
+        "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
+        if several
+        else ("shopctl backup restore --undo")
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "Restored the database as it was at 2026-11-28T18:59:30Z (30 s ago).",
+        f"The former database is in {kept} (2 MB).",
+        f"To return to it: {undo}",
+        f"To remove it, when all is well: rm -r {kept} {repository}",
+    ]
+    # There was none.
+    shutil.rmtree(kept)
+    assert ended.describe_kept("former") == []
+
+
 def test_uploads_that_are_there_stay(tmp_path: Path) -> None:
     for name, text in (("restored/a", "old"), ("restored/deep/b", "b"), ("media/a", "new"), ("media/only here", "")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -943,7 +984,8 @@ def test_a_repository_of_another_passphrase_is_not_replaced_alone(
     stanza = {"name": "shop", "status": {"code": 99, "message": "cipher"}}
     monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: json.dumps([stanza]))
     with pytest.raises(
-        ReleaseError, match=r"\.former, and, with a target, set another folder in app_backup_target; then"
+        ReleaseError,
+        match=r"write the secrets that.* If they are not needed: mv .*, with a target, set another folder in .*; then",
     ):
         Repository(configuration).info()
 

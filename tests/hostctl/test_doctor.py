@@ -87,6 +87,24 @@ def test_each_line_has_its_remedy_and_the_worst_is_the_exit_status(context: Cont
     ]
 
 
+@pytest.mark.parametrize(
+    ("of_host", "of_clone", "shown"),
+    [
+        ("", "", "INVENTORY"),
+        ("inventory/production.yml", "", "inventory/production.yml"),
+        ("inventory/production.yml", "../my hosts.yml", "'../my hosts.yml'"),
+    ],
+)
+def test_commands_name_the_inventory(context: Context, of_host: str, of_clone: str, shown: str, capsys: Any) -> None:
+    context.configuration = replace(context.configuration, inventory=of_host)
+    context.clone_settings = {"inventory": of_clone, "settings": {}} if of_clone else None
+    finding = Finding(BAD, "none (ansible-playbook -i INVENTORY a.yml)", "ansible-playbook -i INVENTORY site.yml")
+    screen(context, Check("release", lambda context: finding))
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"x   release      none (ansible-playbook -i {shown} a.yml)"
+    assert lines[1].strip() == f"ansible-playbook -i {shown} site.yml"
+
+
 def test_json(context: Context, capsys: Any) -> None:
     check = Check("disk", lambda context: Finding(WARN, "full", "du", {"disk_used": 2.0}))
     assert screen(context, check, json_output=True) == 1

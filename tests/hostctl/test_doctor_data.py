@@ -527,6 +527,16 @@ def test_backups_on_this_server_only(saved: Context) -> None:
     assert "the archive is broken" in backups.backup(saved).text
 
 
+def test_a_target_of_another_server(saved: Context) -> None:
+    remember(saved, "ship", shipped=60 * HOUR, problem="s3:shop has the backups of another database or server: ...")
+    found = backups.offsite(saved)
+    assert found.state == BAD
+    assert found.remedy.splitlines() == [
+        "# restore them here, as above; or set another folder in app_backup_target in group_vars/ENV/app.yml, then:",
+        "ansible-playbook -i INVENTORY site.yml",
+    ]
+
+
 def test_the_recovery_kit(saved: Context) -> None:
     configure(saved, kit="inventory/.secrets/production/recovery-kit.txt")
     found = backups.offsite(saved)

@@ -9,6 +9,7 @@ import pwd
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hostctl.deploy import build, static
 from hostctl.deploy.context import Context
 from hostctl.deploy.static import give
 from hostctl.host import Host
+from hostctl.in_app import static_files
 from hostctl.settings import ReleaseError
 from tests.hostctl.fakes import NEW, OLD, Answers, deploy, make_release
 
@@ -164,6 +166,47 @@ def test_a_project_without_static_files(live: Host, answers: Answers, capsys: py
 
 
 # --- Uploads
+
+
+@pytest.mark.parametrize(
+    ("folder", "what"),
+    [
+        ("{release}/index", "inside of the release, which its processes cannot write to"),
+        ("/data/index", "which the processes cannot write to"),
+        ("{home}/shared/private/index", ""),
+        ("/tmp/index", ""),
+    ],
+)
+def test_settings_that_write_where_no_process_can_are_named(
+    live: Host, answers: Answers, capsys: pytest.CaptureFixture[str], folder: str, what: str
+) -> None:
+    folder = folder.format(release=live.path(NEW), home=live.settings.home)
+    name = 'HAYSTACK_CONNECTIONS["default"]["PATH"]'
+    answers.override["media_files"] = {"path": "media", "folder": "", "written": {name: folder}}
+    assert deploy(live) == 0
+    said = capsys.readouterr().out
+    assert (f"{name} is {folder}, {what}" in said) is bool(what)
+    assert ('below os.environ["PRIVATE_ROOT"]' in said) is bool(what)
+
+
+def test_folders_that_settings_have_processes_write_to() -> None:
+    settings = {
+        "FILE_UPLOAD_TEMP_DIR": None, "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "EMAIL_FILE_PATH": "mail", "SESSION_ENGINE": "django.contrib.sessions.backends.db", "SESSION_FILE_PATH": "s",
+        "CACHES": {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://"}},
+    }  # fmt: skip
+    assert static_files.written_folders(SimpleNamespace(**settings)) == {"FILE_UPLOAD_TEMP_DIR": None}
+    settings |= {
+        "FILE_UPLOAD_TEMP_DIR": "temp", "EMAIL_BACKEND": "django.core.mail.backends.filebased.EmailBackend",
+        "SESSION_ENGINE": "django.contrib.sessions.backends.file",
+        "CACHES": {"pages": {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": "cache"}},
+        "HAYSTACK_CONNECTIONS": {"default": {"PATH": "whoosh"}, "solr": {"URL": "http://solr"}},
+    }  # fmt: skip
+    assert static_files.written_folders(SimpleNamespace(**settings)) == {
+        "FILE_UPLOAD_TEMP_DIR": "temp", "EMAIL_FILE_PATH": "mail", "SESSION_FILE_PATH": "s",
+        'CACHES["pages"]["LOCATION"]': "cache", 'HAYSTACK_CONNECTIONS["default"]["PATH"]': "whoosh",
+        'HAYSTACK_CONNECTIONS["solr"]["PATH"]': None,
+    }  # fmt: skip
 
 
 def media(answers: Answers, host: Host, path: str, folder: str = "") -> None:

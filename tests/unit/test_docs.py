@@ -13,6 +13,7 @@ import yaml
 import hostctl
 from hostctl.cli import COMMANDS
 from hostctl.deploy.steps import BARRIERS, DEPLOY, ROLLBACK
+from hostctl.doctor.checks import CHECKS
 from hostctl.in_app import compat
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +189,17 @@ def test_the_table_of_steps_is_the_list_of_the_program() -> None:
 
 def test_every_step_of_a_rollback_is_documented() -> None:
     assert {step.name for step in ROLLBACK} - words_in_code(ROOT / "docs/deploy.md", r"^([a-z_]+)$") == set()
+
+
+def test_every_line_of_the_doctor_is_documented() -> None:
+    """In the table, and on the screen above it, in the order of the program."""
+    page = read(ROOT / "docs/monitoring.md")
+    names = [check.name for check in CHECKS]
+    table = page.partition("| line | what is looked at |")[2].partition("\n\n")[0]
+    documented = [name for row in re.findall(r"^\| ([a-z, ]+) \|", table, re.MULTILINE) for name in row.split(", ")]
+    assert sorted(documented) == sorted(names)
+    screen = re.findall(r"^    (?:ok|!|x) +(\w+) ", page.partition("## Alerts")[0], re.MULTILINE)
+    assert screen == names
 
 
 def test_every_scenario_is_documented() -> None:

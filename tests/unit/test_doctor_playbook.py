@@ -108,6 +108,8 @@ def test_the_program_gets_the_settings_of_this_clone(tmp_path: Path) -> None:
     assert "  earlier: ok  site\n" in output
     given = json.loads((tmp_path / "given").read_text())
     assert given["path"] == str(ROOT)
+    assert Path(given["inventory"]).resolve() == tmp_path / "hosts.yml"
+    assert not Path(given["inventory"]).is_absolute()
     # Those that this inventory has; with group_vars, all that docs/settings.md lists.
     assert re.fullmatch("[0-9a-f]{64}", given["settings"]["postgresql_settings"])
 

@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.errors import AnsibleError
-
 from .problems import Installation, Problem, one_of, quoted
+from .ssh_keys import key_file_problem
 
 KEYS = {
     "s3": {"endpoint": "https://s3.example.net", "bucket": "backups", "access_key": "", "secret_key": ""},
@@ -60,11 +59,6 @@ def sftp_problems(target: dict[str, Any], here: Installation) -> Iterator[tuple[
             f"must be a list of keys such as ssh-ed25519 AAAA...: all that {scan} prints, without the name at the "
             "beginning of each line. Compare them with what the provider says.",
         )
-    if path := target.get("ssh_key"):
-        try:
-            text = here.read(path)
-        except (AnsibleError, OSError, UnicodeError) as error:
-            yield "ssh_key", f"cannot be read from {path}: {str(error).splitlines()[0].rstrip('.')}."
-        else:
-            if "PRIVATE KEY-----" not in text:
-                yield "ssh_key", f"({path}) is no private key."
+    name = target.get("ssh_key")
+    if name and (sentence := key_file_problem(here, str(name))):
+        yield "ssh_key", sentence

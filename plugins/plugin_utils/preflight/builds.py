@@ -9,6 +9,7 @@ from typing import Any
 
 from .application import VARIABLE, is_inside, unwritable_character
 from .problems import Installation, Problem, quoted
+from .ssh_keys import key_file_problem
 
 PACKAGE = "[a-z0-9][a-z0-9+.-]+"
 REQUIREMENT = r"([A-Za-z0-9][\w.-]*(\[[\w., -]*\])?.*|git\+\S+)"
@@ -46,17 +47,8 @@ def check_build_environment(here: Installation) -> Iterator[Problem]:
 
 def check_ssh_key(here: Installation) -> Iterator[Problem]:
     name = here.values["app_build_ssh_key"]
-    if not name:
-        return
-    path = here.project / Path(name).expanduser()
-    try:
-        text = here.read(str(path)) if path.is_file() else ""
-    except UnicodeError:
-        text = ""
-    if not path.is_file():
-        yield Problem("app_build_ssh_key", f"names the file {path}, which does not exist on this machine.")
-    elif "PRIVATE KEY-----" not in text:
-        yield Problem("app_build_ssh_key", f"must name a private SSH key; {path} is none. (The file without .pub.)")
+    if name and (sentence := key_file_problem(here, name)):
+        yield Problem("app_build_ssh_key", sentence)
 
 
 def check_files(here: Installation) -> Iterator[Problem]:

@@ -40,7 +40,7 @@ def test_expired_backups_leave_the_target(backups: Backups, app: Installation) -
     """After a drill; what the others need stays there."""
     expire = f"runuser -u postgres -- pgbackrest --stanza={app.name} --repo1-retention-full-type=count"
     with backups.timers_stopped():
-        backups.run("--full").succeeded()
+        backups.deployments.playbook("playbooks/backup.yml", backup_full=True).wait(600).succeeded()
         oldest = backups.list()["backups"][0]["label"]
         assert any(oldest in file for file in backups.at_target("backup"))
         backups.host.check_output(f"cd / && {expire} --repo1-retention-full=1 expire")
