@@ -97,6 +97,20 @@ class Range:
     def x_of(self, moment: float) -> float:
         return self.x((moment - self.start) / self.step)
 
+    @property
+    def end(self) -> int:
+        """Return the beginning of the last part."""
+        return self.start + self.step * (self.size - 1)
+
+    @property
+    def has_days(self) -> bool:
+        """Return whether a time of the range needs its day."""
+        return self.end - self.start > 86400
+
+    def shown_marks(self) -> list[tuple[float, str]]:
+        """Return the releases of the range, oldest first."""
+        return [mark for mark in self.marks if self.start <= mark[0] < self.end + self.step]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -251,13 +265,13 @@ def grid(unit: str, top: float, span: Range) -> str:
         y = y_of(share * top, top)
         shapes.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         shapes.append(f'<text x="{LEFT - 5}" y="{y + 3:.1f}" text-anchor="end">{text_of(share * top, unit)}</text>')
-    end = span.start + span.step * (span.size - 1)
-    every = next(seconds for seconds in TICKS if seconds == TICKS[-1] or end - span.start <= MOST_TICKS * seconds)
-    for moment in range(-(-span.start // every) * every, end + 1, every):
+    seconds_shown = span.end - span.start
+    every = next(seconds for seconds in TICKS if seconds == TICKS[-1] or seconds_shown <= MOST_TICKS * seconds)
+    for moment in range(-(-span.start // every) * every, span.end + 1, every):
         x = span.x_of(moment)
         shapes.append(f'<path class="grid" d="M{x:.1f} {HEIGHT - BOTTOM}v3"/>')
         if LEFT + 8 < x < WIDTH - RIGHT - 8:
-            label = tick(moment, days=end - span.start > 86400)
+            label = tick(moment, days=span.has_days)
             shapes.append(f'<text x="{x:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{label}</text>')
     return "".join(shapes)
 
@@ -270,11 +284,8 @@ def tick(moment: int, *, days: bool) -> str:
 def releases(span: Range) -> str:
     """Return a vertical line for each release, with its short name where there is room."""
     shapes, occupied = [], float(WIDTH + LABEL_ROOM)
-    end = span.start + span.step * span.size
     # The newest one has a label in any case.
-    for moment, release in reversed(span.marks):
-        if not span.start <= moment < end:
-            continue
+    for moment, release in reversed(span.shown_marks()):
         x = min(span.x_of(moment), WIDTH - RIGHT)
         label = ""
         if x <= occupied - LABEL_ROOM:

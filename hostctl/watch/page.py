@@ -23,24 +23,35 @@ NEW = 180
 # Older than so many minutes, the page says that it is old: nginx compares its own time, by SSI.
 OLD_MINUTES = 3
 MOST_RELEASES = 40
+# Releases that are named above the graphs of a range.
+NAMED_RELEASES = 4
 VERDICTS = {OK: "All is well", WARN: "Needs attention", BAD: "Something is broken"}
 MARKS = {OK: "ok", WARN: "!", BAD: "x"}
 
 
-def write(context: Context, found: dict[str, Finding], graphs_html: str) -> None:
+def write(context: Context, found: dict[str, Finding], graph_sections: list[str]) -> None:
     """Write the page. Raises OSError."""
-    replace_file(context.configuration.page, render(context, found, graphs_html), 0o644)
+    replace_file(context.configuration.page, render(context, found, graph_sections), 0o644)
 
 
-def render(context: Context, found: dict[str, Finding], graphs_html: str) -> str:
-    """Return the page."""
+def render(context: Context, found: dict[str, Finding], graph_sections: list[str]) -> str:
+    """Return the page: what is wrong, the graphs of the last hours, the checks that are ok, the longer graphs."""
     name, host = escape(context.configuration.name), escape(context.configuration.host)
     state = worst([finding.state for finding in found.values()])
     written = utc(context.now)
-    links = " ".join(f'<a href="#{key}">{title}</a>' for key, title, *_ in RANGES)
-    nav = f"<nav>{links}</nav>" if graphs_html else ""
     # What is bad comes first: it is what a phone shows.
     ordered = sorted(found.items(), key=lambda item: -STATES.index(item[1].state))
+    wrong = [describe(one, finding) for one, finding in ordered if finding.state != OK]
+    well = [describe(one, finding) for one, finding in ordered if finding.state == OK]
+    links = [f'<a href="#{key}">{title}</a>' for key, title, *_ in RANGES]
+    links[1:1] = ['<a href="#ok">Checks</a>'] if well else []
+    nav = f"<nav>{' '.join(links)}</nav>" if graph_sections else ""
+    sections = [
+        section("wrong", "Checks that are not ok", wrong),
+        *graph_sections[:1],
+        section("ok", "Checks that are ok", well),
+        *graph_sections[1:],
+    ]
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -61,13 +72,7 @@ def render(context: Context, found: dict[str, Finding], graphs_html: str) -> str
 {nav}
 </header>
 <main>
-<section>
-<h2>Checks</h2>
-<ul class="checks">
-{"".join(describe(one, finding) for one, finding in ordered)}</ul>
-</section>
-{graphs_html}
-</main>
+{"".join(sections)}</main>
 </body>
 </html>
 """
@@ -94,6 +99,13 @@ def old_note(name: str, now: float, written: str) -> str:
     )
 
 
+def section(key: str, title: str, items: list[str]) -> str:
+    """Return a list of findings with its title."""
+    if not items:
+        return ""
+    return f'<section id="{key}">\n<h2>{title}</h2>\n<ul class="checks">\n{"".join(items)}</ul>\n</section>\n'
+
+
 def describe(name: str, finding: Finding) -> str:
     """Return a finding as an item of the list."""
     remedy = ""
@@ -105,8 +117,8 @@ def describe(name: str, finding: Finding) -> str:
     )
 
 
-def graphs(context: Context, kept: History) -> str:
-    """Return the graphs of the last hours, day and week."""
+def graphs(context: Context, kept: History) -> list[str]:
+    """Return the graphs of the last hours, day and week: a section of each, or none without values."""
     now = int(context.now)
     marks = switches(context.settings)[-MOST_RELEASES:]
     newest = kept.newest(now - NEW, now)
@@ -119,13 +131,27 @@ def graphs(context: Context, kept: History) -> str:
     known = set().union(*found)
     shown = [graph for graph in GRAPHS if graph.names(known)]
     if not shown:
-        return ""
-    return "\n".join(
-        f'<section id="{key}">\n<h2>Last {title}</h2>\n<div class="graphs">\n'
+        return []
+    return [
+        f'<section id="{key}">\n<h2>Last {title}</h2>\n{named_releases(span)}<div class="graphs">\n'
         + "\n".join(figure(context, graph, span, series, newest) for graph in shown)
-        + "\n</div>\n</section>"
+        + "\n</div>\n</section>\n"
         for (key, title, *_), span, series in zip(RANGES, spans, found, strict=True)
+    ]
+
+
+def named_releases(span: Range) -> str:
+    """Return a line with the newest releases of a range, newest first: touch screens show no tooltips."""
+    shown = span.shown_marks()[::-1]
+    if not shown:
+        return ""
+    form = "%a %H:%M" if span.has_days else "%H:%M"
+    names = ", ".join(
+        f"<code>{escape(release)}</code> at {time.strftime(form, time.gmtime(moment))}"
+        for moment, release in shown[:NAMED_RELEASES]
     )
+    more = f", and {len(shown) - NAMED_RELEASES} before" if len(shown) > NAMED_RELEASES else ""
+    return f'<p class="soft releases">Releases: {names} UTC{more}</p>\n'
 
 
 def span_of(seconds: int, step: int, now: int, first: int | None, marks: list[tuple[float, str]]) -> Range:

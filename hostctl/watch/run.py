@@ -123,11 +123,11 @@ def keep(context: Context, found: Found, values: Values) -> None:
     """Add the values to the history, and write the status page where nginx serves it."""
     configuration = context.configuration
     shows = bool(configuration.url)
-    graphs = ""
+    graphs: list[str] = []
     try:
         with history.opened(configuration.state_folder / "history.sqlite") as kept:
             kept.record(context.now, values)
-            graphs = page.graphs(context, kept) if shows else ""
+            graphs = page.graphs(context, kept) if shows else []
     finally:
         # Without a history, the page still says what is wrong.
         if shows:

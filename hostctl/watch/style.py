@@ -15,7 +15,7 @@ h1 { font-size: 1.75rem; line-height: 1.2; }
 h1 small { color: var(--soft); font-size: 1rem; font-weight: 400; }
 h2 { font-size: 1.0625rem; margin: 2.25rem 0 .75rem; }
 .soft { color: var(--soft); font-size: .9375rem; }
-a { color: var(--ok); } nav { display: flex; gap: 1rem; font-size: .9375rem; }
+a { color: var(--ok); } nav { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: .9375rem; }
 time { color: var(--ink); font-variant-numeric: tabular-nums; }
 code, pre { font: .8125rem/1.5 ui-monospace, monospace; }
 .verdict { font-weight: 650; padding-left: .75rem; border-left: .25rem solid; }
@@ -28,6 +28,9 @@ p.ok, .ok .mark { color: var(--ok); } p.warn, .warn .mark { color: var(--warn); 
 .checks li:first-child { border-top: 0; }
 .checks b { font-weight: 600; } .checks .ok b { font-weight: 400; color: var(--soft); }
 .mark { font-weight: 700; }
+#ok .checks { columns: 30rem 2; column-gap: 0; padding: .3rem 0; }
+#ok li { border: 0; padding: .1rem .9rem; font-size: .8125rem; break-inside: avoid; }
+.releases { margin: -.5rem 0 .75rem; }
 pre { white-space: pre-wrap; margin: .3rem 0 .2rem; padding: .4rem .6rem; border-radius: .35rem;
   background: var(--paper); }
 .graphs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20.5rem, 100%), 1fr)); gap: .9rem; }
@@ -54,5 +57,6 @@ td:nth-child(2) { color: var(--ink); } tr:first-child td { color: var(--soft); }
 i { display: inline-block; width: .6rem; height: .6rem; border-radius: .15rem; background: var(--c);
   margin-right: .4rem; }
 @media (max-width: 40rem) { body { padding: 1.25rem .9rem 3rem; } td { width: 4.2rem; }
-  .checks li { grid-template-columns: 1.5rem 1fr; } .checks div { grid-column: 2; } }
+  .checks li { grid-template-columns: 1.5rem 1fr; } .checks div { grid-column: 2; }
+  #ok .mark { display: none; } #ok li { display: block; } #ok div { display: inline; margin-left: .35rem; } }
 """

@@ -40,6 +40,10 @@ def deployed(host: Host, release: str, ended: float, *, status: int = 0) -> None
 
 
 def fill(context: Context, values: dict[int, dict[str, float]]) -> str:
+    return "".join(sections(context, values))
+
+
+def sections(context: Context, values: dict[int, dict[str, float]]) -> list[str]:
     """Record values by their age in seconds; return the graphs."""
     with history.opened(context.configuration.state_folder / "history.sqlite") as kept:
         for age, found in sorted(values.items(), reverse=True):
@@ -89,8 +93,7 @@ def test_the_page_says_what_the_doctor_finds(context: Context) -> None:
         "queues": Finding(WARN, "default waits", "shopctl logs worker-default\nthen look again"),
         "backup": Finding(BAD, "<script>alert(1)</script> & <!--# echo -->", "set app_backup_target"),
     }
-    graphs = fill(context, {60: {"requests": 3, "queue_age:<b>": 5}})
-    page.write(context, found, graphs)
+    page.write(context, found, sections(context, {60: {"requests": 3, "queue_age:<b>": 5}}))
     text = context.configuration.page.read_text()
     assert context.configuration.page.stat().st_mode & 0o777 == 0o644
     assert "Something is broken" in text
@@ -108,19 +111,39 @@ def test_the_page_says_what_the_doctor_finds(context: Context) -> None:
 
 def test_what_is_bad_comes_first(context: Context) -> None:
     states = {"site": OK, "web": WARN, "queues": BAD, "beat": OK, "disk": BAD, "reboot": WARN}
-    text = page.render(context, {name: Finding(state, "text") for name, state in states.items()}, "")
+    text = page.render(context, {name: Finding(state, "text") for name, state in states.items()}, [])
     assert re.findall(r"</span><b>(\w+)</b>", text) == ["queues", "disk", "web", "reboot", "site", "beat"]
 
 
+def places(text: str) -> tuple[list[str], list[str]]:
+    """Return the sections of a page, and those that its links lead to."""
+    return re.findall(r'<section id="(\w+)">', text), re.findall(r'<a href="#(\w+)">', text)
+
+
+def test_graphs_of_the_last_hours_precede_checks_that_are_ok(context: Context) -> None:
+    found = {"site": Finding(OK, "200"), "web": Finding(WARN, "text"), "queues": Finding(BAD, "text")}
+    graphs = sections(context, {60: {"requests": 3}})
+    text = page.render(context, found, graphs)
+    assert places(text) == (["wrong", "hours", "ok", "day", "week"], ["hours", "ok", "day", "week"])
+    parts = {part.partition('"')[0]: part for part in text.split('<section id="')[1:]}
+    assert re.findall(r"</span><b>(\w+)</b>", parts["wrong"]) == ["queues", "web"]
+    assert re.findall(r"</span><b>(\w+)</b>", parts["ok"]) == ["site"]
+    # All are ok; none is; there is no history.
+    assert places(page.render(context, {"site": found["site"]}, graphs))[0] == ["hours", "ok", "day", "week"]
+    only_bad = page.render(context, {"queues": found["queues"]}, graphs)
+    assert places(only_bad) == (["wrong", "hours", "day", "week"], ["hours", "day", "week"])
+    assert places(page.render(context, found, [])) == (["wrong", "ok"], [])
+
+
 def test_a_host_without_release_or_values_has_a_page(context: Context) -> None:
-    page.write(context, {}, fill(context, {}))
+    page.write(context, {}, sections(context, {}))
     text = context.configuration.page.read_text()
     assert "no release is live" in text
     assert "<section id" not in text
 
 
 def test_nginx_is_told_for_how_long_the_page_is_new(context: Context) -> None:
-    text = page.render(context, {}, "")
+    text = page.render(context, {}, [])
     new = re.search(r'expr="\$date_gmt = /(.*?)/"', text)
     assert new
     for later, is_new in ((0, True), (60, True), (180, True), (300, False), (-60, False)):
@@ -243,6 +266,23 @@ def test_releases_are_vertical_lines(context: Context) -> None:
     }
     x = float(re.findall(r"M([\d.]+)", marks["day"][0].find("path").get("d"))[0])
     assert x == pytest.approx(graph.LEFT + (graph.WIDTH - graph.LEFT - graph.RIGHT) / 2, abs=3)
+
+
+def test_releases_are_named_above_the_graphs(context: Context) -> None:
+    """Of those that have a line, the newest ones."""
+    deployed(context.host, "older-1", NOW - 10 * DAY)
+    deployed(context.host, "friday-1", NOW - 2 * DAY)
+    for hours in (8, 7, 6):
+        deployed(context.host, f"r{hours}-1", NOW - hours * 3600)
+    deployed(context.host, "r5-<1>", NOW - 5 * 3600)
+    deployed(context.host, "failed-1", NOW - 3600, status=1)
+    text = fill(context, {age: {"requests": 1} for age in (8 * DAY, 60)})
+    named = dict(re.findall(r'<section id="(\w+)">\n<h2>[\w ]+</h2>\n<p class="soft releases">(.*?)</p>', text))
+    named = {key: re.sub("</?code>", "", line) for key, line in named.items()}
+    day = "Releases: r5-&lt;1&gt; at 09:20, r6-1 at 08:20, r7-1 at 07:20, r8-1 at 06:20 UTC"
+    assert named == {"day": day, "week": day.replace(" at ", " at Sun ") + ", and 1 before"}
+    marks = {key: len(list(figures(text, key)["Requests"].iter("g"))) for key in ("hours", "day", "week")}
+    assert marks == {"hours": 0, "day": 4, "week": 5}
 
 
 def test_releases_of_one_hour_share_a_label() -> None:
