@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".test-results"
@@ -50,11 +51,12 @@ class Case:
 
 @dataclass
 class Part:
-    """One row of the table: commands that run one after another, and their results."""
+    """One row of the table: commands that run one after another, or `at_once` of them, and their results."""
 
     name: str
     commands: list[list[str]]
     has_tests: bool = True
+    at_once: int = 1
     seconds: float = 0.0
     failed_commands: list[str] = field(default_factory=list)
     tests: list[Case] = field(default_factory=list)
@@ -108,6 +110,7 @@ def all_parts() -> list[list[Part]]:
         f"--junitxml={RESULTS}/unit/unit.xml",
     ]
     application = [sys.executable, "tools/testhost.py", "application-tests"]
+    on_systems = [[*application, system, f"{RESULTS}/app", *suites] for system, *suites in APPLICATION_TESTS]
     under_load = [name for name in scenarios() if name.startswith("deploy")]
     long = [name for name in ("faults", "backup", "security", "default", "cluster", "projects") if name in scenarios()]
     others = [name for name in scenarios() if name not in (*long, *under_load)]
@@ -116,7 +119,7 @@ def all_parts() -> list[list[Part]]:
         [
             Part("lint", LINT, has_tests=False),
             Part("unit", [unit]),
-            Part("app", [[*application, system, f"{RESULTS}/app", *suites] for system, *suites in APPLICATION_TESTS]),
+            Part("app", on_systems, at_once=2),
             *(scenario(name) for name in long),
             *(scenario(name) for name in others),
         ],
@@ -148,29 +151,34 @@ def environment(part: Part) -> dict[str, str]:
     }
 
 
+def run_command(part: Part, command: list[str], log: TextIO) -> int:
+    """Run a command; print each line as it comes, and keep it in the log. Returns the exit status."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment(part),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        log.write(line)
+        print(f"{part.name:>8} | {line}", end="", flush=True)
+    return process.wait()
+
+
 def execute(part: Part) -> None:
-    """Run a part's commands; print each line as it comes, and keep it in the part's log."""
+    """Run a part's commands, and read their results."""
     shutil.rmtree(part.folder, ignore_errors=True)
     part.folder.mkdir(parents=True)
     start = time.monotonic()
-    with (part.folder / "output.log").open("w") as log:
-        for command in part.commands:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment(part),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-            assert process.stdout is not None
-            for line in process.stdout:
-                log.write(line)
-                print(f"{part.name:>8} | {line}", end="", flush=True)
-            if process.wait() != 0:
-                part.failed_commands.append(" ".join(command))
+    with (part.folder / "output.log").open("w") as log, ThreadPoolExecutor(part.at_once) as pool:
+        statuses = pool.map(lambda command: run_command(part, command, log), part.commands)
+        ended = list(zip(part.commands, statuses, strict=True))
+    part.failed_commands = [" ".join(command) for command, status in ended if status]
     part.seconds = time.monotonic() - start
     read_results(part)
     outcome = "FAILED" if part.problems else "passed"

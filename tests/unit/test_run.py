@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def test_commands_after_a_failed_one_run(results: Path) -> None:
     execute(part)
     assert (results / "part/ran").exists()
     assert part.problems == ["this command failed: false"]
+
+
+def test_commands_of_a_part_may_run_at_once(results: Path) -> None:
+    """One writes to a pipe that the other reads; alone it would wait."""
+    pipe = results / "pipe"
+    os.mkfifo(pipe)
+    commands = [["timeout", "20", "sh", "-c", f"echo >{pipe}"], ["timeout", "20", "cat", str(pipe)]]
+    part = Part("part", commands, has_tests=False, at_once=2)
+    execute(part)
+    assert part.problems == []
 
 
 def test_incomplete_results_are_a_failure(results: Path) -> None:
