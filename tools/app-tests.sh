@@ -29,17 +29,24 @@ stop_servers() {
 }
 
 # NAME REQUIREMENTS [BASE]: create a virtual environment; with another as BASE, install what differs into a copy of it.
+# One that an earlier run made of the same requirements and the same Python stays.
 create_environment() {
-  local environment="$CACHE/$1" base="${3:-$1}"
+  local environment="$CACHE/$1" base="${3:-$1}" made_of
+  made_of=$(cat "$2" /usr/bin/python3 | sha256sum)
+  if [ "$(cat "$environment/made-of" 2>/dev/null)" = "$made_of" ]; then
+    return
+  fi
   if [ "$base" = "$1" ]; then
     uv venv --quiet --clear --python /usr/bin/python3 "$environment"
   else
     # Hard links: uv and Python replace files, and write into none. Scripts in bin/ remain those of BASE, except python.
     rm -rf "$environment"
     cp --archive --link "$CACHE/$base" "$environment"
+    rm "$environment/made-of"
   fi
   # Compiled: each of the many processes that the tests start would compile Django and Celery again.
   uv pip sync --quiet --compile-bytecode --python "$environment/bin/python" --require-hashes "$2"
+  echo "$made_of" >"$environment/made-of"
 }
 
 # RESULT ENVIRONMENT FOLDER ARGUMENT...: run the tests of a folder; return 1 if they fail.
@@ -60,7 +67,8 @@ test_celery() {
     5.6) tests=(-m "not unsupported") ;;
     5.3) tests=(-m unsupported) ;;
   esac
-  run_tests "in_app-celery$1" "celery$1" /seedbed/tests/in_app --numprocesses 4 "${tests[@]}" >"$log" 2>&1 || status=1
+  run_tests "in_app-celery$1" "celery$1" /seedbed/tests/in_app --numprocesses 4 --dist worksteal "${tests[@]}" \
+    >"$log" 2>&1 || status=1
   flock "$WORK/output.lock" cat "$log"
   return "$status"
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,12 @@ inspected: {description: Whether the project was inspected., type: bool, returne
 """
 
 DEFAULTS, SECRETS, WIRING = (f"group_vars/all/{name}.yml" for name in ("defaults", "secrets", "wiring"))
+
+
+@cache
+def load_shipped(path: Path) -> Any:
+    """Return what a file of Seedbed's has: the same for every host."""
+    return yaml_load(path.read_text())
 
 
 class ActionModule(ActionBase):
@@ -231,7 +238,7 @@ class ActionModule(ActionBase):
         return self._loader.get_text_file_contents(str(self.project / Path(path).expanduser()))
 
     def load(self, path: Path | str) -> Any:
-        return yaml_load((self.project / path).read_text())
+        return load_shipped(self.project / path)
 
     def origin(self, name: str) -> Any:
         """Return where a variable was written: by its value, or, since true, false and null have none, by its name.

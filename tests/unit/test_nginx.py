@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ ROLE = Path(__file__).parents[2] / "roles/nginx"
 SITE = (ROLE / "templates/site.conf.j2").read_text()
 
 
+@cache
+def role_variables() -> list[dict[str, Any]]:
+    files = [str(ROLE / name) for name in ("defaults/main.yml", "vars/main.yml")]
+    return [DataLoader().load_from_file(file, trusted_as_template=True) for file in files]
+
+
 def render(template: str = SITE, **given: Any) -> str:
     """Return a template, by default the site's configuration, with the role's defaults and these variables."""
-    loader = DataLoader()
-    files = [str(ROLE / name) for name in ("defaults/main.yml", "vars/main.yml")]
-    known = [loader.load_from_file(file, trusted_as_template=True) for file in files]
+    known = role_variables()
     others = {"ansible_managed": "", "ansible_facts": {"distribution_release": "trixie"}}
     others["nginx_domains"] = ["new.example"]
-    templar = Templar(loader, variables={**known[0], **known[1], **others, **given})
+    templar = Templar(DataLoader(), variables={**known[0], **known[1], **others, **given})
     return templar.template(trust_as_template(template), escape_backslashes=False)
 
 

@@ -358,7 +358,7 @@ CASES = {
 # True, false and nothing carry no place in Ansible.
 PLACELESS = {"text_is_empty", "wired_bool"}
 # Installations of one run.
-PART = 20
+PART = 40
 
 
 def inventory(hosts: dict[str, Case], ssh: Path, environment: str = "all") -> str:

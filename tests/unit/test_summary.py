@@ -203,6 +203,7 @@ def test_a_run_fails_after_the_summary_if_something_does_not_run(
         tmp_path / "play.yml",
         tmp_path / "hosts.yml",
         *("-e", json.dumps(given)),
+        one_process=True,
         ANSIBLE_CONFIG=str(ROLE.parents[1] / "ansible.cfg"),
     )
     assert (found.status != 0) is fails, found.output
