@@ -98,7 +98,7 @@ def is_under_load(part: Part) -> bool:
 
 
 def all_parts() -> list[Part]:
-    """Return the parts in the order in which they start: the longest first, so that all workers end together."""
+    """Return the parts in the order in which they start: scenarios, the longest first, then what fills the end."""
     unit = [
         "pytest",
         "-n",

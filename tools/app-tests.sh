@@ -29,7 +29,7 @@ stop_servers() {
 }
 
 # NAME REQUIREMENTS [BASE]: create a virtual environment; with another as BASE, install what differs into a copy of it.
-# One that an earlier run made of the same requirements and the same Python stays.
+# Reuse an environment whose requirements and Python are unchanged.
 create_environment() {
   local environment="$CACHE/$1" base="${3:-$1}" made_of
   made_of=$(cat "$2" /usr/bin/python3 | sha256sum)

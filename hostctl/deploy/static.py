@@ -39,7 +39,10 @@ TAKEN = ("/media/", "/flower/", "/_private/")
 SHIPPED = ".shipped"
 # How long assets stay when no release on the host has them any more.
 KEEP_SECONDS = 30 * 24 * 3600
-TEMPORARY_LOSS = "whose files are lost at a restart"
+# Where every process under systemd can write, in spite of ProtectSystem=strict.
+WRITABLE = ("/tmp", "/var/tmp", "/dev/shm")
+# Where programs of Supervisor cannot write: its service has ProtectSystem=full and ProtectHome=yes.
+SUPERVISOR_PROTECTS = ("/usr", "/boot", "/efi", "/etc", "/home", "/root", "/run/user")
 
 
 def collect(deployment: Deployment) -> None:
@@ -120,7 +123,7 @@ def check_media(deployment: Deployment, found: dict[str, Any]) -> None:
 def check_written(deployment: Deployment, found: dict[str, Any]) -> None:
     """Warn of settings that have the processes write where they cannot: requests that do so would answer 500."""
     for name, folder in found.get("written", {}).items():
-        if (what := loss(deployment, folder)) not in ("", TEMPORARY_LOSS):
+        if what := unwritable(deployment, Path(folder).resolve()):
             deployment.warn(
                 f"{name} is {folder}, {what}: what writes there fails. Write a folder below "
                 'os.environ["PRIVATE_ROOT"] into the settings, which all releases share, or one below /tmp for files '
@@ -131,17 +134,31 @@ def check_written(deployment: Deployment, found: dict[str, Any]) -> None:
 
 def loss(deployment: Deployment, folder: str) -> str:
     """Return what is wrong with a folder for uploads; "" if it keeps what the processes write."""
-    host, settings = deployment.host, deployment.settings
     place = Path(folder).resolve()
-    shared = (settings.home / "shared" / name for name in ("media", "mail", "private"))
-    if any(place.is_relative_to(kept.resolve()) for kept in (*shared, *map(Path, settings.read_write_paths))):
+    if what := unwritable(deployment, place):
+        return what
+    temporary = is_temporary(str(place)) and not is_shared(deployment, place)
+    return "whose files are lost at a restart" if temporary else ""
+
+
+def unwritable(deployment: Deployment, place: Path) -> str:
+    """Return why the processes cannot write to a folder, as a relative clause; "" if they can."""
+    if is_shared(deployment, place):
         return ""
-    if place.is_relative_to(host.path(deployment.release).resolve()):
+    if place.is_relative_to(deployment.host.path(deployment.release).resolve()):
         return "inside of the release, which its processes cannot write to and the next release does not have"
-    if is_temporary(str(place)):
-        return TEMPORARY_LOSS
-    # Supervisor's programs have no sandbox.
-    return "which the processes cannot write to" if settings.manager == "systemd" else ""
+    if deployment.settings.manager == "systemd":
+        writable = any(place.is_relative_to(folder) for folder in WRITABLE)
+    else:
+        writable = not any(place.is_relative_to(folder) for folder in SUPERVISOR_PROTECTS)
+    return "" if writable else "which the processes cannot write to"
+
+
+def is_shared(deployment: Deployment, place: Path) -> bool:
+    """Return whether a folder is one that all releases may write to."""
+    settings = deployment.settings
+    shared = (settings.home / "shared" / name for name in ("media", "mail", "private"))
+    return any(place.is_relative_to(kept.resolve()) for kept in (*shared, *map(Path, settings.read_write_paths)))
 
 
 def redirect(context: Context, root: Path) -> None:

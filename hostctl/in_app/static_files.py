@@ -73,16 +73,17 @@ def media_files() -> dict[str, Any]:
 def written_folders(settings: Any) -> dict[str, Any]:
     """Return the folders that settings have processes write to while they run, by the setting; without uploads."""
     found = {"FILE_UPLOAD_TEMP_DIR": settings.FILE_UPLOAD_TEMP_DIR}
-    if settings.EMAIL_BACKEND.endswith("filebased.EmailBackend"):
+    if str(settings.EMAIL_BACKEND).endswith("filebased.EmailBackend"):
         found["EMAIL_FILE_PATH"] = getattr(settings, "EMAIL_FILE_PATH", "")
-    if settings.SESSION_ENGINE.endswith("backends.file"):
+    if str(settings.SESSION_ENGINE).endswith("backends.file"):
         found["SESSION_FILE_PATH"] = settings.SESSION_FILE_PATH
     for alias, cache in settings.CACHES.items():
-        if cache.get("BACKEND", "").endswith("FileBasedCache"):
+        if (cache or {}).get("BACKEND", "").endswith("FileBasedCache"):
             found[f'CACHES["{alias}"]["LOCATION"]'] = cache.get("LOCATION")
-    # django-haystack's indexes of Whoosh and Xapian.
     for alias, index in (getattr(settings, "HAYSTACK_CONNECTIONS", None) or {}).items():
-        found[f'HAYSTACK_CONNECTIONS["{alias}"]["PATH"]'] = index.get("PATH")
+        # Whoosh and Xapian write files; Whoosh may also be in memory.
+        if re.search("whoosh|xapian", str(index.get("ENGINE"))) and index.get("STORAGE") != "ram":
+            found[f'HAYSTACK_CONNECTIONS["{alias}"]["PATH"]'] = index.get("PATH")
     return found
 
 

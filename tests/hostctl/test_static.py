@@ -168,25 +168,43 @@ def test_a_project_without_static_files(live: Host, answers: Answers, capsys: py
 # --- Uploads
 
 
+NOT_WRITABLE = "which the processes cannot write to"
+
+
 @pytest.mark.parametrize(
-    ("folder", "what"),
+    ("manager_name", "folder", "what"),
     [
-        ("{release}/index", "inside of the release, which its processes cannot write to"),
-        ("/data/index", "which the processes cannot write to"),
-        ("{home}/shared/private/index", ""),
-        ("/tmp/index", ""),
+        ("systemd", "{release}/index", "inside of the release, which its processes cannot write to"),
+        ("systemd", "/data/index", NOT_WRITABLE),
+        ("systemd", "/run/index", NOT_WRITABLE),
+        ("systemd", "{home}/shared/private/index", ""),
+        ("systemd", "/tmp/index", ""),
+        ("supervisor", "{release}/index", "inside of the release, which its processes cannot write to"),
+        ("supervisor", "/home/index", NOT_WRITABLE),
+        ("supervisor", "/data/index", ""),
     ],
 )
 def test_settings_that_write_where_no_process_can_are_named(
-    live: Host, answers: Answers, capsys: pytest.CaptureFixture[str], folder: str, what: str
+    live: Host, manager_name: str, folder: str, what: str
 ) -> None:
+    said: list[str] = []
+    settings = dataclasses.replace(live.settings, manager=manager_name)
+    deployment = SimpleNamespace(host=live, release=NEW, settings=settings, warn=said.append)
     folder = folder.format(release=live.path(NEW), home=live.settings.home)
-    name = 'HAYSTACK_CONNECTIONS["default"]["PATH"]'
-    answers.override["media_files"] = {"path": "media", "folder": "", "written": {name: folder}}
+    static.check_written(deployment, {"written": {"FILE_UPLOAD_TEMP_DIR": folder}})
+    assert len(said) == bool(what)
+    if what:
+        assert said[0].startswith(f"FILE_UPLOAD_TEMP_DIR is {folder}, {what}")
+        assert 'below os.environ["PRIVATE_ROOT"]' in said[0]
+
+
+def test_such_a_setting_does_not_stop_a_deployment(
+    live: Host, answers: Answers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = {"FILE_UPLOAD_TEMP_DIR": str(live.path(NEW) / "temp")}
+    answers.override["media_files"] = {"path": "media", "folder": "", "written": written}
     assert deploy(live) == 0
-    said = capsys.readouterr().out
-    assert (f"{name} is {folder}, {what}" in said) is bool(what)
-    assert ('below os.environ["PRIVATE_ROOT"]' in said) is bool(what)
+    assert "FILE_UPLOAD_TEMP_DIR is" in capsys.readouterr().out
 
 
 def test_folders_that_settings_have_processes_write_to() -> None:
@@ -200,13 +218,22 @@ def test_folders_that_settings_have_processes_write_to() -> None:
         "FILE_UPLOAD_TEMP_DIR": "temp", "EMAIL_BACKEND": "django.core.mail.backends.filebased.EmailBackend",
         "SESSION_ENGINE": "django.contrib.sessions.backends.file",
         "CACHES": {"pages": {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache", "LOCATION": "cache"}},
-        "HAYSTACK_CONNECTIONS": {"default": {"PATH": "whoosh"}, "solr": {"URL": "http://solr"}},
+        "HAYSTACK_CONNECTIONS": {
+            "default": {"ENGINE": "haystack.backends.whoosh_backend.WhooshEngine", "PATH": "whoosh"},
+            "memory": {"ENGINE": "haystack.backends.whoosh_backend.WhooshEngine", "PATH": "none", "STORAGE": "ram"},
+            "solr": {"ENGINE": "haystack.backends.solr_backend.SolrEngine", "URL": "http://solr"},
+        },
     }  # fmt: skip
     assert static_files.written_folders(SimpleNamespace(**settings)) == {
         "FILE_UPLOAD_TEMP_DIR": "temp", "EMAIL_FILE_PATH": "mail", "SESSION_FILE_PATH": "s",
         'CACHES["pages"]["LOCATION"]': "cache", 'HAYSTACK_CONNECTIONS["default"]["PATH"]': "whoosh",
-        'HAYSTACK_CONNECTIONS["solr"]["PATH"]': None,
     }  # fmt: skip
+
+
+def test_folders_of_settings_that_are_not_set() -> None:
+    """A project may leave them to the environment."""
+    settings = {"FILE_UPLOAD_TEMP_DIR": None, "EMAIL_BACKEND": None, "SESSION_ENGINE": None, "CACHES": {"x": None}}
+    assert static_files.written_folders(SimpleNamespace(**settings)) == {"FILE_UPLOAD_TEMP_DIR": None}
 
 
 def media(answers: Answers, host: Host, path: str, folder: str = "") -> None:

@@ -52,6 +52,12 @@ def test_keys_with_a_passphrase(tmp_path: Path, check: Check, setting: str, opti
     assert f"ssh-keygen -t ed25519 -N '' -f {tmp_path}/locked-server;" in problem.sentence
 
 
+def test_a_key_of_another_cipher(tmp_path: Path) -> None:
+    create(tmp_path / "key", "hunter2-colon", "-Z", "chacha20-poly1305@openssh.com")
+    (problem,) = of_build(tmp_path, "key")
+    assert problem.sentence.startswith(f"names {tmp_path}/key, which is encrypted, or of a kind that is not supported")
+
+
 @SETTINGS
 def test_files_that_are_no_private_key(tmp_path: Path, check: Check, setting: str) -> None:
     key = create(tmp_path / "key")

@@ -1,4 +1,4 @@
-"""Private SSH keys on this machine that a server gets a copy of: no person is there to type a passphrase."""
+"""Validate private SSH keys that are copied to servers: they must have no passphrase."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ PUBLIC = re.compile(r"(ssh|ecdsa|sk)-\S+ AAAA")
 
 
 def key_file_problem(here: Installation, name: str) -> str:
-    """Return what is wrong with the file that a setting names; "" if nothing is. Never repeat a key."""
+    """Return what is wrong with the file that a setting names; "" if nothing is.
+
+    The sentence never contains the key.
+    """
     if "\n" in name or "PRIVATE KEY" in name or PUBLIC.match(name):
         return "must be the path of a private SSH key on this machine, not the key itself."
     try:
@@ -41,10 +44,12 @@ def private_key_problem(path: Path, text: str) -> str:
     except TypeError:
         new = f"{path}-server"
         return (
-            f"names {path}, a key with a passphrase, that no one types on a server. Create one without: ssh-keygen "
+            f"names {path}, a key with a passphrase; a server cannot enter one. Create a key without: ssh-keygen "
             f"-t ed25519 -N '' -f {new}; name it here, and add {new}.pub where it logs in."
         )
-    except (ValueError, UnsupportedAlgorithm):
+    except UnsupportedAlgorithm as error:
+        return f"names {path}, which is encrypted, or of a kind that is not supported: {error}."
+    except ValueError:
         if PUBLIC.match(text):
             return f"must name a private SSH key; {path} is a public one. (Name the file without .pub.)"
         return f"must name a private SSH key; {path} is none. Create one: ssh-keygen -t ed25519 -N '' -f FILE."
