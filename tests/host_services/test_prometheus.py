@@ -336,7 +336,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     (folder / "values").write_text("".join([*lines, "# EOF\n"]))
     import_values = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "values", "data"]
     subprocess.run(import_values, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    (folder / "prometheus.yml").write_text(f"{{global: {{evaluation_interval: 1s}}, rule_files: [{DOCS / 'rules.yml'}]}}\n")
+    configuration = f"global: {{evaluation_interval: 1s}}\nrule_files: [{DOCS / 'rules.yml'}]\n"
+    (folder / "prometheus.yml").write_text(configuration)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         server = Prometheus(free.getsockname()[1])
