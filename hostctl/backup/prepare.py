@@ -10,7 +10,7 @@ from .configuration import Configuration
 from .server import Server
 from .ship import other_passphrases, shipped
 from .state import State
-from .tools import SECRETS_REMEDY, Repository, Target, ToolError, call
+from .tools import SECRETS_REMEDY, Repository, Target, ToolError, call, move_away
 
 
 def prepare(host: Host, configuration: Configuration, *, upgraded: bool = False) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def prepare(host: Host, configuration: Configuration, *, upgraded: bool = False)
         raise ReleaseError(
             f"{configuration.repository} has the backups of another database (system identifier {found}; this one is "
             f"{present}): it is a new one. To restore those backups: {configuration.program} backup "
-            f"restore. To start again: mv {configuration.repository} {configuration.repository}.former, then run "
+            f"restore. To start again: {move_away(configuration.repository)} (as root on this server), then run "
             "playbooks/provision.yml."
         )
     if not repository.backups() and not is_beginning(configuration):

@@ -42,9 +42,9 @@ from .listing import (
 from .run import back_up_database, copy_log, send
 from .scratch import Scratch, clear
 from .server import Server, require_version
-from .ship import gaps, ship, shipped, take_over
+from .ship import gaps, how_to_restore, other_passphrases, ship, shipped, take_over
 from .state import State, lock
-from .tools import ACCOUNT, Repository, Restic, Target, call, wait_ended
+from .tools import ACCOUNT, SECRETS_REMEDY, Repository, Restic, Target, call, wait_ended
 
 # Seconds until PostgreSQL must have ended, or have begun.
 SERVICE_SECONDS = 900
@@ -170,6 +170,9 @@ class Restore:
         record = shipped(Target(self.configuration))
         if not record:
             raise ReleaseError(f"{self.configuration.target} has no backup of the database.")
+        if "backup_key" in other_passphrases(self.configuration, record):
+            lines = how_to_restore(self.configuration, record)
+            raise ReleaseError("\n".join([f"{self.configuration.target} has backups that cannot be read.", *lines]))
         self.compare_secrets(record)
         if record.get("version") != self.configuration.version:
             raise ReleaseError(
@@ -218,9 +221,8 @@ class Restore:
         if other and not self.options.other_secrets:
             raise ReleaseError(
                 f"These secrets are not those of the backup: {', '.join(other)}. With others, sessions end, and what "
-                "the application has encrypted cannot be read. Write the former ones, which are in the recovery kit, "
-                "into inventory/.secrets/ENV/, one file each, run playbooks/provision.yml -e secrets_replace=true, and "
-                "restore again; or restore all the same: --other-secrets (playbooks/restore.yml -e "
+                f"the application has encrypted cannot be read. To restore with those of the backup: {SECRETS_REMEDY}, "
+                "and restore again. To restore all the same: --other-secrets (playbooks/restore.yml -e "
                 "restore_other_secrets=true)."
             )
 
@@ -443,6 +445,7 @@ class Restore:
             say("A return to the former database was killed: completing it.")
             self.exchange()
             self.back_up_again()
+            say("\n".join(self.describe_kept("restored")))
         elif state.get("completing"):
             say("A restore was killed when its database was accepted: completing it.")
             self.start_writing()
@@ -528,7 +531,8 @@ class Restore:
             self.state.replace(
                 {
                     "kept": undoing["kept"], "data": str(self.data), "accepted": True, "gaps": undoing["gaps"],
-                    "replaced_at": now,
+                    # It is only named: see describe_kept.
+                    "replaced_at": now, "repository": state.get("repository", ""),
                 }
             )  # fmt: skip
         if problem:

@@ -22,8 +22,8 @@ from ..settings import BusyError, ReleaseError
 from . import history
 from .configuration import Configuration
 from .server import Canary, Server
-from .state import State, lock
-from .tools import ACCOUNT, SECRETS_REMEDY, Backup, Repository, Target
+from .state import ForeignError, State, lock
+from .tools import ACCOUNT, WRITE_SECRETS, Backup, Repository, Target, move_away
 
 RECORD = "shipped.json"
 # An earlier record. Over SFTP a file is written in place: when the host dies meanwhile, the first one is half of one.
@@ -36,14 +36,8 @@ RUN_SECONDS = 1800
 # Files that change in place, by their names.
 INFO = ("archive.info", "archive.info.copy")
 PASSPHRASES = ("backup_files_key", "backup_key")
-# How the target of another server is told, also to the doctor.
-FOREIGN = "has the backups of another"
 # Commands in a message, for one damaged file each.
 MOST_COMMANDS = 5
-
-
-class ForeignError(ReleaseError):
-    """The target has backups of another database."""
 
 
 class UnreadableError(ReleaseError):
@@ -189,15 +183,30 @@ def require_own(configuration: Configuration, target: Target) -> dict[str, Any]:
     state = State(configuration, "owner").read()
     is_own = not found.get("owner") or found["owner"] in (state.get("owner"), state.get("former"))
     if found and not (is_own and found.get("system_id") in Repository(configuration).system_ids()):
-        restore = "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_offsite=true"
-        if other := other_passphrases(configuration, found):
-            restore = f"the passphrases here do not open them ({', '.join(other)}): {SECRETS_REMEDY}, then {restore}"
-        raise ForeignError(
-            f"{configuration.target} {FOREIGN} database or server: that of {found.get('host')}, up "
-            f"to {found.get('at')}. They stay as they are, and this database is not copied off the host. Restore them "
-            f"here ({restore}), or choose another folder in app_backup_target."
-        )
+        lines = [
+            f"{configuration.target} has the backups of another database or server: that of {found.get('host')}, up "
+            f"to {found.get('at')}. They stay as they are, and this database is not copied off the host.",
+            *how_to_restore(configuration, found),
+            "To keep this database: set another folder in app_backup_target, then run site.yml.",
+        ]
+        raise ForeignError("\n".join(lines))
     return found
+
+
+def how_to_restore(configuration: Configuration, record: dict[str, Any]) -> list[str]:
+    """Return lines that say how a server with backups of its own restores those of which the target has this record."""
+    playbook = "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_offsite=true"
+    if not (other := other_passphrases(configuration, record)):
+        return [f"To restore them here: {playbook}"]
+    steps = [f"{WRITE_SECRETS[0].upper()}{WRITE_SECRETS[1:]}."]
+    if "backup_key" in other:
+        # The passphrase of the target does not open the repository of this host, where site.yml would stop.
+        steps.append(f"As root on this server: {move_away(configuration.repository)}")
+    steps += ["ansible-playbook -i INVENTORY site.yml -e secrets_replace=true", playbook]
+    return [
+        f"The passphrases here do not open them ({', '.join(other)}). To restore them here:",
+        *(f"{number}. {step}" for number, step in enumerate(steps, 1)),
+    ]
 
 
 def other_passphrases(configuration: Configuration, record: dict[str, Any]) -> list[str]:

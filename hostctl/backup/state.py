@@ -11,8 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..settings import BusyError, is_locked, say
+from ..settings import BusyError, ReleaseError, is_locked, say
 from .configuration import Configuration
+
+
+class ForeignError(ReleaseError):
+    """The target has backups of another database."""
 
 
 class State:
@@ -41,6 +45,8 @@ class State:
     def recorded(self) -> Iterator[dict[str, Any]]:
         """Record how a run ended: `ok_at` and what the run adds to the yielded values, or `failed_at` and `problem`.
 
+        `foreign` says whether the problem is a target of another server.
+
         Call it with the lock: `running_since` without a holder of that is of a run that was killed.
         """
         values: dict[str, Any] = {"started_at": time.time()}
@@ -55,10 +61,12 @@ class State:
             raise
         except BaseException as error:
             text = str(error) or type(error).__name__
-            self.write(failed_at=time.time(), problem=text, running_since=0)
+            is_foreign = isinstance(error, ForeignError)
+            self.write(failed_at=time.time(), problem=text, foreign=is_foreign, running_since=0)
             raise
         # What a run has found counts as from its beginning.
-        self.write(ok_at=values["started_at"], ended_at=time.time(), problem="", running_since=0, **values)
+        ended = {"ended_at": time.time(), "problem": "", "foreign": False, "running_since": 0}
+        self.write(ok_at=values["started_at"], **ended, **values)
 
 
 @contextmanager

@@ -34,10 +34,19 @@ DAMAGED = re.compile(
 # What programs write before their messages.
 STAMP = re.compile(r"^\d{4}[/-]\d\d[/-]\d\d \d\d:\d\d:\d\d(\.\d+)? *(?:P\d+)? *", re.MULTILINE)
 
-SECRETS_REMEDY = (
+WRITE_SECRETS = (
     "write the secrets that they were made with, which are at the end of the recovery kit, into "
-    "inventory/.secrets/ENV/, one file each, then run site.yml -e secrets_replace=true"
+    "inventory/.secrets/ENV/, one file each"
 )
+SECRETS_REMEDY = f"{WRITE_SECRETS}, then run site.yml -e secrets_replace=true"
+
+
+def move_away(repository: Path) -> str:
+    """Return the commands, for root on the server, that empty a repository and keep what it had.
+
+    The folder itself stays: a running PostgreSQL cannot write to another one of its name (ReadWritePaths of systemd).
+    """
+    return f"mkdir {repository}.former && mv {repository}/* {repository}.former/"
 
 
 class DamagedError(ReleaseError):
@@ -149,9 +158,10 @@ class Repository:
             if found["code"] not in (0, 2):
                 raise ReleaseError(
                     f"The backups in {self.path} cannot be read: {found['message']}. If they were made with another "
-                    f"passphrase (backup_key): {SECRETS_REMEDY}. If they are not needed: mv {self.path} "
-                    f"{self.path}.former, and, with a target, set another folder in app_backup_target; then run "
-                    "playbooks/provision.yml."
+                    f"passphrase (backup_key): {SECRETS_REMEDY}. If they are not needed: {move_away(self.path)} (as "
+                    "root on this server), and, if their copies are at the target, set another folder in "
+                    "app_backup_target; then run site.yml. To restore other backups, which the target has, move them "
+                    "in the same way, but keep the folder."
                 )
         return stanza
 

@@ -8,7 +8,6 @@ from ..backup import notes
 from ..backup.configuration import Configuration
 from ..backup.drill import PARTS
 from ..backup.listing import ago
-from ..backup.ship import FOREIGN
 from ..backup.state import State
 from ..backup.tools import Repository
 from ..settings import ReleaseError
@@ -94,8 +93,10 @@ def offsite(context: Context) -> Finding | None:
     values = {"offsite_age": round(context.now - last, 1)} if last else {}
     text = ", ".join(f"{NAMES[kind]} {ago(state.get('ok_at', 0))}" for kind, state in found.items())
     remedy = f"journalctl -u {configuration.name}-backup-* -n 30; {context.program} backup"
-    if any(FOREIGN in (state.get("problem") or "") for state in found.values()):
-        remedy = of_target("restore them here, as above; or set another folder in app_backup_target")
+    if found.get("ship", {}).get("foreign"):
+        problem, *steps = found["ship"]["problem"].splitlines()
+        found["ship"] |= {"problem": problem}
+        remedy = "\n".join(f"# {step}" for step in steps)
     one = told(grades, found, f"{text}, at {configuration.target}", remedy, values)
     if one.state == OK and (kit := notes.missing_kit(configuration)):
         sentence, _, fix = kit.partition(". ")

@@ -29,6 +29,7 @@ RECORD = {
     "at": "2026-11-28T19:00:00.000000Z", "seconds": 1795892400.0, "lsn": "0/5000028", "system_id": "7",
     "segment": "000000020000000000000005", "fingerprints": {"django_key": "a"},
 }  # fmt: skip
+RESTORE = "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_offsite=true"
 
 
 def backup(label: str, stopped: float, lsn_stop: str = "0/3000000", **more: Any) -> Backup:
@@ -246,20 +247,83 @@ def test_another_database_at_the_target_is_refused(
     monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 7}, {"system-id": 9}]})
     ship.require_own(configuration, None)
     monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 8}]})
-    with pytest.raises(ship.ForeignError, match=r"has the backups of another database.*restore\.yml") as caught:
+    with pytest.raises(ship.ForeignError, match="has the backups of another database") as caught:
         ship.require_own(configuration, None)
-    assert "Restore them here (ansible-playbook" in str(caught.value)
+    assert str(caught.value).splitlines()[1:] == [
+        f"To restore them here: {RESTORE}",
+        "To keep this database: set another folder in app_backup_target, then run site.yml.",
+    ]
 
 
+@pytest.mark.parametrize("other", [["backup_key"], ["backup_files_key"]])
 def test_another_database_at_the_target_whose_backups_the_passphrases_do_not_open(
-    configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+    configuration: Configuration, monkeypatch: pytest.MonkeyPatch, other: list[str]
 ) -> None:
-    monkeypatch.setattr(ship, "shipped", lambda target: RECORD | {"fingerprints": {"backup_key": "other"}})
+    monkeypatch.setattr(ship, "shipped", lambda target: RECORD | {"fingerprints": dict.fromkeys(other, "other")})
     monkeypatch.setattr(Repository, "info", lambda self: {"db": [{"system-id": 8}]})
-    with pytest.raises(
-        ship.ForeignError, match=r"do not open them \(backup_key\): write the secrets .*secrets_replace=true, then ans"
-    ):
+    with pytest.raises(ship.ForeignError, match="has the backups of another database") as caught:
         ship.require_own(configuration, None)
+    lines = str(caught.value).splitlines()[1:]
+    # pgBackRest's repository is not encrypted with the passphrase of the uploads.
+    moved = [line for line in lines if " mv " in line]
+    assert bool(moved) == (other == ["backup_key"])
+    steps = [re.sub(r"^\d\. ", "", line) for line in lines[1:-1] if line not in moved]
+    assert lines[0] == f"The passphrases here do not open them ({other[0]}). To restore them here:"
+    assert steps == [
+        "Write the secrets that they were made with, which are at the end of the recovery kit, into "
+        "inventory/.secrets/ENV/, one file each.",
+        "ansible-playbook -i INVENTORY site.yml -e secrets_replace=true",
+        RESTORE,
+    ]
+
+
+def test_a_server_restores_backups_of_other_passphrases_by_the_steps_of_the_message(
+    host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own repository is encrypted with the present passphrase, which site.yml replaces."""
+    folder, passphrase = configuration.repository, "here"
+
+    def pgbackrest(self: Repository, command: str, *options: str, **more: Any) -> str:
+        stanza = {"name": "shop", "status": {"code": 0, "message": "ok"}, "backup": [], "archive": []}
+        if command == "stanza-create":
+            (folder / "archive").write_text(passphrase)
+        elif not (folder / "archive").exists():
+            stanza["status"] = {"code": 1, "message": "missing stanza path"}
+        elif (folder / "archive").read_text() != passphrase:
+            stanza["status"] = {"code": 99, "message": "cipher"}
+        return json.dumps([stanza | {"db": [{"id": 1, "system-id": 8, "version": "17"}]}])
+
+    monkeypatch.setattr(Repository, "call", pgbackrest)
+    monkeypatch.setattr(prepare.Server, "run", lambda self, sql: "on" if "archive_mode" in sql else "8")
+    monkeypatch.setattr(prepare, "call", lambda *arguments, **more: "inactive")
+    record = RECORD | {"host": "former", "fingerprints": {"backup_key": "there"}}
+    for module in (ship, prepare):
+        monkeypatch.setattr(module, "shipped", lambda target: record)
+    folder.mkdir()
+    (folder / "archive").write_text("here")
+    inode = folder.stat().st_ino
+    configuration = replace(configuration, fingerprints={"backup_key": "here"})
+    assert prepare.prepare(host, configuration)["changed"], "the first backup"
+    with pytest.raises(ship.ForeignError) as caught:
+        ship.require_own(configuration, None)
+    secrets, move, site, last = re.findall(r"^\d\. (.*)$", str(caught.value), re.MULTILINE)
+    assert secrets.startswith("Write the secrets")
+    # What site.yml does, first without the step before it.
+    assert "site.yml" in site
+    passphrase, configuration = "there", replace(configuration, fingerprints={"backup_key": "there"})
+    with pytest.raises(ReleaseError, match=r"cannot be read: cipher\..* but keep the folder\.$") as unread:
+        prepare.prepare(host, configuration)
+    command = move.partition(": ")[2]
+    assert command in str(unread.value)
+    subprocess.run(["sh", "-ec", command], check=True)
+    assert (folder.with_name("repository.former") / "archive").read_text() == "here"
+    assert folder.stat().st_ino == inode, "PostgreSQL cannot write to another folder"
+    assert prepare.prepare(host, configuration)["changed"]
+    assert (folder / "archive").read_text() == "there"
+    with pytest.raises(ship.ForeignError) as caught:
+        ship.require_own(configuration, None)
+    assert f"To restore them here: {last}" in str(caught.value).splitlines()
+    assert last == RESTORE
 
 
 def test_the_local_state_is_known_although_the_target_is_away(
@@ -714,6 +778,18 @@ def test_a_failure_is_recorded_and_keeps_what_succeeded(configuration: Configura
     assert state.read()["problem"] == ""
 
 
+def test_a_problem_is_recorded_as_a_target_of_another_server(configuration: Configuration) -> None:
+    state = State(configuration, "ship")
+    for error, is_foreign in ((ship.ForeignError("another"), True), (ReleaseError("away"), False)):
+        with pytest.raises(ReleaseError), state.recorded():
+            raise error
+        assert state.read()["foreign"] == is_foreign
+    state.write(foreign=True)
+    with state.recorded():
+        pass
+    assert not state.read()["foreign"]
+
+
 def test_a_run_that_gives_way_to_another_has_not_failed(configuration: Configuration) -> None:
     def give_way() -> None:
         with State(configuration, "drill").recorded(), lock(configuration, "work"):
@@ -791,10 +867,22 @@ def options(**values: Any) -> Namespace:
 
 def test_other_secrets_are_refused_and_named(host: Host, configuration: Configuration) -> None:
     record = {"fingerprints": {"django_key": "b", "unknown": "x"}}
-    with pytest.raises(ReleaseError, match=r"not those of the backup: django_key\. "):
+    with pytest.raises(
+        ReleaseError,
+        match=r"not those of the backup: django_key\. .*write the .* then run site\.yml -e secrets_replace",
+    ):
         restore.Restore(host, configuration, options()).compare_secrets(record)
     restore.Restore(host, configuration, options(other_secrets=True)).compare_secrets(record)
     restore.Restore(host, configuration, options()).compare_secrets(RECORD)
+
+
+def test_a_restore_of_what_the_passphrases_do_not_open_says_the_steps(
+    host: Host, configuration: Configuration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with --other-secrets: the server's own repository must be moved first."""
+    monkeypatch.setattr(restore, "shipped", lambda target: RECORD | {"fingerprints": {"backup_key": "other"}})
+    with pytest.raises(ReleaseError, match=r"(?s)\(backup_key\)\. To restore them here:\n1\. .*\n2\. .* mv .*\n3\. .*"):
+        restore.Restore(host, configuration, options(offsite=True, other_secrets=True)).find()
 
 
 def test_nothing_happens_without_a_yes(host: Host, configuration: Configuration) -> None:
@@ -985,7 +1073,7 @@ def test_a_repository_of_another_passphrase_is_not_replaced_alone(
     monkeypatch.setattr(Repository, "call", lambda self, command, *words, **more: json.dumps([stanza]))
     with pytest.raises(
         ReleaseError,
-        match=r"write the secrets that.* If they are not needed: mv .*, with a target, set another folder in .*; then",
+        match=r"write the secrets that.* If they are not needed: mkdir .* set another folder in .*; then run site\.yml",
     ):
         Repository(configuration).info()
 

@@ -328,6 +328,46 @@ def test_a_killed_return_to_the_former_database_is_completed(installation: Insta
     assert outcomes == {"not begun", "completed"}
 
 
+def test_the_repository_that_a_restore_has_replaced_is_named_after_a_return(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the command that completes a return that was killed; the next restore does not bring it back."""
+
+    def unused(folder: Path) -> Path:
+        # In the product, the names have the second: restores take longer.
+        names = (folder.with_name(f"{folder.name}.before-{number}") for number in itertools.count())
+        return next(name for name in names if not name.exists())
+
+    monkeypatch.setattr(restore, "before", unused)
+    state = State(installation.world.configuration, "restore")
+    call = {"action": "restore", "at": installation.moment, "offsite": True, "yes": True}
+    assert installation.run(call)[0][0] == 0
+    repository = Path(state.read()["repository"])
+    assert repository.is_dir()
+    installation.keep("restored")
+    for step in installation.kills("restored", action="restore", undo=True, yes=True):
+        if not state.read().get("undoing"):
+            continue
+        ((_, output),) = installation.run({"action": "restore"})
+        kept = state.read()["kept"]
+        assert f"The restored database is in {kept}" in output, step
+        assert f"rm -r {kept} {repository}\n" in output, step
+        break
+    else:
+        pytest.fail("no return was killed")
+    installation.keep("returned")
+    for _ in installation.kills("returned", action="restore", at=installation.moment, yes=True):
+        found = state.read()
+        if found.get("accepted") is False and Path(found["kept"]).exists():
+            installation.run({"action": "restore"})
+            installation.assert_as_before(ROWS)
+            # Only the repository of this host itself has that file.
+            assert (repository / "own").exists(), "it replaced the present one"
+            assert state.read()["repository"] == str(repository)
+            return
+    pytest.fail("no restore was killed")
+
+
 def complete(installation: Installation, step: str, outcomes: dict[str, list[str]]) -> str:
     """Type what the status says, without a yes; return which outcome that has, and check that backups continue."""
     (restored, output), *others = installation.run({"action": "restore"}, *next(installation.later))

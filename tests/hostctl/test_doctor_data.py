@@ -528,13 +528,15 @@ def test_backups_on_this_server_only(saved: Context) -> None:
 
 
 def test_a_target_of_another_server(saved: Context) -> None:
-    remember(saved, "ship", shipped=60 * HOUR, problem="s3:shop has the backups of another database or server: ...")
+    remember(
+        saved, "ship", shipped=60 * HOUR, problem="It is of another.\nTo restore: type this\nOr that", foreign=True
+    )
     found = backups.offsite(saved)
     assert found.state == BAD
-    assert found.remedy.splitlines() == [
-        "# restore them here, as above; or set another folder in app_backup_target in group_vars/ENV/app.yml, then:",
-        "ansible-playbook -i INVENTORY site.yml",
-    ]
+    assert found.text.endswith("at s3:shop. It is of another")
+    assert found.remedy.splitlines() == ["# To restore: type this", "# Or that"]
+    remember(saved, "ship", foreign=False)
+    assert backups.offsite(saved).remedy.startswith("journalctl")
 
 
 def test_the_recovery_kit(saved: Context) -> None:

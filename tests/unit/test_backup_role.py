@@ -15,6 +15,7 @@ from project import ROOT, run_playbook
     ("command", "says"),
     [
         ("""echo '{"error": "The target is of another.", "status": 1}'; exit 1""", "The target is of another."),
+        ("""echo '{"status": 1}'; exit 1""", '{"status": 1}'),
         ("echo Traceback >&2; exit 1", "Traceback"),
         ("""echo '{"changed": true}'""", ""),
     ],
