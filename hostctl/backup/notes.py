@@ -15,7 +15,7 @@ LATE = {"ship": 180, "files": 3600, "backups": 26 * 3600, "drill": 9 * 86400}
 WHAT = {
     "ship": "The database was last copied",
     "files": "Uploads were last copied",
-    "backups": "The last base backup was made",
+    "backups": "A base backup was last made",
     "drill": "A restore was last rehearsed",
 }
 
@@ -41,16 +41,21 @@ def notes(settings: Settings, uptime: float | None = None) -> list[str]:
         is_late = time.time() - last > LATE[kind] if last else uptime > LATE[kind]
         if was_killed(configuration, kind):
             words = " ".join([configuration.program, "backup", *COMMAND[kind]])
-            lines.append(f"{WHAT[kind]} {ago(last)}, and the run after that was killed. To run it again: {words}")
+            lines.append(f"{last_run(kind, last)}, and the run after that was killed. To run it again: {words}")
         elif state.get("problem"):
-            lines.append(f"{WHAT[kind]} {ago(last)}, and then failed: {state['problem']}")
+            lines.append(f"{last_run(kind, last)}{', and then failed' if last else ''}: {state['problem']}")
         elif is_late:
-            lines.append(f"{WHAT[kind]} {ago(last)}. See journalctl -u {configuration.name}-backup-*.")
+            lines.append(f"{last_run(kind, last)}. See journalctl -u {configuration.name}-backup-*.")
     if text := unfinished_restore(configuration):
         lines.insert(0, text)
     if text := missing_kit(configuration):
         lines.append(text)
     return lines
+
+
+def last_run(kind: str, at: float) -> str:
+    """Return when a kind of run has last succeeded; `at` is 0 if none has."""
+    return f"{WHAT[kind]} {ago(at)}" if at else WHAT[kind].replace(" last ", " never ")
 
 
 def was_killed(configuration: Configuration, kind: str) -> bool:

@@ -846,7 +846,7 @@ def test_notes_say_what_is_missing(settings: Settings, tmp_path: Path, monkeypat
     monkeypatch.setattr(Configuration, "state_folder", tmp_path / "state")
     texts = noted(settings)
     assert "this server only" in texts[0]
-    assert any("rehearsed never" in text for text in texts)
+    assert any("A restore was never rehearsed." in text for text in texts)
     assert noted(settings, age=60, target="storage") == [], "a new target has had no time for a copy"
     for name in ("ship", "backups", "files", "drill"):
         (tmp_path / "state").mkdir(exist_ok=True)
@@ -855,6 +855,8 @@ def test_notes_say_what_is_missing(settings: Settings, tmp_path: Path, monkeypat
     assert "backup_kit_kept" in noted(settings, target="storage", kit="/kit.txt")[0]
     (tmp_path / "state/ship.json").write_text(json.dumps({"ok_at": time.time(), "problem": "away"}))
     assert noted(settings, target="storage")[0].endswith("and then failed: away")
+    (tmp_path / "state/ship.json").write_text(json.dumps({"problem": "away"}))
+    assert noted(settings, target="storage")[0] == "The database was never copied: away"
 
 
 # --- Restore -------------------------------------------------------------------------------------------------------

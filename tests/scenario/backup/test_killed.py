@@ -17,8 +17,8 @@ pytestmark = pytest.mark.os("debian13")
     ("words", "pattern", "what"),
     [
         (["ship"], "rclone copy", "The database was last copied"),
-        (["--full"], "pgbackrest .*backup", "The last base backup was made"),
-        (["drill", "--local"], "postgres -D", "A restore was last rehearsed"),
+        (["--full"], "pgbackrest .*backup", "A base backup was last made"),
+        (["drill", "--local"], "postgres -D", r"A restore was \w+ rehearsed"),
     ],
     ids=["ship", "backup", "drill"],
 )
