@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import fcntl
 import json
 import os
@@ -136,3 +137,8 @@ def history(settings: Settings) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+
+def began_at(entry: dict[str, Any]) -> int:
+    """Return when a deployment of the history began, in seconds since 1970. Raises KeyError or ValueError without."""
+    return calendar.timegm(time.strptime(entry["since"], "%Y-%m-%dT%H:%M:%SZ"))

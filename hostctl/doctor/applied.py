@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.record import Record
+from ..deploy.record import Record, began_at, history
 from ..settings import utc
 from .finding import Context
 
 FOLDER = Path("/var/lib/seedbed")
-# Seconds for which settings that another clone has replaced are told; after which a run that has not ended has failed.
+# Seconds for which settings that another clone has replaced are told; after which a run that has not ended has failed,
+# unless its deployment has failed before.
 REPLACED_SECONDS, RUN_SECONDS = 7 * 86400, 1800
 # How many settings a line names.
 NAMED = 4
@@ -61,7 +62,7 @@ def problems(context: Context) -> list[Problem]:
     found = [replaced(record, context.now), compared(record, context.clone_settings)]
     # A run ends with its deployment.
     if not Record(context.settings).held():
-        found.append(unfinished(record, context.now))
+        found.append(unfinished(record, context.now, failed_at(context)))
     return [problem for problem in found if problem]
 
 
@@ -75,10 +76,19 @@ def replaced(record: dict[str, Any], now: float) -> Problem | None:
     return Problem(text, f"{remedy}\n{APPLY}")
 
 
-def unfinished(record: dict[str, Any], now: float) -> Problem | None:
-    """Return whose run, with other settings than the last complete one, has failed or was stopped."""
+def failed_at(context: Context) -> float:
+    """Return when the last deployment began, if it has failed; else 0. Seconds since 1970."""
+    deployments = history(context.settings)
+    return began_at(deployments[-1]) if deployments and deployments[-1].get("status") else 0.0
+
+
+def unfinished(record: dict[str, Any], now: float, failed: float) -> Problem | None:
+    """Return whose run, with other settings than the last complete one, has failed or was stopped.
+
+    `failed` is when the last deployment began, if it has failed.
+    """
     begun = record.get("begun")
-    if not begun or now - begun["at"] < RUN_SECONDS:
+    if not begun or (now - begun["at"] < RUN_SECONDS and failed < begun["at"]):
         return None
     if "last" not in record:
         return Problem(f"no run has ended yet; the last began {origin(begun)}", APPLY)

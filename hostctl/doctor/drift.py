@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import calendar
 import hashlib
 import json
 import re
-import time
 from contextlib import suppress
 from pathlib import Path
 
-from ..deploy.record import Record, history
+from ..deploy.record import Record, began_at, history
 from ..processes.state import PLACEHOLDER
 from ..processes.supervisor import PROGRAMS, Supervisor
 from ..processes.systemd import UNITS, Systemd, services
@@ -146,5 +144,5 @@ def last_deployment(context: Context) -> str:
     entries = history(context.settings)
     if not entries:
         return ""
-    began = calendar.timegm(time.strptime(entries[-1]["since"], "%Y-%m-%dT%H:%M:%SZ"))
+    began = began_at(entries[-1])
     return f"; last deployment {utc(began)} by {entries[-1]['by']}"

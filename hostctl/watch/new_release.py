@@ -6,13 +6,11 @@ command that rolls back.
 
 from __future__ import annotations
 
-import calendar
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from ..deploy import health
-from ..deploy.record import history
+from ..deploy.record import began_at, history
 from ..doctor.finding import BAD, OK, Context, Finding, duration, plural
 from ..host import Host
 from ..processes.state import ProcessState
@@ -65,7 +63,7 @@ def last_deployment(context: Context) -> Deployed | None:
     if not done or done[-1]["action"] != "deploy" or done[-1]["release"] != context.release:
         return None
     entry = done[-1]
-    began = calendar.timegm(time.strptime(entry["since"], "%Y-%m-%dT%H:%M:%SZ"))
+    began = began_at(entry)
     return Deployed(entry["release"], entry["by"], began, began + entry["seconds"])
 
 

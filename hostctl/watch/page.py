@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import calendar
 import time
 from html import escape
 
-from ..deploy.record import history
+from ..deploy.record import began_at, history
 from ..doctor.finding import BAD, OK, STATES, WARN, Context, Finding, duration, worst
 from ..settings import Settings, utc
 from . import style
@@ -187,7 +186,7 @@ def switches(settings: Settings) -> list[tuple[float, str]]:
     for entry in history(settings):
         if entry.get("status") == 0 and entry.get("action") in ("deploy", "rollback"):
             try:
-                began = calendar.timegm(time.strptime(entry["since"], "%Y-%m-%dT%H:%M:%SZ"))
+                began = began_at(entry)
                 found.append((began + float(entry.get("seconds", 0)), str(entry["release"])))
             except (KeyError, ValueError):
                 # A line of another version.

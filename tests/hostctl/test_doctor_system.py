@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from hostctl.backup.tools import ToolError
-from hostctl.deploy.record import Record
+from hostctl.deploy.record import Record, history_file
 from hostctl.doctor import applied, checks, commands, drift, network, system
 from hostctl.doctor.configuration import Configuration
 from hostctl.doctor.finding import BAD, OK, WARN, Check, Context, Finding
@@ -669,6 +669,12 @@ def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None
     # It may still run.
     context.now = NOON + 900
     assert drift.settings(context).state == OK
+    for since, status, state in ((NOON, 1, OK), (NOON + 90, 0, OK), (NOON + 90, 1, WARN)):
+        Record(context.settings).remember(
+            {"action": "deploy", "since": time.strftime("%FT%TZ", time.gmtime(since)), "status": status}
+        )
+        assert drift.settings(context).state == state, "its deployment has failed"
+    history_file(context.settings).unlink()
     context.now = NOON + 3600
     recorded(last=last, begun=run_of(BEN, app_web="1"))
     assert drift.settings(context).state == OK
