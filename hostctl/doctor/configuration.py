@@ -17,7 +17,7 @@ class Configuration:
     # The host's name in the inventory, and the groups that it is in.
     host: str = ""
     groups: list[str] = field(default_factory=list)
-    # The inventory's file in the clone that ran site.yml, for remedies; "" if it is elsewhere.
+    # The inventory's file or folder in the clone that ran site.yml, for remedies; "" if elsewhere, or for several.
     inventory: str = ""
     # The site as visitors reach it; "" on hosts without nginx.
     url: str = ""

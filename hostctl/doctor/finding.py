@@ -53,7 +53,7 @@ class Context:
     # Does the watch run them, not a person?
     watches: bool = False
     # The clone of Ansible that asks: `by`, `path`, and `settings`, the digest of each of its settings by name;
-    # `inventory`, the file that commands name.
+    # `inventories`, the files and folders that commands name.
     clone_settings: dict[str, Any] | None = None
     now: float = field(default_factory=time.time)
     lock: threading.Lock = field(default_factory=threading.Lock)

@@ -51,13 +51,13 @@ def examine(context: Context, checks: Sequence[Check]) -> dict[str, Finding]:
 
 
 def with_inventory(context: Context, finding: Finding) -> Finding:
-    """Return a finding whose commands name the inventory: that of the clone that asks, or of the last site.yml."""
-    name = (context.clone_settings or {}).get("inventory") or context.configuration.inventory or "INVENTORY"
-    placeholder, option = "-i INVENTORY ", f"-i {shlex.quote(name)} "
+    """Return a finding whose commands name the inventory: all of the clone that asks, or that of the last site.yml."""
+    names = (context.clone_settings or {}).get("inventories") or [context.configuration.inventory or "INVENTORY"]
+    placeholder, options = "-i INVENTORY ", "".join(f"-i {shlex.quote(name)} " for name in names)
     return replace(
         finding,
-        text=finding.text.replace(placeholder, option),
-        remedy=finding.remedy.replace(placeholder, option),
+        text=finding.text.replace(placeholder, options),
+        remedy=finding.remedy.replace(placeholder, options),
     )
 
 

@@ -144,13 +144,17 @@ def named_releases(span: Range) -> str:
     shown = span.shown_marks()[::-1]
     if not shown:
         return ""
-    form = "%a %H:%M" if span.has_days else "%H:%M"
     names = ", ".join(
-        f"<code>{escape(release)}</code> at {time.strftime(form, time.gmtime(moment))}"
-        for moment, release in shown[:NAMED_RELEASES]
+        f"<code>{escape(release)}</code> at {time_in(span, moment)}" for moment, release in shown[:NAMED_RELEASES]
     )
     more = f", and {len(shown) - NAMED_RELEASES} before" if len(shown) > NAMED_RELEASES else ""
     return f'<p class="soft releases">Releases: {names} UTC{more}</p>\n'
+
+
+def time_in(span: Range, moment: float) -> str:
+    """Return a time; with its day in a range of several days, and if it is not of the day on which the range ends."""
+    is_today = time.gmtime(moment)[:3] == time.gmtime(span.end)[:3]
+    return time.strftime("%H:%M" if is_today and not span.has_days else "%a %H:%M", time.gmtime(moment))
 
 
 def span_of(seconds: int, step: int, now: int, first: int | None, marks: list[tuple[float, str]]) -> Range:

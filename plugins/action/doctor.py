@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,17 @@ broken: {description: Whether something is broken on the host., type: bool}
 BROKEN = 2  # exit status: 0 all is well, 1 a warning
 
 
+def inventories(sources: Sequence[str], project: Path) -> list[str]:
+    """Return what commands give with `-i`: paths relative to the clone, where `site.yml` is; absolute ones outside.
+
+    Empty if one of the sources is a list of hosts (`host,`), which has no path: it may be a part of the inventory.
+    """
+    paths = [Path(source) for source in sources]
+    if not all(path.is_absolute() for path in paths):
+        return []
+    return [str(path.relative_to(project) if path.is_relative_to(project) else path) for path in paths]
+
+
 class ActionModule(ActionBase):
     """Run the program."""
 
@@ -58,8 +69,7 @@ class ActionModule(ActionBase):
         project = Path(arguments["project"]).resolve()
         clone = clone_of(project, Path(variables.get("inventory_dir") or project))
         clone |= {"settings": digests(project, variables, self._templar.template)}
-        if inventory := variables.get("inventory_file"):
-            clone["inventory"] = os.path.relpath(inventory)
+        clone["inventories"] = inventories(variables.get("ansible_inventory_sources") or (), project)
         command = shlex.join([arguments["program"], "doctor"])
         done = self._low_level_execute_command(f"{command} --clone-settings", in_data=json.dumps(clone).encode())
         if "unrecognized arguments" in done["stderr"]:  # a program of an earlier version

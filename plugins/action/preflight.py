@@ -80,7 +80,10 @@ DEFAULTS, SECRETS, WIRING = (f"group_vars/all/{name}.yml" for name in ("defaults
 
 @cache
 def load_shipped(path: Path) -> Any:
-    """Return what a file of Seedbed's has: the same for every host."""
+    """Return what a file of Seedbed's has: the same for every host.
+
+    Saves time only where one process validates several hosts, as in the tests; Ansible forks a process for each host.
+    """
     return yaml_load(path.read_text())
 
 

@@ -90,14 +90,17 @@ def test_each_line_has_its_remedy_and_the_worst_is_the_exit_status(context: Cont
 @pytest.mark.parametrize(
     ("of_host", "of_clone", "shown"),
     [
-        ("", "", "INVENTORY"),
-        ("inventory/production.yml", "", "inventory/production.yml"),
-        ("inventory/production.yml", "../my hosts.yml", "'../my hosts.yml'"),
+        ("", [], "INVENTORY"),
+        ("inventory/production.yml", [], "inventory/production.yml"),
+        ("inventory/production.yml", ["/my hosts.yml"], "'/my hosts.yml'"),
+        ("inventory/production.yml", ["inventory/a.yml", "/b.yml"], "inventory/a.yml -i /b.yml"),
     ],
 )
-def test_commands_name_the_inventory(context: Context, of_host: str, of_clone: str, shown: str, capsys: Any) -> None:
+def test_commands_name_the_inventory(
+    context: Context, of_host: str, of_clone: list[str], shown: str, capsys: Any
+) -> None:
     context.configuration = replace(context.configuration, inventory=of_host)
-    context.clone_settings = {"inventory": of_clone, "settings": {}} if of_clone else None
+    context.clone_settings = {"inventories": of_clone, "settings": {}}
     finding = Finding(BAD, "none (ansible-playbook -i INVENTORY a.yml)", "ansible-playbook -i INVENTORY site.yml")
     screen(context, Check("release", lambda context: finding))
     _, *lines = capsys.readouterr().out.splitlines()

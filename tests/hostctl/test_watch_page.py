@@ -285,6 +285,16 @@ def test_releases_are_named_above_the_graphs(context: Context) -> None:
     assert marks == {"hours": 0, "day": 4, "week": 5}
 
 
+def test_releases_of_the_day_before_are_named_with_their_day(context: Context) -> None:
+    """Also in the section of the last 24 hours."""
+    for release, hours in (("evening-1", 20), ("midnight-1", 14.5), ("today-1", 14)):
+        deployed(context.host, release, NOW - hours * 3600)
+    text = fill(context, {age: {"requests": 1} for age in (8 * DAY, 60)})
+    named = re.findall(r'<p class="soft releases">(.*?)</p>', text)[0]
+    expected = "Releases: today-1 at 00:20, midnight-1 at Sat 23:50, evening-1 at Sat 18:20 UTC"
+    assert re.sub("</?code>", "", named) == expected
+
+
 def test_releases_of_one_hour_share_a_label() -> None:
     span = graph.Range(NOW // 3600 * 3600 - 7 * DAY, 3600, 168, [(NOW - 2 * DAY + 60 * n, f"r{n}-1") for n in range(5)])
     assert graph.releases(span).count("<text") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -10,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from project import ROOT, run_playbook
+
+SPEC = importlib.util.spec_from_file_location("doctor_action", ROOT / "plugins/action/doctor.py")
+ACTION = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(ACTION)
 
 SCREEN = """\
 shop on one                                             2026-11-30 14:37:54 UTC  1.1 s
@@ -103,15 +110,43 @@ def test_the_program_gets_the_settings_of_this_clone(tmp_path: Path) -> None:
     (tmp_path / "one").write_text(f"#!/bin/sh\necho $*\ncat >{tmp_path}/given\n")
     words = 'echo "shopctl: error: unrecognized arguments: --clone-settings" >&2; exit 2'
     (tmp_path / "earlier").write_text(f'#!/bin/sh\n[ "$*" = doctor ] && echo "ok  site" || {{ {words}; }}\n')
-    output = play(tmp_path)[1]
+    more = tmp_path / "more"
+    more.mkdir()
+    (more / "hosts").write_text("gone\n")
+    output = play(tmp_path, "-i", str(more))[1]
     assert "  one: doctor --clone-settings\n" in output
     assert "  earlier: ok  site\n" in output
     given = json.loads((tmp_path / "given").read_text())
     assert given["path"] == str(ROOT)
-    assert Path(given["inventory"]).resolve() == tmp_path / "hosts.yml"
-    assert not Path(given["inventory"]).is_absolute()
+    assert given["inventories"] == [str(tmp_path / "hosts.yml"), str(more)]
     # Those that this inventory has; with group_vars, all that docs/settings.md lists.
     assert re.fullmatch("[0-9a-f]{64}", given["settings"]["postgresql_settings"])
+
+
+CLONE = "/srv/a,b/clone"
+
+
+@pytest.mark.parametrize(
+    ("sources", "of_host", "of_clone"),
+    [
+        ([f"{CLONE}/inventory/a.yml"], "inventory/a.yml", ["inventory/a.yml"]),
+        ([f"{CLONE}/inventory"], "inventory", ["inventory"]),
+        (["/srv/a,b/hosts.yml"], "", ["/srv/a,b/hosts.yml"]),
+        (["shop.example.org,"], "", []),
+        (["one,two"], "", []),
+        ([f"{CLONE}/inventory/a.yml", f"{CLONE}/inventory/b.yml"], "", ["inventory/a.yml", "inventory/b.yml"]),
+        ([f"{CLONE}/inventory/a.yml", "/srv/b.yml"], "", ["inventory/a.yml", "/srv/b.yml"]),
+        ([f"{CLONE}/inventory/a.yml", "two,"], "", []),
+        ([], "", []),
+    ],
+)
+def test_inventories_are_named_relative_to_the_clone(sources: list[str], of_host: str, of_clone: list[str]) -> None:
+    """In alerts and by `shopctl doctor`, one that is a file or folder of the clone; by `make doctor`, all."""
+    loader = DataLoader()
+    wiring = loader.load_from_file(str(ROOT / "group_vars/all/wiring.yml"), trusted_as_template=True)
+    given = {"ansible_inventory_sources": sources, "role_path": f"{CLONE}/roles/monitoring"}
+    assert Templar(loader, variables=given).template(wiring["monitoring_inventory"]) == of_host
+    assert ACTION.inventories(sources, Path(CLONE)) == of_clone
 
 
 def test_a_warning_does_not_fail_the_run(tmp_path: Path) -> None:
