@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from conftest import Broker, Site, wait_until
+from conftest import ADDRESS, Broker, Site, wait_until
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 # One instruction of BPF: return 0, which discards the packet.
@@ -26,7 +26,7 @@ class Relay:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((ADDRESS, 0))
         self.port = self.listener.getsockname()[1]
         self.is_there = threading.Event()
         self.is_there.set()
@@ -46,7 +46,7 @@ class Relay:
 
     def connect(self, client: socket.socket) -> None:
         self.is_there.wait()
-        server = socket.create_connection(("127.0.0.1", self.broker.port))
+        server = socket.create_connection((ADDRESS, self.broker.port))
         threading.Thread(target=self.forward, args=(server, client, client), daemon=True).start()
         self.forward(client, server, client)
 
