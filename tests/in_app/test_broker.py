@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import socket
 import struct
 import threading
@@ -138,6 +140,26 @@ def test_running_task_is_not_requeued_when_the_connection_is_reset(site: Site, r
     wait_until(lambda: sorted(site.lines("END")) == sorted([first, second]))
     wait_until(lambda: site.broker.admin.keys("unacked:*") == [])
     assert site.lines("START") == [first, second]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("sends", ["heartbeat", "answer"])
+def test_worker_reconnects_although_it_sends_something_first(site: Site, broker: Broker, sends: str) -> None:
+    """A busy worker may publish before it reads that Redis has closed the connection."""
+    worker = site.worker()
+    os.kill(worker.pid, signal.SIGSTOP)
+    if sends == "answer":
+        site.client.control.ping(timeout=0.1)
+    else:
+        time.sleep(3)  # A heartbeat is due every 2 s.
+    broker.stop()
+    os.kill(worker.pid, signal.SIGCONT)
+    wait_until(lambda: "Connection to broker lost" in site.output(worker), 60)
+    broker.start()
+    sent = site.send()
+    site.gate.touch()
+    wait_until(lambda: site.lines("END") == [sent])
+    assert worker.poll() is None
 
 
 def test_options_of_the_project_win(site: Site, broker: Broker) -> None:
