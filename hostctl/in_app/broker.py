@@ -57,11 +57,16 @@ def set_options(app: Any, **more: Any) -> None:
     options.update(more)
 
 
-def limit_reconnect_pause(connection: Any) -> None:
-    """Have a kombu connection try at least every RECONNECT_SECONDS to connect."""
+def limit_retries(connection: Any) -> None:
+    """Have a worker's kombu connection try to connect at least every RECONNECT_SECONDS, and retry nothing else.
+
+    kombu would retry to publish a heartbeat, or the answer to a remote control command, silently until the broker is
+    back: meanwhile the event loop stands still, and the worker neither reads its children's results nor stops.
+    """
     connection.ensure_connection = partial(
         connection.ensure_connection, interval_start=1, interval_step=1, interval_max=RECONNECT_SECONDS
     )
+    connection.ensure = partial(connection.ensure, max_retries=0)
 
 
 class BrokerWatch:

@@ -106,7 +106,7 @@ def consumer_class(app: Any, summary: Path) -> type:
             compat.keep_own_messages(self.refused, reception.errors())
 
         def ensure_connected(self, conn: Any) -> Any:
-            broker.limit_reconnect_pause(conn)
+            broker.limit_retries(conn)
             return super().ensure_connected(conn)
 
         def connect(self) -> Any:

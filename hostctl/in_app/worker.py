@@ -59,6 +59,8 @@ def run_extended_worker(arguments: argparse.Namespace, node: str, summary: Path)
 
     app = find_app(arguments.app)
     broker.set_options(app, **requeue.slot_options(node))
+    # Answers to remote control commands use the worker's connection, whose retries are limited (broker.limit_retries).
+    app.control.mailbox.producer_pool = None
     smoke_test.add_task(app, arguments.release)
     app.steps["consumer"].add(requeue_step(node, arguments.run.parent.parent))
     celery.signals.worker_before_create_process.connect(lambda **_: preload_and_freeze(app), weak=False)

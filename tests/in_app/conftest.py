@@ -25,6 +25,8 @@ from redis import Redis
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = Path(__file__).resolve().parent / "project"
 HOST = socket.gethostname()
+# An address of this process's own, 127.X.Y.Z: no other one can take a port of a server that is stopped for a while.
+ADDRESS = f"127.{1 + (os.getpid() >> 16)}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 240) -> Any:
@@ -34,6 +36,12 @@ def wait_until(condition: Callable[[], Any], seconds: float = 240) -> Any:
         assert time.monotonic() < deadline, f"Not within {seconds} s; last {value!r}"
         time.sleep(0.05)
     return value
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind((ADDRESS, 0))
+        return free.getsockname()[1]
 
 
 # --- Redis ---------------------------------------------------------------------------------------------------------
@@ -59,22 +67,23 @@ class Broker:
 
     @property
     def url(self) -> str:
-        return f"redis://app:secret@127.0.0.1:{self.port}/0"
+        return f"redis://app:secret@{ADDRESS}:{self.port}/0"
 
     @property
     def admin(self) -> Redis:
-        return Redis(port=self.port)
+        return Redis(ADDRESS, self.port)
 
     def start(self) -> None:
         options = {"port": self.port, "dir": self.folder, "aclfile": self.folder / "users.acl", "appendonly": "yes"}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         with (self.folder / "redis.log").open("a") as log:
-            self.process = subprocess.Popen(["redis-server", "--bind", "127.0.0.1", "--save", "", *words], stdout=log)
+            self.process = subprocess.Popen(["redis-server", "--bind", ADDRESS, "--save", "", *words], stdout=log)
         wait_until(self.answers)
 
     def answers(self) -> bool:
+        assert self.process.poll() is None, (self.folder / "redis.log").read_text()
         with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", self.port)) == 0
+            return client.connect_ex((ADDRESS, self.port)) == 0
 
     def stop(self) -> None:
         if self.process:
@@ -85,13 +94,10 @@ class Broker:
 
 @pytest.fixture
 def stopped_broker(tmp_path: Path) -> Iterator[Broker]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     folder = tmp_path / "redis"
     folder.mkdir()
     (folder / "users.acl").write_text(acl())
-    server = Broker(folder, port)
+    server = Broker(folder, free_port())
     yield server
     refused = [f"{entry['reason']} {entry['object']}" for entry in server.admin.acl_log()] if server.process else []
     server.stop()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import socket
 import struct
 import threading
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from conftest import Broker, Site, wait_until
+from conftest import ADDRESS, Broker, Site, wait_until
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 # One instruction of BPF: return 0, which discards the packet.
@@ -26,7 +28,7 @@ class Relay:
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server((ADDRESS, 0))
         self.port = self.listener.getsockname()[1]
         self.is_there = threading.Event()
         self.is_there.set()
@@ -46,7 +48,7 @@ class Relay:
 
     def connect(self, client: socket.socket) -> None:
         self.is_there.wait()
-        server = socket.create_connection(("127.0.0.1", self.broker.port))
+        server = socket.create_connection((ADDRESS, self.broker.port))
         threading.Thread(target=self.forward, args=(server, client, client), daemon=True).start()
         self.forward(client, server, client)
 
@@ -138,6 +140,26 @@ def test_running_task_is_not_requeued_when_the_connection_is_reset(site: Site, r
     wait_until(lambda: sorted(site.lines("END")) == sorted([first, second]))
     wait_until(lambda: site.broker.admin.keys("unacked:*") == [])
     assert site.lines("START") == [first, second]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("sends", ["heartbeat", "answer"])
+def test_worker_reconnects_although_it_sends_something_first(site: Site, broker: Broker, sends: str) -> None:
+    """A busy worker may publish before it reads that Redis has closed the connection."""
+    worker = site.worker()
+    os.kill(worker.pid, signal.SIGSTOP)
+    if sends == "answer":
+        site.client.control.ping(timeout=0.1)
+    else:
+        time.sleep(3)  # A heartbeat is due every 2 s.
+    broker.stop()
+    os.kill(worker.pid, signal.SIGCONT)
+    wait_until(lambda: "Connection to broker lost" in site.output(worker), 60)
+    broker.start()
+    sent = site.send()
+    site.gate.touch()
+    wait_until(lambda: site.lines("END") == [sent])
+    assert worker.poll() is None
 
 
 def test_options_of_the_project_win(site: Site, broker: Broker) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections import Counter
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import HOST, Broker, Site, acl, wait_until
+from conftest import ADDRESS, HOST, Broker, Site, acl, free_port, wait_until
 
 PLACES = 4
 POOLS = ["prefork", "threads"]
@@ -32,7 +31,7 @@ class Database:
 
     @property
     def url(self) -> str:
-        return f"postgres://shop@127.0.0.1:{self.port}/postgres"
+        return f"postgres://shop@{ADDRESS}:{self.port}/postgres"
 
     @property
     def variables(self) -> dict[str, str]:
@@ -46,7 +45,7 @@ class Database:
         self.run("initdb", "--username", "shop", "--auth", "trust", "--no-sync", check=True)
 
     def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        options = f"-p {self.port} -c listen_addresses={ADDRESS} -c unix_socket_directories= -c fsync=off"
         self.run("pg_ctl", "start", "--wait", "--log", f"{self.folder}.log", "--options", options, check=True)
 
     def stop(self) -> None:
@@ -79,12 +78,6 @@ class Database:
             wait_until(recorded)
         except AssertionError:
             pytest.fail(f"recorded are {seen[-1]}, not {expected}")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture

@@ -84,10 +84,11 @@ def test_only_a_challenge_of_a_proxy_in_front_is_accepted(
     assert f"answers {status}" in "".join([problem, *warnings])
 
 
-def closed_port() -> int:
+@pytest.fixture
+def closed_port() -> Iterator[int]:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+        yield one.getsockname()[1]
 
 
 @pytest.mark.parametrize("domain", ["127.0.0.1", "localhost", NOWHERE])
@@ -96,10 +97,10 @@ def test_the_site_is_reached_by_its_name_or_else_at_the_servers_address(site: An
     assert site.hosts == [f"{domain}:{site.server_port}"]
 
 
-def test_a_closed_port_is_told(site: Any) -> None:
-    port = closed_port()
-    error, warnings = check(port, site.fingerprint)
-    assert error.startswith(f"https://127.0.0.1:{port}/ cannot be reached from this machine (127.0.0.1, port {port}: ")
+def test_a_closed_port_is_told(site: Any, closed_port: int) -> None:
+    error, warnings = check(closed_port, site.fingerprint)
+    place = f"https://127.0.0.1:{closed_port}/ cannot be reached from this machine (127.0.0.1, port {closed_port}: "
+    assert error.startswith(place)
     assert "The release is live" in error
     assert "provider's firewall" in error
     assert "app_public_check: false" in error
@@ -148,11 +149,11 @@ def test_another_server_and_no_address_of_the_own_only_warns(site: Any) -> None:
     assert "where another server answers" in warnings[0]
 
 
-def test_a_proxys_refusal_is_not_the_sites(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxys_refusal_is_not_the_sites(site: Any, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     proxy = serve()
     threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("https_proxy", f"http://user:secret@127.0.0.1:{proxy.server_port}")
-    error, warnings = check(closed_port(), site.fingerprint)
+    error, warnings = check(closed_port, site.fingerprint)
     proxy.shutdown()
     assert error == ""
     assert "was not requested from this machine" in warnings[0]

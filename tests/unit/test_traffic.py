@@ -151,7 +151,7 @@ def test_refused_connection_is_a_failure() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         traffic = Traffic(f"http://127.0.0.1:{free.getsockname()[1]}")
-    sample = traffic.make(Ask("GET", "/", True, "GET /"), time.time())
+        sample = traffic.make(Ask("GET", "/", True, "GET /"), time.time())
     assert sample.problem.startswith("ConnectionRefusedError")
 
 
