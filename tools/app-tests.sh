@@ -15,7 +15,9 @@ export WORK="${WORK:-/work}" CACHE="${CACHE:-/cache}"
 
 # PostgreSQL refuses to run as root, and tests that pass as root may fail as another user.
 if [ "$(id -u)" = 0 ]; then
-  chown postgres "$WORK" "$CACHE"
+  # Another image may have given the user another number.
+  [ "$(stat --format=%U "$CACHE")" = postgres ] || chown --recursive postgres "$CACHE"
+  chown postgres "$WORK"
   # The tests drop packets.
   exec setpriv --reuid postgres --regid postgres --init-groups --inh-caps +net_admin --ambient-caps +net_admin bash "$0" "$@"
 fi

@@ -670,9 +670,8 @@ def test_a_run_that_has_not_ended(context: Context, recorded: Callable[..., None
     context.now = NOON + 900
     assert drift.settings(context).state == OK
     for since, status, state in ((NOON, 1, OK), (NOON + 90, 0, OK), (NOON + 90, 1, WARN)):
-        Record(context.settings).remember(
-            {"action": "deploy", "since": time.strftime("%FT%TZ", time.gmtime(since)), "status": status}
-        )
+        began = time.strftime("%FT%TZ", time.gmtime(since))
+        Record(context.settings).remember({"action": "deploy", "by": "ben", "since": began, "status": status})
         assert drift.settings(context).state == state, "its deployment has failed"
     history_file(context.settings).unlink()
     context.now = NOON + 3600
