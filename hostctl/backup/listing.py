@@ -197,10 +197,11 @@ def describe(found: dict[str, Any]) -> str:
             )
         local = found["ship"].get("local", {})
         if found["backups"] and local:
-            first = iso(found["backups"][0]["stopped"])
-            lines.append(
-                f"Restorable on this host: any moment from {first} to {local['at']} ({ago(local['seconds'])})."
-            )
+            first = found["backups"][0]["stopped"]
+            lost = [f"{iso(begin)} to {iso(end)}" for begin, end in local.get("gaps", []) if end > first]
+            but = f", except {' and '.join(lost)} (given up by a restore)" if lost else ""
+            span = f"{iso(first)} to {local['at']} ({ago(local['seconds'])})"
+            lines.append(f"Restorable on this host: any moment from {span}{but}.")
         if offsite := found.get("offsite"):
             lines.append(f"Restorable from {found['target']}: up to {offsite['at']} ({ago(offsite['seconds'])}).")
     if not found["target"]:

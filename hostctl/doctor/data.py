@@ -53,7 +53,7 @@ def postgresql(context: Context) -> Finding | None:
         state = json.loads(ask_postgresql())
     except ToolError as error:
         text = f"does not answer: {str(error).removeprefix('psql failed: ').splitlines()[0]}"
-        return Finding(BAD, text, f"systemctl status {unit}; journalctl -u {unit} -n 30")
+        return Finding(BAD, text, f"systemctl start {unit}; journalctl -u {unit} -n 30")
     values = {
         "database_connections": float(state["connections"]), "database_connections_limit": float(state["limit"]),
     }  # fmt: skip
@@ -139,7 +139,7 @@ def redis(context: Context) -> Finding | None:
 
 
 def redis_instance(name: str, url: str) -> Finding:
-    remedy = f"systemctl status redis-server@{name}; journalctl -u redis-server@{name} -n 30"
+    remedy = f"systemctl start redis-server@{name}; journalctl -u redis-server@{name} -n 30"
     if not url:
         return Finding(WARN, f"{name}: how to ask it is not known yet", "ansible-playbook -i INVENTORY site.yml")
     try:

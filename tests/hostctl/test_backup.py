@@ -1086,3 +1086,16 @@ def test_postgresql_is_not_restarted_under_a_release(
     assert "systemctl restart" in prepared(monkeypatch, host, configuration, "off")
     monkeypatch.setattr(Host, "current_release", lambda self: "r1")
     assert "systemctl restart" not in prepared(monkeypatch, host, configuration, "off")
+
+
+def test_the_list_excepts_what_a_restore_gave_up() -> None:
+    backup = {"label": "20261128-190000F", "kind": "full", "stopped": 1795892400.0, "size": 1e6, "failed": []}
+    gaps = [[1795890000.0, 1795890060.0], [1795892460.0, 1795892520.0]]
+    local = {"at": "2026-11-28T19:05:00Z", "seconds": 1795892700.0, "gaps": gaps}
+    found = {
+        "database": True, "backups": [backup], "sent": [], "ship": {"local": local}, "target": "", "files": {},
+        "drill": {}, "kept": [],
+    }  # fmt: skip
+    said = listing.describe(found)
+    assert "any moment from 2026-11-28T19:00:00Z to 2026-11-28T19:05:00Z" in said
+    assert "), except 2026-11-28T19:01:00Z to 2026-11-28T19:02:00Z (given up by a restore)." in said

@@ -202,7 +202,7 @@ def test_a_host_of_the_database_alone(
     assert command("--json") == 2
     found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["checks"]}
     assert found["postgresql"]["text"].startswith("does not answer: psql is not on this host")
-    assert found["postgresql"]["remedy"].startswith("systemctl status postgresql@17-main")
+    assert found["postgresql"]["remedy"].startswith("systemctl start postgresql@17-main")
     assert not {"site", "web", "workers", "beat", "queues", "redis", "certificate", "backup"} & set(found)
     assert {"disk", "memory", "settings"} <= set(found)
 

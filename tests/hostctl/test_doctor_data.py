@@ -302,7 +302,7 @@ def test_redis_that_is_down(context: Context, redis: Redis) -> None:
     found = data.redis(context)
     assert found.state == BAD
     assert found.text.startswith("cache does not answer: ")
-    assert found.remedy == "systemctl status redis-server@cache; journalctl -u redis-server@cache -n 30"
+    assert found.remedy == "systemctl start redis-server@cache; journalctl -u redis-server@cache -n 30"
     assert "secret" not in str(found)
     assert data.redis(Context(context.host, replace(context.configuration, redis={}))) is None
 
@@ -358,7 +358,7 @@ def test_postgresql_that_is_down(context: Context, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(data, "call", refuse)
     found = data.postgresql(context)
     assert (found.state, found.text) == (BAD, "does not answer: psql: error: connection to server failed")
-    assert found.remedy == "systemctl status postgresql@17-main; journalctl -u postgresql@17-main -n 30"
+    assert found.remedy == "systemctl start postgresql@17-main; journalctl -u postgresql@17-main -n 30"
     assert data.postgresql(Context(context.host, replace(context.configuration, postgresql=""))) is None
 
 

@@ -52,6 +52,16 @@ def test_without_a_database_of_the_inventory_there_is_none_to_return_to(tmp_path
     assert not (tmp_path / "log").exists()
 
 
+@pytest.mark.parametrize("name", ["at", "restore_att", "restore_time"])
+def test_a_variable_that_a_restore_does_not_have(tmp_path: Path, name: str) -> None:
+    """Without it, the newest state would be restored."""
+    found = run(tmp_path, "web", **{name: "2026-11-28T18:59:30Z", "restore_yes": True})
+    assert found.status != 0
+    said = " ".join(found.output.split())
+    assert f"Nothing was changed: a restore has no variable {name}. It has: restore_at, " in said
+    assert not (tmp_path / "log").exists()
+
+
 @pytest.mark.parametrize(("undo", "question"), [("true", "Return to the former database? "), ("false", "Restore? ")])
 def test_the_question_says_what_is_done(undo: str, question: str) -> None:
     tasks = yaml.safe_load((ROOT / "roles/backup/tasks/confirm.yml").read_text())
