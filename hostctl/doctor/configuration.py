@@ -14,7 +14,7 @@ class Configuration:
     """/etc/APP/monitoring.json. Without it, the doctor knows the application's processes alone."""
 
     name: str
-    # The host's name in the inventory, and the groups that it is in.
+    # The host's name in the inventory, and all groups that it is in.
     host: str = ""
     groups: list[str] = field(default_factory=list)
     # The inventory's file or folder in the clone that ran site.yml, for remedies; "" if elsewhere, or for several.

@@ -51,14 +51,19 @@ def examine(context: Context, checks: Sequence[Check]) -> dict[str, Finding]:
 
 
 def with_inventory(context: Context, finding: Finding) -> Finding:
-    """Return a finding whose commands name the inventory: all of the clone that asks, or that of the last site.yml."""
+    """Return a finding that names the inventory: all of the clone that asks, or that of the last site.yml.
+
+    Its settings are in group_vars/ENV/ if it is the file of the environment ENV, with a group of that name.
+    """
     names = (context.clone_settings or {}).get("inventories") or [context.configuration.inventory or "INVENTORY"]
     placeholder, options = "-i INVENTORY ", "".join(f"-i {shlex.quote(name)} " for name in names)
-    return replace(
-        finding,
-        text=finding.text.replace(placeholder, options),
-        remedy=finding.remedy.replace(placeholder, options),
-    )
+    group = Path(names[0]).stem
+    folder = f"/{group}/" if len(names) == 1 and group in context.configuration.groups else "/ENV/"
+
+    def named(text: str) -> str:
+        return text.replace(placeholder, options).replace("/ENV/", folder)
+
+    return replace(finding, text=named(finding.text), remedy=named(finding.remedy))
 
 
 def look(context: Context, check: Check) -> Finding | None:

@@ -108,6 +108,22 @@ def test_commands_name_the_inventory(
     assert lines[1].strip() == f"ansible-playbook -i {shown} site.yml"
 
 
+@pytest.mark.parametrize(
+    ("inventory", "groups", "folder"),
+    [
+        ("inventory/demo.yml", ["demo", "web"], "group_vars/demo/app.yml"),
+        ("inventory/hosts.yml", ["web"], "group_vars/ENV/app.yml"),
+        ("", ["web"], "group_vars/ENV/app.yml"),
+    ],
+)
+def test_settings_are_in_the_folder_of_the_environment(
+    context: Context, inventory: str, groups: list[str], folder: str, capsys: Any
+) -> None:
+    context.configuration = replace(context.configuration, inventory=inventory, groups=groups)
+    screen(context, Check("backup", lambda context: Finding(WARN, "no target", "# set it in group_vars/ENV/app.yml")))
+    assert f"# set it in {folder}" in capsys.readouterr().out
+
+
 def test_json(context: Context, capsys: Any) -> None:
     check = Check("disk", lambda context: Finding(WARN, "full", "du", {"disk_used": 2.0}))
     assert screen(context, check, json_output=True) == 1
