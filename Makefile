@@ -54,24 +54,31 @@ init: .venv ## Inspect your project, write inventory/ENV.yml and group_vars/ENV/
 	@.venv/bin/python tools/init.py
 
 .PHONY: inspect
-inspect: .venv ## What was found in the project, and what it needs; ENV=production
-	@test -e inventory/$(environment).yml || \
-		{ echo "There is no inventory/$(environment).yml. Type: make init PROJECT=folder-or-git-url ENV=$(environment)"; exit 1; }
-	@ANSIBLE_DISPLAY_OK_HOSTS=false ansible-playbook -i inventory/$(environment).yml playbooks/inspect.yml
+inspect: .inventory .venv ## What was found in the project, and what it needs; ENV=production
+	@ANSIBLE_DISPLAY_OK_HOSTS=false ansible-playbook -i $(INVENTORY) playbooks/inspect.yml
 
 INVENTORY ?= inventory/$(or $(call given,ENV),demo).yml
+inspect: INVENTORY = inventory/$(environment).yml
+
+# Before anything runs: is there an inventory of that name?
+inventories = $(filter-out %.example,$(patsubst inventory/%.yml,%,$(wildcard inventory/*.yml)))
+.PHONY: .inventory
+.inventory:
+	@test -e "$(INVENTORY)" || test "$(origin INVENTORY)" != file || { \
+		echo "There is no $(INVENTORY); there are: $(or $(inventories),none)." \
+			"Type ENV=NAME with one of them, or: make init PROJECT=folder-or-git-url ENV=NAME" >&2; exit 2; }
 
 .PHONY: releases
-releases: .venv ## Who deployed what, when, and the outcome; ENV=production
+releases: .inventory .venv ## Who deployed what, when, and the outcome; ENV=production
 	@ansible-playbook -i $(INVENTORY) playbooks/releases.yml
 
 .PHONY: doctor
-doctor: .venv ## Is every host well, and what to type where one is not; ENV=production
+doctor: .inventory .venv ## Is every host well, and what to type where one is not; ENV=production
 	@$(if $(call given,ENV)$(call given,INVENTORY),,echo "Asks the hosts of $(INVENTORY). Others: make doctor ENV=production";) \
 		.venv/bin/python tools/doctor.py -i $(INVENTORY)
 
 .PHONY: logs
-logs: .venv ## Logs of every host in the order of time; ENV=production, PROCESS=worker-heavy, LINES=100, FOLLOW=1
+logs: .inventory .venv ## Logs of every host in the order of time; ENV=production, PROCESS=worker-heavy, LINES=100, FOLLOW=1
 	@.venv/bin/python tools/logs.py -i $(INVENTORY) -n $(or $(call given,LINES),100) $(if $(call given,FOLLOW),-f) $(call given,PROCESS)
 
 .PHONY: check

@@ -181,8 +181,19 @@ def previous_release(host: Host) -> str:
     older = built[built.index(current) + 1 :] if current in built else built
     if not older:
         available = ", ".join(built) or "none"
-        raise ReleaseError(f"There is no release before {current or 'the first'} on this host; available: {available}.")
+        raise ReleaseError(
+            f"There is no release before {current or 'the first'} on this host; available: {available}.{newer(host)}"
+        )
     return older[0]
+
+
+def newer(host: Host) -> str:
+    """Return the command that goes to a newer release, as a sentence; "" where there is none."""
+    if not (others := [release for release in host.built() if release != host.current_release()]):
+        return ""
+    if host.settings.barriers:
+        return f" To go to a newer one: ansible-playbook -i INVENTORY playbooks/rollback.yml -e release_id={others[0]}"
+    return f" To go to a newer one: {host.settings.name}ctl rollback {others[0]}"
 
 
 def table(entries: list[dict[str, Any]]) -> str:

@@ -33,7 +33,7 @@ HELP = """make a backup now; or one of the commands below
 def add_commands(commands: Any) -> None:
     command = commands.add_parser("backup", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--full", action="store_true", help="all of the database, not only what has changed")
-    actions = command.add_subparsers(dest="action", metavar="ACTION")
+    actions = command.add_subparsers(dest="action", metavar="[ACTION]")
     actions.add_parser("list").add_argument("--json", action="store_true")
     preparing = actions.add_parser("prepare")
     preparing.add_argument("--upgraded", action="store_true", help="the database was copied to a new cluster")

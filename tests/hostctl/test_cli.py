@@ -307,6 +307,12 @@ def test_the_role_installs_every_module() -> None:
     assert found == folders
 
 
+def test_the_action_of_backup_is_optional_in_its_usage(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["backup", "--help"])
+    assert "[--full] [ACTION] ..." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [["--version"], ["--help"]])
 def test_the_program_needs_only_the_standard_library(words: list[str]) -> None:
     """Isolated from site-packages, as under Debian's Python."""

@@ -177,7 +177,11 @@ def test_the_previous_release_is_the_one_deployed_before(host: Host) -> None:
     host.switch("second-2")
     assert previous_release(host) == "first-1"
     host.switch("first-1")
-    with pytest.raises(ReleaseError, match="There is no release before first-1"):
+    with pytest.raises(ReleaseError, match="There is no release before first-1") as caught:
+        previous_release(host)
+    assert str(caught.value).endswith(" To go to a newer one: shopctl rollback third-3")
+    host.settings = dataclasses.replace(host.settings, barriers=True)
+    with pytest.raises(ReleaseError, match=r"playbooks/rollback.yml -e release_id=third-3$"):
         previous_release(host)
 
 

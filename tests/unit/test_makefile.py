@@ -26,12 +26,12 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-def make(clone: Path) -> subprocess.CompletedProcess[str]:
-    """Make .venv, without the options of a make that runs this test."""
+def make(clone: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Make .venv, or the given targets, without the options of a make that runs this test."""
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     }
-    command = ["make", ".venv", f"PYTHON={clone.parent}/python"]
+    command = ["make", *(words or [".venv"]), f"PYTHON={clone.parent}/python"]
     return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -54,3 +54,20 @@ def test_a_complete_virtual_environment_of_another_folder_is_used(clone: Path) -
     (clone.parent / "other/complete").touch()
     assert make(clone).returncode == 0
     assert not (clone.parent / "calls").exists()
+
+
+@pytest.mark.parametrize("target", ["inspect", "releases", "doctor", "logs"])
+def test_an_environment_without_an_inventory_is_refused_before_anything_runs(clone: Path, target: str) -> None:
+    (clone / "inventory").mkdir()
+    for name in ("demo", "production", "production.example"):
+        (clone / f"inventory/{name}.yml").touch()
+    found = make(clone, target, "ENV=prod")
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert found.stderr.splitlines()[0] == (
+        "There is no inventory/prod.yml; there are: demo production. Type ENV=NAME with one of them, or: "
+        "make init PROJECT=folder-or-git-url ENV=NAME"
+    )
+    assert not (clone.parent / "calls").exists()
+    for words in (["ENV=production"], ["INVENTORY=other.yml"]):
+        assert make(clone, target, *words).stderr.startswith(".venv is a link to ")

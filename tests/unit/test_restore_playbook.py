@@ -9,6 +9,8 @@ from pathlib import Path
 import jinja2
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from project import ROOT, Run, run_playbook
 
 PROGRAM = """\
@@ -69,6 +71,24 @@ def test_the_question_says_what_is_done(undo: str, question: str) -> None:
     environment = jinja2.Environment(autoescape=True)
     environment.filters["bool"] = lambda value: value == "true"
     assert environment.from_string(prompt).render(backup_restore_undo=undo).startswith(question)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("no", "Nothing was changed, as you answered no."),
+        # Without a terminal.
+        ("", "Nothing was changed. To restore without being asked: -e restore_yes=true"),
+        ("yes", None),
+    ],
+)
+def test_another_answer_than_yes_changes_nothing(typed: str, expected: str | None) -> None:
+    tasks = DataLoader().load_from_file(str(ROOT / "roles/backup/tasks/confirm.yml"), trusted_as_template=True)
+    (task,) = [one for one in tasks if one["name"] == "Confirm | Stop without a yes"]
+    given = {**task["vars"], "__backup_answer": {"user_input": typed}, "backup_restore_yes": False}
+    templar = Templar(DataLoader(), variables=given)
+    stops = all(templar.evaluate_conditional(condition) for condition in task["when"])
+    assert (templar.template(task["ansible.builtin.fail"]["msg"]) if stops else None) == expected
 
 
 def test_the_former_database_of_several_hosts_is_returned_to(tmp_path: Path) -> None:

@@ -63,9 +63,34 @@ def summary(*host: str, certificate: list[str] = SELF_SIGNED, **given: Any) -> l
     ],
 )
 def test_certificate_line_says_what_to_do(provider: str, certificate: list[str], expected: str) -> None:
-    lines = summary(certificate=certificate, summary_certificate_provider=provider)
+    given = {"summary_certificate_provider": provider, "summary_url": "https://shop.example.org"}
+    lines = summary(certificate=certificate, **given)
     (line,) = [line for line in lines if line.startswith("Certificate")]
     assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("host", "hinted"),
+    [("shop.example.org:8443", True), ("127.0.0.1:8443", False), ("[::1]", False), ("shop", False)],
+)
+def test_a_certificate_is_proposed_only_where_a_ca_issues_one(host: str, hinted: bool) -> None:
+    (line,) = [line for line in summary(summary_url=f"https://{host}") if line.startswith("Certificate")]
+    assert line.endswith("browsers show a warning") is not hinted
+    assert ("set app_certificate_email in app.yml" in line) is hinted
+
+
+@pytest.mark.parametrize(
+    ("inventory", "expected"),
+    [
+        ("inventory/production.yml", "make logs ENV=production, or shopctl logs on the server"),
+        ("molecule/default/hosts.yml", "shopctl logs on the server"),
+        ("", "shopctl logs on the server"),
+    ],
+)
+def test_the_logs_are_named_by_the_command_that_reads_them(inventory: str, expected: str) -> None:
+    wiring = DataLoader().load_from_file(str(ROOT / "group_vars/all/wiring.yml"), trusted_as_template=True)
+    given = {"summary_logs": wiring["summary_logs"], "monitoring_inventory": inventory, "app_name": "shop"}
+    assert f"Logs         {expected}" in summary(**given)
 
 
 def test_processes_are_listed_once_by_name() -> None:
