@@ -126,8 +126,13 @@ def test_projects_without_static_files(tmp_path: Path, settings: str, reason: st
     ],
 )
 def test_uploads(tmp_path: Path, settings: str, path: str, folder: str) -> None:
-    found = {"path": path, "folder": folder.format(release=tmp_path), "fields": {}}
+    found = {"path": path, "folder": folder.format(release=tmp_path), "fields": {}, "written": {}}
     assert ask(tmp_path, settings, "media_files") == [found]
+
+
+def test_folders_that_settings_have_processes_write_to(tmp_path: Path) -> None:
+    [found] = ask(tmp_path, 'FILE_UPLOAD_TEMP_DIR = "temporary"', "media_files")
+    assert found["written"] == {"FILE_UPLOAD_TEMP_DIR": f"{tmp_path}/temporary"}
 
 
 MODELS = """

@@ -63,7 +63,7 @@ def test_a_page_that_names_the_release_is_healthy(settings: Settings, web: Calla
     [
         ({"status": 500}, "status 500"),
         ({"body": b'{"release": "other-2"}'}, "does not name release abcd-1"),
-        ({"delay": 1}, "no answer"),
+        ({"delay": 30}, "no answer"),
     ],
 )
 def test_a_problem_is_described(
@@ -87,5 +87,5 @@ def test_a_slow_page_that_is_broken_is_requested_until_that_is_known(
 
 
 def test_pages_behind_a_slow_one_are_requested_once(settings: Settings, web: Callable[..., Path]) -> None:
-    seen = health.warm_up(settings, web(delay=0.2), ["/", "/b"], at_most=0.1)
+    seen = health.warm_up(settings, web(delay=30), ["/", "/b"], at_most=0.1)
     assert seen == {"/": [0], "/b": [0]}

@@ -41,7 +41,7 @@ def line(
 def configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configuration:
     places = {name: tmp_path / name for name in ("etc", "state", "web", "run")}
     places["run"].mkdir(exist_ok=True)
-    found = Configuration("shop", "vps1", ["web", "scheduler"], "https://shop.example.org", **places)
+    found = Configuration("shop", "vps1", ["web", "scheduler"], url="https://shop.example.org", **places)
     monkeypatch.setattr(Configuration, "load", lambda settings: found)
     monkeypatch.setattr(textfile, "FOLDER", tmp_path / "node-exporter")
     monkeypatch.setattr(pause, "seconds_up", lambda: 1e6)
