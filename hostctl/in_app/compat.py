@@ -22,6 +22,7 @@ TESTED = {"celery": ("5.4", "5.7"), "kombu": ("5.4", "5.7"), "billiard": ("4.2",
 
 # module:class, and the names that the class or its methods must have.
 REQUIRED = {
+    "kombu.asynchronous.hub:Hub": ("_pop_ready",),
     "kombu.transport.virtual.base:Channel": ("_lookup", "do_restore"),
     "kombu.transport.virtual.base:QoS": ("_delivered", "_dirty"),
     "kombu.transport.virtual.base:Message": ("_raw",),
@@ -199,6 +200,13 @@ def unacknowledged_tags(consumer: Any) -> set[str]:
         return set()
     qos = consumer.task_consumer.channel.qos
     return set(qos._delivered) - qos._dirty
+
+
+def complete_callbacks(hub: Any) -> None:
+    """Call now what waits for the event loop, such as acknowledgements of threads that ended while it did not run."""
+    if hub:
+        for callback in hub._pop_ready():
+            callback()
 
 
 def waits_for_messages(channel: Any) -> bool:

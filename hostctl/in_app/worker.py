@@ -137,7 +137,8 @@ def requeue_step(node: str, releases: Path) -> type:
 
         def start(self, consumer: Any) -> None:
             channel = consumer.connection.default_channel
-            # First, so that tasks that ended without a connection are not requeued.
+            # First, so that tasks that ended without a connection are not requeued. (Those of threads wait in the hub.)
+            compat.complete_callbacks(consumer.hub)
             consumer.acknowledgements.release(consumer.task_consumer.channel)
             compat.on_undelivered(consumer.task_consumer.channel, consumer.park_undelivered)
             try:

@@ -217,6 +217,22 @@ def test_task_that_ends_without_redis_is_acknowledged_later(site: Site, broker: 
 
 
 @pytest.mark.core
+def test_thread_that_ends_while_the_lost_connection_is_noticed(site: Site, broker: Broker) -> None:
+    """Its acknowledgement waits for the event loop, which runs again after messages were requeued."""
+    worker = site.worker(pool="threads", WORKER_CONSUMER="sample.slow_loss:Consumer")
+    sent = site.send()
+    wait_until(lambda: site.lines("START") == [sent])
+    broker.stop()
+    wait_until(lambda: f"[{sent}] succeeded" in site.output(worker))
+    broker.start()
+    wait_until(lambda: "Connected to" in site.output(worker).partition("Connection to broker lost")[2])
+    last = site.send()
+    wait_until(lambda: last in site.lines("END"))
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
+    assert site.lines("START") == [sent, last]
+
+
+@pytest.mark.core
 def test_task_that_ends_after_a_restart_of_redis_is_acknowledged(site: Site, broker: Broker) -> None:
     """Celery 5.7 would end the worker here."""
     worker = site.worker()
