@@ -15,4 +15,3 @@ class Consumer(CeleryConsumer):
         deadline = time.monotonic() + 30
         while state.reserved_requests and time.monotonic() < deadline:
             time.sleep(0.01)
-
