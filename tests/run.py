@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the parts of the test suite, three at a time.
+"""Run the parts of the test suite, two at a time.
 
 Every part runs, even after another has failed. The report ends with the slowest tests, every failure, and the number of
 tests that ran: `N passed, N failed`. A part that failed without a failing test, or in which no test ran, counts as one
@@ -27,8 +27,8 @@ APPLICATION_TESTS = [("debian12", "app", "host_services"), ("debian13", "app", "
 # The first lines of a failure's message are reported; the rest is in the log.
 MESSAGE_LINES = 12
 SLOWEST = 20
-# What runs at a time, by weight. Scenarios wait for a third of their time: three keep two cores busy.
-CAPACITY = 3
+# Parts at a time. With three on two cores, everything takes longer: hosts have a load for each second that they are there.
+AT_ONCE = 2
 
 LINT = [
     ["ruff", "check", "."],
@@ -55,7 +55,6 @@ class Part:
     name: str
     commands: list[list[str]]
     has_tests: bool = True
-    weight: int = 1
     seconds: float = 0.0
     failed_commands: list[str] = field(default_factory=list)
     tests: list[Case] = field(default_factory=list)
@@ -116,8 +115,7 @@ def all_parts() -> list[Part]:
         Part("lint", LINT, has_tests=False),
         *(scenario(name) for name in names),
         Part("app", [[*application, system, f"{RESULTS}/app", *suites] for system, *suites in APPLICATION_TESTS]),
-        # Two processes, which wait for nothing.
-        Part("unit", [unit], weight=2),
+        Part("unit", [unit]),
     ]
 
 
@@ -224,13 +222,13 @@ def fits(part: Part, running: Collection[Part]) -> bool:
     """Return whether a part may start beside those that run."""
     if is_under_load(part) and any(is_under_load(other) for other in running):
         return False
-    return sum(other.weight for other in running) + part.weight <= CAPACITY
+    return len(running) < AT_ONCE
 
 
 def execute_all(parts: Sequence[Part]) -> None:
     """Run parts beside each other, each as soon as it fits."""
     waiting, running = list(parts), dict[Future[None], Part]()
-    with ThreadPoolExecutor(CAPACITY) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         while waiting or running:
             while part := next((one for one in waiting if fits(one, running.values())), None):
                 waiting.remove(part)
