@@ -27,7 +27,7 @@ APPLICATION_TESTS = [("debian12", "app", "host_services"), ("debian13", "app", "
 # The first lines of a failure's message are reported; the rest is in the log.
 MESSAGE_LINES = 12
 SLOWEST = 20
-# Parts at a time. With three on two cores, everything takes longer: hosts have a load for each second that they are there.
+# Parts at a time. With three on two cores, all takes longer: test hosts are busy for each second that they exist.
 AT_ONCE = 2
 
 LINT = [
