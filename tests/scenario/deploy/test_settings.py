@@ -64,7 +64,8 @@ def test_failed_run_changes_nothing_that_serves(deployments: Deployments, old: s
     )
     assert old in visitor.get("/healthz/").body
     assert set(deployments.processes()) == before
-    assert environments(deployments, "ALLOWED_HOSTS") == hosts
+    # A process that systemd has just forked has no environment of its own yet.
+    wait_for(lambda: environments(deployments, "ALLOWED_HOSTS"), 60, "the old names", lambda found: found == hosts)
     assert environments(deployments, "COLOUR") == {}
 
 
