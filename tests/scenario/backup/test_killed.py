@@ -28,7 +28,7 @@ def test_a_killed_run(backups: Backups, words: list[str], pattern: str, what: st
         backups.write()
         backups.kill(pattern, *words)
         # (Another one may have been ended with its timer.)
-        told = re.compile(f"^{what} .* was killed", re.MULTILINE)
+        told = re.compile(f"^{what}.* was killed", re.MULTILINE)
         assert told.search(backups.notes())
         backups.run(*words).succeeded().says("was killed")
         assert not told.search(backups.notes())
