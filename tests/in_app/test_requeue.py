@@ -198,6 +198,16 @@ def test_prefetched_tasks_run_once_after_a_restart_of_redis(site: Site, broker: 
     assert sorted(site.lines("START")) == sorted([*sent, last])
 
 
+def assert_acknowledged_when_redis_returns(site: Site, broker: Broker, worker: subprocess.Popen, sent: str) -> None:
+    """Start Redis, and assert that the task that has ended does not run again, and a new one does."""
+    broker.start()
+    wait_until(lambda: "Connected to" in site.output(worker).partition("Connection to broker lost")[2])
+    last = site.send()
+    wait_until(lambda: last in site.lines("END"))
+    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
+    assert site.lines("START") == [sent, last]
+
+
 @pytest.mark.parametrize("pool", [pytest.param("prefork", marks=pytest.mark.core), "threads"])
 def test_task_that_ends_without_redis_is_acknowledged_later(site: Site, broker: Broker, pool: str) -> None:
     worker = site.worker(pool=pool)
@@ -207,12 +217,7 @@ def test_task_that_ends_without_redis_is_acknowledged_later(site: Site, broker: 
     wait_until(lambda: "Connection to broker lost" in site.output(worker))
     site.gate.touch()
     wait_until(lambda: f"[{sent}] succeeded" in site.output(worker))
-    broker.start()
-    wait_until(lambda: "Connected to" in site.output(worker).partition("Connection to broker lost")[2])
-    last = site.send()
-    wait_until(lambda: last in site.lines("END"))
-    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
-    assert site.lines("START") == [sent, last]
+    assert_acknowledged_when_redis_returns(site, broker, worker, sent)
     assert worker.poll() is None
 
 
@@ -224,12 +229,7 @@ def test_thread_that_ends_while_the_lost_connection_is_noticed(site: Site, broke
     wait_until(lambda: site.lines("START") == [sent])
     broker.stop()
     wait_until(lambda: f"[{sent}] succeeded" in site.output(worker))
-    broker.start()
-    wait_until(lambda: "Connected to" in site.output(worker).partition("Connection to broker lost")[2])
-    last = site.send()
-    wait_until(lambda: last in site.lines("END"))
-    wait_until(lambda: broker.admin.hlen(f"unacked:one.r1@{HOST}") == 0)
-    assert site.lines("START") == [sent, last]
+    assert_acknowledged_when_redis_returns(site, broker, worker, sent)
 
 
 @pytest.mark.core
