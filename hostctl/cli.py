@@ -43,19 +43,18 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID, uuid4
 
-from . import __version__, import_database, logs, parked, upgrade
-from .application import Application
+from . import __version__, upgrade
 from .backup import commands as backup_commands
-from .deploy import archive, control
 from .deploy.record import caller, history
-from .deploy.steps import BARRIERS
 from .doctor import commands as doctor_commands
 from .host import Host
 from .settings import BusyError, ReleaseError, Settings, say
-from .status import describe, previous_release, status, table
+
+if TYPE_CHECKING:
+    from .application import Application
 
 ID_FORM = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]{3,63}")
 FAILED, WRONG_USAGE, BUSY, NOT_RUNNING = 1, 2, 3, 4
@@ -170,7 +169,7 @@ def add_deployment_commands(commands: Any) -> None:
     follow = commands.add_parser("follow")
     follow.add_argument("--log", default="", help="default: that of the running deployment, or of the last one")
     follow.add_argument("--from", dest="offset", type=int, default=0, help="skip so many bytes of the log")
-    follow.add_argument("--until", choices=[*BARRIERS, "end"], default="", help="all hosts have reached this barrier")
+    follow.add_argument("--until", type=barrier, default="", help="all hosts have reached this barrier, or end")
     verify = commands.add_parser("verify")
     for command in (deploy, rollback, follow, receive, verify):
         command.add_argument("--seconds", type=float, help="follow for so long; default: to the end")
@@ -178,6 +177,15 @@ def add_deployment_commands(commands: Any) -> None:
     cancel = commands.add_parser("cancel")
     cancel.add_argument("--log", default="", help="only the deployment that writes this log")
     cancel.add_argument("--json", action="store_true")
+
+
+def barrier(text: str) -> str:
+    """Return the name of a barrier, or "end". Raises ArgumentTypeError."""
+    from .deploy.steps import BARRIERS
+
+    if text and text not in (names := [*BARRIERS, "end"]):
+        raise argparse.ArgumentTypeError(f"it must be one of {', '.join(names)}")
+    return text
 
 
 def main(arguments: list[str]) -> int:
@@ -211,27 +219,36 @@ def report_error(as_json: bool, status: int, text: str) -> int:
     return status
 
 
-# --- Commands: each gets the host, its options, and all arguments
+# --- Commands: each gets the host, its options, and all arguments. Each imports its own modules only: timers start this
+# program every few seconds.
 
 
 def show_status(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from .status import describe, status
+
     found = status(host)
     say(json.dumps(found) if options.json else describe(found))
     return NOT_RUNNING if found["problems"] else 0
 
 
 def verify(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from .deploy import control
+
     options.release = host.current_release()
     return control.already_live(host, options)
 
 
 def show_releases(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from .status import table
+
     entries = history(host.settings)
     say(json.dumps(entries) if options.json else table(entries))
     return 0
 
 
 def show_previous(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from .status import previous_release
+
     release = previous_release(host)
     say(json.dumps({"release": release}) if options.json else release)
     return 0
@@ -244,12 +261,16 @@ def show_domains(host: Host, options: argparse.Namespace, arguments: list[str]) 
 
 
 def deploy(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from .deploy import control
+
     if options.here:
         return control.run_deployment(host, options)
     return control.start(host, options, arguments, sys.stdin.buffer)
 
 
 def receive(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from .deploy import archive
+
     try:
         archive.receive(host, options, sys.stdin.buffer)
     except BaseException:
@@ -262,14 +283,20 @@ def receive(host: Host, options: argparse.Namespace, arguments: list[str]) -> in
 
 
 def follow(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from .deploy import control
+
     return control.follow(host, options)
 
 
 def cancel(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from .deploy import control
+
     return control.cancel(host.settings, options.log, as_json=options.json)
 
 
 def show_logs(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from . import logs
+
     if not options.json:
         logs.show(host.settings, options.process, follow=options.follow, lines=options.lines)
     say(json.dumps(logs.entries(host.settings, options.process, options.lines)))
@@ -293,6 +320,8 @@ def celery(host: Host, options: argparse.Namespace, arguments: list[str]) -> int
 def tasks(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
     if not host.settings.celery_app:
         raise ReleaseError("The application has no Celery: app_celery_app is empty.")
+    from . import parked
+
     application = current_application(host)
     try:
         return parked.run(application, options)
@@ -303,10 +332,14 @@ def tasks(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
 def current_application(host: Host) -> Application:
     if not (release := host.current_release()):
         raise ReleaseError("No release is live: deploy one first.")
+    from .application import Application
+
     return Application(host, release)
 
 
 def import_dump(host: Host, options: argparse.Namespace, arguments: list[str]) -> int:
+    from . import import_database
+
     return import_database.run(host, options)
 
 

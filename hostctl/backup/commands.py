@@ -9,14 +9,8 @@ from typing import Any
 
 from ..host import Host
 from ..settings import say
-from . import restore
-from .configuration import Configuration
-from .drill import drill
-from .listing import LOCAL, OFFSITE, describe, overview
-from .prepare import prepare
-from .run import back_up, regular
+from .configuration import LOCAL, OFFSITE, Configuration
 from .server import NotArchivingError
-from .ship import ship
 
 # The exit status while PostgreSQL has not been restarted for archiving: no failure for the units of the timers.
 NOT_YET = 75
@@ -69,24 +63,39 @@ def run(host: Host, options: argparse.Namespace) -> int:
 
 
 def run_command(host: Host, options: argparse.Namespace) -> int:
+    """Run a command. Each imports its own modules only: a timer starts `backup ship` every few seconds."""
     configuration = Configuration.load(host.settings)
     if options.action is None:
+        from .run import back_up
+
         back_up(configuration, full=options.full)
     elif options.action == "list":
+        from .listing import describe, overview
+
         found = overview(configuration)
         say(json.dumps(found) if options.json else describe(found))
     elif options.action == "prepare":
+        from .prepare import prepare
+
         say(json.dumps(prepare(host, configuration, upgraded=options.upgraded)))
     elif options.action == "ship":
+        from .ship import ship
+
         configuration.require_database()
         ship(configuration)
     elif options.action == "files":
+        from .run import regular
+
         configuration.require_target()
         regular(configuration)
     elif options.action == "drill":
+        from .drill import drill
+
         if options.source == OFFSITE:
             configuration.require_target()
         drill(configuration, options.source)
     else:
+        from . import restore
+
         return restore.run(host, configuration, options)
     return 0

@@ -12,6 +12,8 @@ from ..settings import ReleaseError, Settings, read_environment
 REPOSITORY = Path("/var/lib/pgbackrest")
 # The name of the target in rclone's configuration, which is in environment variables.
 REMOTE = "offsite"
+# Where a backup is restored from.
+LOCAL, OFFSITE = "this host", "the target"
 
 
 @dataclass(frozen=True)

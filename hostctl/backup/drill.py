@@ -20,9 +20,9 @@ from typing import Any
 
 from ..settings import BusyError, ReleaseError, say
 from .checks import check_canary, check_migrations, check_readable, check_rows, count_rows, migrations
-from .configuration import Configuration
+from .configuration import LOCAL, OFFSITE, Configuration
 from .files import seconds_of
-from .listing import LOCAL, OFFSITE, Point, choose, fetch_repository, offsite_index
+from .listing import Point, choose, fetch_repository, offsite_index
 from .scratch import Scratch, clear, own_folder
 from .server import Server
 from .ship import INFO, in_few_commands, newest_hole, oldest_hole, repair, require_own, send_index, shipped

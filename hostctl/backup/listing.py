@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import ReleaseError
-from .configuration import Configuration
+from .configuration import OFFSITE, Configuration
 from .ship import RECORD, of_timeline, shipped
 from .state import State
 from .tools import ACCOUNT, Backup, Repository, Target, lsn_number
-
-LOCAL, OFFSITE = "this host", "the target"
 
 
 class GivenUpError(ReleaseError):

@@ -24,11 +24,9 @@ from ..host import Host
 from ..import_database import CancelledError, Exchange, apply_pending, cancellable
 from ..settings import BusyError, ReleaseError, say
 from .checks import check_canary, check_migrations, migrations
-from .configuration import Configuration
+from .configuration import LOCAL, OFFSITE, Configuration
 from .files import snapshot_for
 from .listing import (
-    LOCAL,
-    OFFSITE,
     GivenUpError,
     Point,
     TooLateError,

@@ -1,18 +1,17 @@
-"""The commands `doctor`, `watch` and `alert`."""
+"""The commands `doctor`, `watch` and `alert`; each imports its own modules only."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..host import Host
-from ..watch import trial
-from . import run as screen
-from .checks import CHECKS
 from .configuration import Configuration
-from .finding import Context
+
+if TYPE_CHECKING:
+    from .finding import Context
 
 
 def add_commands(commands: Any) -> None:
@@ -30,6 +29,8 @@ def add_commands(commands: Any) -> None:
 
 def context_of(host: Host, *, watches: bool = False) -> Context:
     """Return what checks read. Raises ReleaseError without a configuration."""
+    from .finding import Context
+
     configuration = Configuration.load(host.settings)
     return Context(host, configuration, memory=read_memory(configuration), watches=watches)
 
@@ -46,19 +47,24 @@ def read_memory(configuration: Configuration) -> dict[str, Any]:
 
 
 def run_alert_test(host: Host, options: argparse.Namespace) -> int:
+    from ..watch import trial
+
     return trial.run(context_of(host), only_changed=options.if_changed, json_output=options.json)
 
 
 def run_doctor(host: Host, options: argparse.Namespace) -> int:
+    from .checks import CHECKS
+    from .run import doctor
+
     context = context_of(host)
     context.clone_settings = json.load(sys.stdin) if options.clone_settings else None
-    return screen.doctor(context, CHECKS, json_output=options.json, colors=sys.stdout.isatty())
+    return doctor(context, CHECKS, json_output=options.json, colors=sys.stdout.isatty())
 
 
 def run_watch(host: Host, options: argparse.Namespace) -> int:
     """Run the watch once. Raises BusyError while another run has not ended."""
-    # No other command needs SQLite and what else this imports.
     from ..watch.run import lock, watch
+    from .checks import CHECKS
 
     with lock(Configuration.load(host.settings)):
         return watch(context_of(host, watches=True), CHECKS)

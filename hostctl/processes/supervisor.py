@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import math
 import re
 import shutil
-import socket
 import subprocess
 import time
-import xmlrpc.client
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -40,17 +37,6 @@ LINE_WITH_TIME = re.compile(
     r"^\[?(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:[.,]\d+)? ?(Z|[+-]\d\d:?\d\d)[^\n]*", re.MULTILINE
 )
 BAD_NAME, NO_FILE, FAILED, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING = 10, 20, 30, 60, 70, 90, 91
-
-
-class Connection(http.client.HTTPConnection):
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.connect(str(SOCKET))
-
-
-class Transport(xmlrpc.client.Transport):
-    def make_connection(self, host: Any) -> Connection:
-        return Connection("localhost")
 
 
 class Supervisor:
@@ -282,26 +268,19 @@ class Supervisor:
 
         Raises ReleaseError with supervisord's message.
         """
-        try:
-            return getattr(proxy().supervisor, method)(*arguments)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode in (but if isinstance(but, tuple) else (but,)):
-                return None
-            raise ReleaseError(f"Supervisor's {method}{arguments}: {fault.faultString}") from None
-        except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
-            raise ReleaseError(f"supervisord does not answer at {SOCKET}: {error}") from None
+        from . import supervisor_rpc
 
-
-def proxy() -> xmlrpc.client.ServerProxy:
-    return xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=Transport())
+        return supervisor_rpc.call(SOCKET, method, arguments, but if isinstance(but, tuple) else (but,))
 
 
 def answers() -> bool:
     """Return whether supervisord runs and is not shutting down."""
-    try:
-        return proxy().supervisor.getState()["statecode"] == 1
-    except (OSError, http.client.HTTPException, xmlrpc.client.Error):
+    if not SOCKET.exists():
         return False
+    # Timers start this program every few seconds, on most hosts without Supervisor.
+    from . import supervisor_rpc
+
+    return supervisor_rpc.answers(SOCKET)
 
 
 def has_ended(process: dict[str, Any]) -> bool:

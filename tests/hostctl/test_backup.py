@@ -19,7 +19,7 @@ import pytest
 
 from hostctl.backup import drill, files, history, listing, notes, prepare, restore, run, ship
 from hostctl.backup.checks import check_migrations, check_rows
-from hostctl.backup.configuration import Configuration
+from hostctl.backup.configuration import LOCAL, OFFSITE, Configuration
 from hostctl.backup.state import State, lock
 from hostctl.backup.tools import Backup, Repository, Target, ToolError, lsn_number
 from hostctl.host import Host
@@ -498,10 +498,10 @@ def test_an_empty_file_at_the_target_is_not_a_missing_one(
 
 
 def test_drills_alternate(configuration: Configuration) -> None:
-    assert drill.next_source(configuration, {}) == listing.OFFSITE
-    assert drill.next_source(configuration, {"source": listing.OFFSITE}) == listing.LOCAL
-    assert drill.next_source(configuration, {"source": listing.LOCAL}) == listing.OFFSITE
-    assert drill.next_source(replace(configuration, target=""), {"source": listing.LOCAL}) == listing.LOCAL
+    assert drill.next_source(configuration, {}) == OFFSITE
+    assert drill.next_source(configuration, {"source": OFFSITE}) == LOCAL
+    assert drill.next_source(configuration, {"source": LOCAL}) == OFFSITE
+    assert drill.next_source(replace(configuration, target=""), {"source": LOCAL}) == LOCAL
 
 
 # As pgBackRest 2.45 prints it, with the exit status 0.

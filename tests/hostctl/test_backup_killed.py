@@ -27,7 +27,7 @@ import pytest
 
 from hostctl.backup import commands, drill, notes, restore, run, scratch
 from hostctl.backup.configuration import Configuration
-from hostctl.backup.listing import LOCAL, OFFSITE
+from hostctl.backup.configuration import LOCAL, OFFSITE
 from hostctl.backup.server import Server
 from hostctl.backup.state import State, is_held, lock
 from hostctl.backup.tools import Repository, Restic, Target

@@ -321,3 +321,11 @@ def test_the_program_needs_only_the_standard_library(words: list[str]) -> None:
         [sys.executable, "-IS", "-c", f"{code}; main({words!r})"], capture_output=True, text=True, check=True
     )
     assert __version__ in done.stdout if words == ["--version"] else "celery ARGS..." in done.stdout
+
+
+def test_what_timers_start_often_imports_little() -> None:
+    """`backup ship` runs every few seconds: what it does not need costs each idle server a part of a core."""
+    look = "import sys; from hostctl import cli; cli.parse(['backup', 'ship']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, check=True, capture_output=True, text=True)
+    unneeded = {"hostctl.deploy.steps", "hostctl.doctor.checks", "hostctl.backup.restore", "xmlrpc", "sqlite3"}
+    assert not unneeded & {*done.stdout.split()}

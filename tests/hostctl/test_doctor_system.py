@@ -711,9 +711,7 @@ def test_the_program_reads_the_settings_of_a_clone(
     context: Context, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(commands, "context_of", lambda host: context)
-    monkeypatch.setattr(
-        commands, "CHECKS", [Check("settings", lambda context: Finding(OK, str(context.clone_settings)))]
-    )
+    monkeypatch.setattr(checks, "CHECKS", [Check("settings", lambda context: Finding(OK, str(context.clone_settings)))])
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(BEN)))
     options = argparse.Namespace(json=False, clone_settings=True)
     assert commands.run_doctor(context.host, options) == 0

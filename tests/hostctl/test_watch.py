@@ -64,8 +64,8 @@ def context(host: Host, configuration: Configuration) -> Context:
 
 def watch(host: Host, monkeypatch: pytest.MonkeyPatch, *checks: Check, now: float = NOW) -> int:
     """Run the command `watch` at a time."""
-    monkeypatch.setattr(commands, "CHECKS", checks)
-    monkeypatch.setattr(commands, "Context", lambda *given, **options: Context(*given, **options, now=now))
+    monkeypatch.setattr("hostctl.doctor.checks.CHECKS", checks)
+    monkeypatch.setattr("hostctl.doctor.finding.Context", lambda *given, **options: Context(*given, **options, now=now))
     return commands.run_watch(host, Namespace())
 
 
