@@ -26,8 +26,7 @@ from typing import Any
 import pytest
 
 from hostctl.backup import commands, drill, notes, restore, run, scratch
-from hostctl.backup.configuration import Configuration
-from hostctl.backup.configuration import LOCAL, OFFSITE
+from hostctl.backup.configuration import LOCAL, OFFSITE, Configuration
 from hostctl.backup.server import Server
 from hostctl.backup.state import State, is_held, lock
 from hostctl.backup.tools import Repository, Restic, Target
