@@ -67,11 +67,14 @@ def configure(host: Host, release: str) -> None:
 
 
 def copy_runner(target: Path) -> None:
-    """Copy what runs in the application's interpreter, so that an upgrade of this program does not change a release."""
+    """Copy what runs in the application's interpreter, so that an upgrade of this program does not change a release.
+
+    It is compiled already, for this host's Python, and stays so: copies keep the times of the sources.
+    """
     package = Path(__file__).parents[1]
     target.mkdir(parents=True)
-    shutil.copy(package / "__init__.py", target)
-    shutil.copytree(package / "in_app", target / "in_app", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(package / "__init__.py", target)
+    shutil.copytree(package / "in_app", target / "in_app")
 
 
 def require_units(host: Host, release: str) -> None:
