@@ -35,9 +35,11 @@ def bad(deployments: Deployments) -> dict[str, str]:
 def watch(deployments: Deployments, times: int = 1) -> None:
     """Run the watch now, as the timer does every minute; a run of the timer ends first."""
     unit = f"{deployments.app.name}-watch.service"
+    # To start a unit that is starting is to wait for it: that run may have looked before what a test has just done.
+    ended = f'until [ "$(systemctl show --property=ActiveState --value {unit})" != activating ]; do sleep 0.2; done'
     for _ in range(times):
         # systemd starts a unit five times in ten seconds at most.
-        deployments.host.check_output(f"systemctl reset-failed {unit}; systemctl start {unit}")
+        deployments.host.check_output(f"{ended}; systemctl reset-failed {unit}; systemctl start {unit}")
 
 
 def discard_requests(deployments: Deployments) -> None:

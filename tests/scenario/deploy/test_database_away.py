@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from deployments import Deployments
@@ -42,7 +43,11 @@ def test_no_task_is_lost_without_postgresql(deployments: Deployments, old: str) 
 
     for task, queue in {"ledger.effect": "default", "ledger.effect_io": "io"}.items():
         places = next(one.get("concurrency", 2) for one in deployments.app.workers if queue in one.get("queues", []))
-        held = [traffic.start_task(task, uuid.uuid4().hex, HOLD_SECONDS).id for _ in range(places)]
+        keys = [uuid.uuid4().hex for _ in range(places)]
+        # At once: one after another, a slow machine would take longer for them than each of them does.
+        with ThreadPoolExecutor(places) as pool:
+            list(pool.map(lambda key, task=task: traffic.start_task(task, key, HOLD_SECONDS), keys))
+        held = [one.id for one in traffic.sent if one.key in keys]
         events = wait_for(
             lambda held=held: [one.event for one in deployments.ledger().entries if one.id in held],
             SETTLE_SECONDS,

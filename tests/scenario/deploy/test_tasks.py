@@ -25,7 +25,7 @@ def test_long_task_ends_once_and_keeps_no_deployment_waiting(
     try:
         task = traffic.start_task("ledger.wait")
         wait_for(
-            lambda: task.id in {entry.id for entry in deployments.ledger().of("START")}, 15, "the task has started"
+            lambda: task.id in {entry.id for entry in deployments.ledger().of("START")}, SECONDS, "the task has started"
         )
         # Until it counts as long.
         traffic.pause(LONG_TASK)

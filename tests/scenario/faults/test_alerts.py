@@ -237,7 +237,7 @@ def test_release_that_dies_later_is_told_with_the_way_back(
     before = len(received.alerts)
     host.check_output(f"touch {deployments.media}/die")
     try:
-        wait_for(lambda: bad(deployments), 60, "doctor names the release", lambda found: "release" in found, pause=1)
+        wait_for(lambda: bad(deployments), 180, "doctor names the release", lambda found: "release" in found, pause=1)
         watch(deployments, RUNS)
         [message] = [
             check

@@ -87,7 +87,7 @@ def test_worker_stops_and_starts_five_times(deployments: Deployments, healthy: N
             deployments.host.check_output(deployments.manage("restart", "worker-default"))
             # Supervisor does not wait until it is ready.
             restarted = time.time()
-            wait_for(lambda since=restarted: has_run(deployments, "default", since), BACK_SECONDS, "it runs tasks")
+            wait_for(lambda since=restarted: has_run(deployments, "default", since), SETTLE_SECONDS, "it runs tasks")
     deployments.assert_no_task_lost(traffic)
     assert deployments.clean_stops("worker-default") == before + 5
 

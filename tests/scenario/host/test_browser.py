@@ -25,7 +25,8 @@ ARGUMENTS = [
 ]
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-MILLISECONDS = 20_000
+# Of which nothing is used unless this machine is very busy.
+MILLISECONDS = 60_000
 NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 
 expect.set_options(timeout=MILLISECONDS)
@@ -202,7 +203,7 @@ def test_customer_registers_and_signs_in_again(host: Host, app: Installation, in
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
     assert query(host, app, f"SELECT is_staff FROM auth_user WHERE username = '{user}'") == "f"
     mail = f"grep -lr '^To: {user}@example.org' /srv/{app.name}/shared/mail"
-    wait_for(lambda: host.run(mail).succeeded, 20, f"a welcome email to {user}")
+    wait_for(lambda: host.run(mail).succeeded, 60, f"a welcome email to {user}")
 
 
 def test_flower_opens_with_its_password_only(app: Installation, release: str, invite: Callable[..., Person]) -> None:

@@ -11,7 +11,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,13 +78,36 @@ class Line:
         line.connection.connect()
         return line
 
-    def status(self) -> int:
-        """Return the home page's status. Raises an exception when the connection was closed meanwhile."""
+    def status(self, path: str = "/") -> int:
+        """Return a page's status. Raises an exception when the connection was closed meanwhile."""
         assert self.connection.sock, "the connection was closed"
-        self.connection.request("GET", "/")
+        self.connection.request("GET", path)
         answer = self.connection.getresponse()
         answer.read()
         return answer.status
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Send requests meanwhile: nginx closes a connection that is idle for 30 s, and a playbook may take longer."""
+        over = threading.Event()
+        problems: list[Exception] = []
+
+        def keep() -> None:
+            while not problems and not over.wait(5):
+                try:
+                    # Health checks bypass maintenance.
+                    self.status("/healthz/")
+                except (OSError, http.client.HTTPException, AssertionError) as error:
+                    problems.append(error)
+
+        thread = threading.Thread(target=keep)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        assert problems == [], "the connection was closed while it was in use"
 
 
 @dataclass(frozen=True)
@@ -109,7 +134,8 @@ def on(host: Host, app: Installation, operator: Operator) -> Iterator[Before]:
     before = Before(nginx_workers(host), Line.open(host, app))
     assert before.line.status() == 200
     try:
-        operator.must("maintenance_state=on", "maintenance_retry=600", f"maintenance_message='{MESSAGE}'")
+        with before.line.in_use():
+            operator.must("maintenance_state=on", "maintenance_retry=600", f"maintenance_message='{MESSAGE}'")
         yield before
     finally:
         if host.file(f"/var/www/{app.name}/maintenance").exists:
@@ -232,7 +258,8 @@ def test_off_serves_the_site_again(
     """The last test here: an open connection stays open again. Off again changes nothing."""
     line = Line.open(host, app)
     assert line.status() == 503
-    operator.must("maintenance_state=off")
+    with line.in_use():
+        operator.must("maintenance_state=off")
     assert line.status() == 200
     assert nginx_workers(host) == on.workers
     answer = visitor.get("/")

@@ -96,14 +96,15 @@ def test_postgresql_stops_when_told_to(host: Host, visitor: Visitor) -> None:
 def test_application_stops_workers_before_the_pages(
     host: Host, app: Installation, release: str, visitor: Visitor
 ) -> None:
-    """As at a shutdown: the pages stay until the last task has ended."""
+    """As at a shutdown: the pages stay until the last task has ended. Its process is frozen until they were seen."""
     heavy = f"{app.name}-worker-{app.queues['heavy']}@{release}.service"
+    children = f"--parent $(systemctl show --property=MainPID --value {heavy})"
     report = visitor.report()
     wait_for(
         lambda: visitor.get(report).json["state"], SECONDS, "a worker has the report", lambda seen: seen != "PENDING"
     )
     try:
-        host.check_output(f"systemctl stop --no-block {app.name}")
+        host.check_output(f"pkill -STOP {children} && systemctl stop --no-block {app.name}")
         stopping = f"systemctl is-active {heavy} {app.name}-web@{release}"
         wait_for(
             lambda: host.run(stopping).stdout.split(),
@@ -112,9 +113,10 @@ def test_application_stops_workers_before_the_pages(
             lambda seen: seen == ["deactivating", "active"],
         )
         assert visitor.get("/healthz/").status == 200
+        host.check_output(f"pkill -CONT {children}")
         wait_for(lambda: host.run(stopping).stdout.split(), SECONDS, "all stops", lambda seen: seen == ["inactive"] * 2)
     finally:
-        host.check_output(f"systemctl stop {app.name}; systemctl start {app.name}")
+        host.check_output(f"pkill -CONT {children}; systemctl stop {app.name}; systemctl start {app.name}")
     wait_for(lambda: visitor.get("/readyz/").status == 200, SECONDS, "the site is ready")
     assert visitor.get(report).json["state"] == "SUCCESS"
 

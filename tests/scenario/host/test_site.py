@@ -216,7 +216,7 @@ def test_flower_sees_every_worker(app: Installation, visitor: Visitor, release: 
         states = visitor.get("/flower/api/workers?status=1", headers=headers).json
         return {worker for worker, is_online in states.items() if is_online}
 
-    wait_for(online, 30, f"Flower shows {expected} online", lambda seen: seen == expected)
+    wait_for(online, 60, f"Flower shows {expected} online", lambda seen: seen == expected)
 
 
 @pytest.mark.parametrize("path", ["/status/", "/status/index.html"])

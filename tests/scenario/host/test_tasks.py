@@ -10,7 +10,8 @@ from installation import Installation, query
 from probes import Answer, Visitor, wait_for
 from testinfra.host import Host
 
-SECONDS = 20
+# Less than the 120 s after which the application would send an order's tasks again.
+SECONDS = 60
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -30,11 +30,14 @@ from testinfra.host import Host
 ACME_PORT, MANAGEMENT_PORT, DNS_MANAGEMENT_PORT = 14000, 15000, 8055
 PROVISION = "playbooks/provision.yml"
 DAY = timedelta(days=1)
-RELOAD_SECONDS = 10
+RELOAD_SECONDS = 30
 # Pebble, which requests challenges on port 80 as every CA does, and its DNS server, whose names the tests set.
 # By default it rejects one nonce in twenty; certbot retries once, so that 3 of 100 certificates would fail.
+# The tests of both hosts may start it at the same time.
 PEBBLE = """
 set -e
+exec 9>/run/pebble.lock
+flock 9
 systemctl is-active --quiet pebble && exit
 mkdir -p /etc/pebble
 cd /etc/pebble
@@ -229,7 +232,7 @@ class Stream:
         context = ssl.create_default_context(cadata=self.authority)
         while not stop.is_set():
             try:
-                plain = socket.create_connection((self.acme.own_address, 443), timeout=5)
+                plain = socket.create_connection((self.acme.own_address, 443), timeout=20)
                 with plain, context.wrap_socket(plain, server_hostname=self.acme.domain) as tls:
                     shown = hashlib.sha256(tls.getpeercert(binary_form=True)).hexdigest()
                     connection = http.client.HTTPConnection(self.acme.domain)
@@ -262,7 +265,7 @@ def test_renewal_without_a_failed_connection(host: Host, acme: Acme) -> None:
     with stream(acme) as connections:
         host.check_output("certbot -q renew --force-renewal --no-random-sleep-on-renew")
         shown = wait_for(
-            lambda: set(connections.seen), 20, "the new certificate is served", lambda shown: shown > {before}
+            lambda: set(connections.seen), 60, "the new certificate is served", lambda shown: shown > {before}
         )
     assert connections.failures == []
     assert len(shown) == 2

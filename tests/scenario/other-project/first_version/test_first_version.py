@@ -11,7 +11,7 @@ from installation import Installation, query, run_python
 from probes import Visitor, wait_for
 from testinfra.host import Host
 
-SECONDS = 30
+SECONDS = 60
 SCENARIO = Path(__file__).parents[4] / "molecule/other-project"
 
 # Run on the host, with the application's environment.

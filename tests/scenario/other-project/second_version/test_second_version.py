@@ -10,7 +10,7 @@ from probes import Visitor, wait_for
 from testinfra.host import Host
 
 INVENTORY = Path(__file__).parents[4] / "molecule/other-project/inventory/hosts.yml"
-SECONDS = 30
+SECONDS = 60
 
 
 def test_site_shows_the_new_version(visitor: Visitor) -> None:
