@@ -43,13 +43,12 @@ EXPECTED = {
 }
 
 
-# Prints the modules below the folders in its arguments that this Python would compile at each start.
+# Prints the modules below FOLDERS that this Python would compile at each start.
 UNCOMPILED = """
-import sys
 from importlib.util import cache_from_source
 from pathlib import Path
 
-for module in [module for folder in sys.argv[1:] for module in Path(folder).rglob("*.py")]:
+for module in [module for folder in FOLDERS for module in Path(folder).rglob("*.py")]:
     compiled = Path(cache_from_source(str(module)))
     if not compiled.exists() or int.from_bytes(compiled.read_bytes()[8:12], "little") != int(module.stat().st_mtime):
         print(module)
@@ -67,7 +66,7 @@ def test_owners_and_modes(host: Host, app: Installation, release: str) -> None:
 def test_the_hosts_programs_are_compiled(host: Host, app: Installation, release: str) -> None:
     """Their processes cannot write there, and start often."""
     folders = [f"/usr/local/lib/{app.name}/hostctl", f"/etc/{app.name}/releases/{release}/lib/hostctl"]
-    assert run_python(host, UNCOMPILED, *folders) == ""
+    assert run_python(host, f"FOLDERS = {folders}\n{UNCOMPILED}") == ""
 
 
 def test_application_cannot_write_its_own_code(host: Host, app: Installation) -> None:
