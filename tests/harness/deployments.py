@@ -35,15 +35,15 @@ from plugins.action.release_archive import pack
 ROOT = Path(__file__).resolve().parents[2]
 # The steps of a deployment, as `status` and /srv/APP/deployment.json name them.
 STEPS = tuple(step.name for step in DEPLOY)
-# Seconds after which a playbook or a deployment hangs.
-TIMEOUT = 400
+# Seconds after which a playbook or a deployment hangs: a busy machine takes several times as long as an idle one.
+TIMEOUT = 900
 SETTLE_SECONDS = 90
 # Requests and tasks a second: enough to see a gap of a third of a second. (A slow request is always in flight, too.)
 # Every request costs CPU time that the deployments of all hosts need: more of them than of the deployments themselves.
 LOAD = {"rate": 3.0, "tasks": 1.0}
 # Enough to see a gap of a seventh of a second.
 HIGH_LOAD = {"rate": 7.0, "tasks": 2.0}
-WATCH_SECONDS = 240
+WATCH_SECONDS = 600
 # Seconds without a tick that a restart of beat may cause on a busy host: it stops, starts, and sends the tick.
 BEAT_RESTART = 60
 
@@ -497,7 +497,7 @@ class Deployments:
         """Send requests and tasks as long as this lasts. `samples` and `sent` keep the results."""
         options = LOAD | options
         with Traffic(self.app.url, log=self.folder / f"traffic-{uuid.uuid4().hex[:6]}.jsonl", **options) as traffic:
-            traffic.wait(lambda now: len(now.samples) > 10, 20, "the site answers at all")
+            traffic.wait(lambda now: len(now.samples) > 10, 60, "the site answers at all")
             try:
                 yield traffic
             finally:

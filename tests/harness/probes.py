@@ -111,11 +111,12 @@ class AsIs(urllib.request.HTTPErrorProcessor):
 class Visitor:
     """A client that behaves like a browser: cookies, CSRF tokens, and a check of the certificate.
 
-    `certificate` (PEM) is the only one that it trusts, for the name in `url`.
+    `certificate` (PEM) is the only one that it trusts, for the name in `url`; it waits `timeout` seconds for an answer.
     """
 
-    def __init__(self, url: str, certificate: str) -> None:
+    def __init__(self, url: str, certificate: str, timeout: float = 15) -> None:
         self.url = url
+        self.timeout = timeout
         self.context = ssl.create_default_context(cadata=certificate)
         self.cookies = CookieJar()
 
@@ -140,7 +141,7 @@ class Visitor:
             AsIs(follow),
         )
         url = urllib.parse.urljoin(self.url, path)
-        with opener.open(urllib.request.Request(url, data, headers), timeout=15) as response:
+        with opener.open(urllib.request.Request(url, data, headers), timeout=self.timeout) as response:
             body = response.read().decode(errors="replace")
             return Answer(response.status, response.url, response.headers, body)
 

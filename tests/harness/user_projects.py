@@ -147,7 +147,7 @@ class Project:
     def certificate(self) -> str:
         return self.host.file(f"{self.app.certificate_folder}/fullchain.pem").content_string
 
-    def writes_notes(self, text: str, seconds: float = 30) -> None:
+    def writes_notes(self, text: str, seconds: float = 60) -> None:
         """Assert that a task that a visitor sends is run: its note appears on the first page of `plain`."""
         visitor = self.visitor()
         assert visitor.get(f"/add?text={text}").status == 200

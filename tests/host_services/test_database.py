@@ -409,7 +409,7 @@ def test_a_migration_that_requests_wait_for_is_aborted(
         strict.migrate(project.manage, SLOW)
     message = str(error.value)
     assert message.startswith("migration garden.0003_slow failed: 3 requests or tasks waited behind it for plant for ")
-    assert re.search(r"for [23] s, so it was aborted \(app_migration_block_seconds\)\.", message), message
+    assert re.search(r"for [2-9] s, so it was aborted \(app_migration_block_seconds\)\.", message), message
     assert "Its last statement: ALTER TABLE plant ADD COLUMN slow text" in message
     assert "Split the migration" in message
     assert "app_migration_block_seconds=0" in message

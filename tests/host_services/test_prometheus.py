@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -309,7 +308,7 @@ class Prometheus:
     def is_ready(self) -> bool:
         try:
             return urllib.request.urlopen(f"{self.url}/-/ready", timeout=10).status == 200
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:
             return False
 
     def query(self, target: dict[str, Any]) -> list[dict[str, Any]]:
@@ -349,15 +348,15 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     }
     process = subprocess.Popen(["prometheus", *(f"--{name}={value}" for name, value in options.items())], cwd=folder)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not server.is_ready():
             assert process.poll() is None, "Prometheus has ended"
-            assert time.monotonic() < deadline, "Prometheus is not ready after 60 s"
+            assert time.monotonic() < deadline, "Prometheus is not ready after 120 s"
             time.sleep(0.05)
         yield server
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 TARGETS = {

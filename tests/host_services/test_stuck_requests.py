@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "roles/services/templates/gunicorn.conf.py.j2"
 # Seconds: the limit, and until the watchdog has replaced a process, with some for a slow machine.
 LIMIT, REPLACED = 1, 15
+# Until gunicorn has loaded the application.
+STARTED = 120
 
 # Django's settings, its URLs, and the application that gunicorn serves.
 APPLICATION = """
@@ -37,6 +39,9 @@ def stream():
 
 def application(environ, start_response):
     path = environ["PATH_INFO"]
+    if path.startswith(("/stuck", "/stream")):
+        with open("begun", "a") as file:
+            file.write(".")
     if path.startswith("/stuck"):
         wait_forever()
     if path.startswith("/long"):
@@ -49,10 +54,11 @@ def application(environ, start_response):
 
 
 class Site:
-    """A gunicorn with its own socket and log."""
+    """A gunicorn with its own socket and log; requests that do not return write a character each to `begun`."""
 
     def __init__(self, folder: Path, processes: int, threads: int) -> None:
-        self.socket, self.log = folder / "web.sock", folder / "log"
+        self.socket, self.log, self.begun = folder / "web.sock", folder / "log", folder / "begun"
+        self.begun.touch()
         values = {
             "ansible_managed": "", "services_name": "site", "services_web.processes": processes,
             "services_web.threads": threads, "__services_graceful_timeout": 60, "__services_preload": True,
@@ -68,7 +74,7 @@ class Site:
             env=os.environ | {"PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "site_under_test"},
             stderr=self.log.open("w"),
         )  # fmt: skip
-        self.wait_for(lambda: self.log.read_text().count("Booting worker") == processes)
+        self.wait_for(lambda: self.log.read_text().count("Booting worker") == processes, STARTED)
 
     def get(self, path: str, timeout: float = 30) -> tuple[int, str]:
         """Return status and body; status 0 without an answer."""
@@ -86,9 +92,10 @@ class Site:
             connection.close()
 
     def send_in_background(self, path: str, number: int) -> None:
+        """Send requests that do not return; return when all have reached the application."""
         for _ in range(number):
             threading.Thread(target=self.get, args=[path], daemon=True).start()
-        time.sleep(0.3)
+        self.wait_for(lambda: len(self.begun.read_text()) == number)
 
     def wait_for(self, condition: Callable[[], bool], seconds: float = REPLACED) -> None:
         deadline = time.monotonic() + seconds

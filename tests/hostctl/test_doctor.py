@@ -170,7 +170,7 @@ def test_a_process_manager_that_hangs_says_nothing_of_memory(
     monkeypatch.setattr(finding, "PROCESSES_SECONDS", 0.05)
     monkeypatch.setattr(manager, "states_of", lambda units: ended.wait(20) and [])
     some = [check for check in checks.CHECKS if check.name in ("web", "workers", "memory")]
-    found = run.examine(context, [replace(check, seconds=1) for check in some])
+    found = run.examine(context, [replace(check, seconds=15) for check in some])
     ended.set()
     assert found["memory"].state != BAD
     assert [found[name].state for name in ("web", "workers")] == [BAD, BAD]

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hostctl import redis_connection
-from hostctl.backup import notes
+from hostctl.backup import listing, notes
 from hostctl.backup.state import State, lock
 from hostctl.backup.tools import Backup, Repository, ToolError
 from hostctl.doctor import backups, data, queues
@@ -371,6 +372,8 @@ HOUR, DAY = 3600, 86400
 def saved(context: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
     """A host whose backups are all right, off the host too."""
     monkeypatch.setattr(notes, "seconds_for", lambda settings: 30 * DAY)
+    # No second passes until the checks say how long ago something was.
+    monkeypatch.setattr(listing, "time", SimpleNamespace(time=lambda: context.now))
     made = [(kind, context.now - age) for kind, age in (("full", 3 * DAY), ("diff", 6 * HOUR))]
     found = [Backup(kind, kind, int(at) - 9, int(at), 1, "0", 10, [], False) for kind, at in made]
     monkeypatch.setattr(Repository, "backups", lambda self: found)

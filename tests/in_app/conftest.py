@@ -25,6 +25,9 @@ from redis import Redis
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = Path(__file__).resolve().parent / "project"
 HOST = socket.gethostname()
+# Within these, a process ends that is told to, or that finds at its start that it must not run: to load the application
+# takes a minute on a busy machine.
+END_SECONDS = 240
 # An address of this process's own, 127.X.Y.Z: no other one can take a port of a server that is stopped for a while.
 ADDRESS = f"127.{1 + (os.getpid() >> 16)}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 
@@ -88,7 +91,7 @@ class Broker:
     def stop(self) -> None:
         if self.process:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(END_SECONDS)
             self.process = None
 
 
@@ -213,7 +216,7 @@ class Site:
 
     def stop(self, process: subprocess.Popen) -> int:
         process.terminate()
-        return process.wait(60)
+        return process.wait(END_SECONDS)
 
     def kill(self, process: subprocess.Popen) -> None:
         """Kill a process and its children, as systemd does when the main process was killed."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import PROJECT, Broker, Site, wait_until
+from conftest import END_SECONDS, PROJECT, Broker, Site, wait_until
 from databases import new_database
 
 DATABASE_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
@@ -50,7 +50,7 @@ def test_beat_runs_once(site: Site, broker: Broker) -> None:
     beat = site.beat()
     wait_until(lambda: site.depth("ticks") >= 1)
     second = site.beat()
-    assert second.wait(60) == 1
+    assert second.wait(END_SECONDS) == 1
     assert f"Beat is already running: another process has locked {site.folder}/lock." in site.output(second)
     assert site.stop(beat) == 0
     assert list(site.folder.glob("schedule*"))
@@ -79,7 +79,7 @@ def test_beat_defers_signals_while_it_waits_for_the_database(
         # Time to handle the signal, if it was not deferred.
         time.sleep(1)
         holder.rollback()
-        assert beat.wait(60) == 0
+        assert beat.wait(END_SECONDS) == 0
         # Every tick that was sent is in the schedule.
         counted = other.execute("SELECT total_run_count FROM django_celery_beat_periodictask WHERE name = 'tick'")
         assert counted.fetchone() == (site.depth("ticks"),)
@@ -92,7 +92,7 @@ def test_signal_ends_beat_before_it_has_read_its_schedule(site: Site, broker: Br
         beat = site.beat(**database)
         wait_until_blocked(other)
         beat.terminate()
-        assert beat.wait(60) == -signal.SIGTERM
+        assert beat.wait(END_SECONDS) == -signal.SIGTERM
 
 
 @pytest.mark.core
@@ -100,7 +100,7 @@ def test_signal_ends_beat_while_it_waits_for_redis(site: Site, stopped_broker: B
     beat = site.beat()
     wait_until(lambda: "Trying again in" in site.output(beat))
     beat.terminate()
-    assert beat.wait(60) == 0
+    assert beat.wait(END_SECONDS) == 0
 
 
 @pytest.mark.core
@@ -200,8 +200,8 @@ def test_beat_says_what_was_due_and_was_not_sent(site: Site, broker: Broker) -> 
     assert state(site)["sent"] == 0
     assert site.stop(silent) == 0
     site.beat()
-    wait_until(lambda: state(site)["sent"] >= 6)
-    assert state(site)["overdue"] == {}
+    # On a busy machine a tick may be overdue for a moment.
+    wait_until(lambda: (found := state(site))["sent"] >= 6 and found["overdue"] == {})
 
 
 @pytest.mark.core

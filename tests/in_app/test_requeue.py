@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import HOST, Broker, Site, children, wait_until
+from conftest import END_SECONDS, HOST, Broker, Site, children, wait_until
 
 
 def add_unacknowledged(site: Site, broker: Broker, slot: str, number: int, delivered: float | None = None) -> None:
@@ -93,7 +93,7 @@ def test_a_worker_does_not_start_twice(site: Site, broker: Broker) -> None:
     site.change("worker", "LOCK_SECONDS = 10", "LOCK_SECONDS = 1")
     site.worker()
     second = site.worker(wait=False)
-    assert second.wait(60) == 1
+    assert second.wait(END_SECONDS) == 1
     assert f"The worker one.r1@{HOST} is already running." in site.output(second)
 
 

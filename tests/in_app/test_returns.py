@@ -62,9 +62,9 @@ def test_what_cannot_be_read_is_parked_and_others_run(site: Site, broker: Broker
     for name, message in poisons.UNREADABLE.items():
         broker.admin.lpush("default", message)
         good.append(site.send("sample.noop"))
-        wait_until(lambda: len(site.lines("END")) == len(good) or worker.poll() is not None, 30)
+        wait_until(lambda: len(site.lines("END")) == len(good) or worker.poll() is not None)
         assert worker.poll() is None, f"{name}: {site.output(worker)[-3000:]}"
-        wait_until(lambda: broker.admin.llen("celery-parked") == len(good), 10)
+        wait_until(lambda: broker.admin.llen("celery-parked") == len(good))
     for message in poisons.RUN.values():
         broker.admin.lpush("default", message)
     good += [site.send("sample.noop") for _ in range(5)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import HOST, Broker, Site, wait_until
+from conftest import END_SECONDS, HOST, Broker, Site, wait_until
 
 CHECK = ["check", "sample.celery:app", "sample"]
 VARIABLES = {"DJANGO_SETTINGS_MODULE": "sample.settings"}
@@ -62,7 +62,7 @@ def test_plain_worker_with_an_unsupported_version(site: Site, broker: Broker) ->
     wait_until(lambda: site.lines("START") == [sent])
     worker.terminate()
     site.gate.touch()
-    assert worker.wait(60) == 0
+    assert worker.wait(END_SECONDS) == 0
     assert site.lines("END") == [sent]
 
 

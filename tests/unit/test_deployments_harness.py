@@ -33,7 +33,7 @@ def write(file: Path, **state: object) -> None:
     new.rename(file)
 
 
-def watch(file: Path, what: str, *steps: str, seconds: float = 10) -> subprocess.Popen:
+def watch(file: Path, what: str, *steps: str, seconds: float = 60) -> subprocess.Popen:
     command = [sys.executable, "-c", WATCHER, str(file), str(seconds), what, *steps]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "watching\n"
@@ -47,25 +47,26 @@ def test_it_kills_at_the_step_and_not_before(file: Path, victim: subprocess.Pope
         process.wait(0.5)
     assert victim.poll() is None
     write(file, step="health_check", pid=victim.pid, since="now")
-    output, _ = process.communicate(timeout=5)
+    output, _ = process.communicate(timeout=60)
     assert json.loads(output)["step"] == "health_check"
-    assert victim.wait(5) == -signal.SIGKILL
+    assert victim.wait(60) == -signal.SIGKILL
 
 
 def test_it_does_not_kill_at_a_later_step(file: Path, victim: subprocess.Popen) -> None:
     process = watch(file, "kill", "health_check", "switch")
     write(file, step="switch", pid=victim.pid, since="now")
-    output, _ = process.communicate(timeout=5)
+    output, _ = process.communicate(timeout=60)
     assert json.loads(output)["missed"] == "switch"
     assert victim.poll() is None
     state = Path(f"/proc/{victim.pid}/stat").read_text().rpartition(")")[2].split()[0]
-    assert state == "S", "it was not continued"
+    # Woken, it may not have slept again yet.
+    assert state != "T", "it was not continued"
 
 
 def test_it_only_looks_when_told_to(file: Path, victim: subprocess.Popen) -> None:
     process = watch(file, "look", *STEPS)
     write(file, step="drain", pid=victim.pid, since="now")
-    assert json.loads(process.communicate(timeout=5)[0])["step"] == "drain"
+    assert json.loads(process.communicate(timeout=60)[0])["step"] == "drain"
     assert victim.poll() is None
 
 
@@ -73,7 +74,7 @@ def test_earlier_deployment_is_left_alone(file: Path, victim: subprocess.Popen) 
     write(file, step="health_check", pid=victim.pid, since="before")
     process = watch(file, "kill", "health_check", seconds=0.5)
     write(file, step="health_check", pid=victim.pid, since="before")
-    _, errors = process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "no deployment came to the step health_check" in errors
     assert victim.poll() is None
@@ -86,7 +87,7 @@ def test_hanging_command_is_killed_and_shown(tmp_path: Path) -> None:
         process = subprocess.Popen(command, stdout=output, start_new_session=True)
     with pytest.raises(AssertionError, match=r"No end after 0\.3 s"):
         Run(command, process, log).wait(0.3)
-    assert process.wait(5) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
 
 
 def test_changes_are_counted_from_the_recap(tmp_path: Path) -> None:

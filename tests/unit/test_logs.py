@@ -105,4 +105,4 @@ def test_new_lines_are_followed_until_ctrl_c(inventory: Path) -> None:
     # As a terminal does it: to the program and what it has started.
     os.killpg(process.pid, signal.SIGINT)
     assert lines == {"server1 new line\n", "server2 new line\n"}
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0

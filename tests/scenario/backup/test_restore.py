@@ -81,12 +81,12 @@ def test_a_point_between_two_writes_and_back(backups: Backups, app: Installation
 
 def test_the_newest_state_from_the_target(backups: Backups, app: Installation, visitor: Visitor) -> None:
     """The repository of this host is gone, as after the loss of its disk; the application's key is another one."""
-    word = backups.write()
-    backups.run("ship").succeeded()
-    lost = backups.write()
     file = f"/etc/{app.name}/backup.json"
     other_key = 'sed -i \'s/"django_key": "...../"django_key": "00000/\' FILE'
     with backups.timers_stopped():
+        word = backups.write()
+        backups.run("ship").succeeded()
+        lost = backups.write()
         backups.host.check_output("rm -r /var/lib/pgbackrest/archive /var/lib/pgbackrest/backup")
         with backups.damaged(file, other_key):
             backups.run("restore", "--yes").failed().says("django_key", "--other-secrets")
@@ -100,7 +100,8 @@ def test_the_newest_state_from_the_target(backups: Backups, app: Installation, v
 
 def test_refused_moments(backups: Backups) -> None:
     now = datetime.now(UTC)
-    with unchanged(backups):
+    # A command that waits for a run of a timer says so.
+    with unchanged(backups), backups.timers_stopped():
         for moment, sentence in {
             "2026-11-28T18:59:30": "has no time zone",
             "yesterday": "is not a date with a time",

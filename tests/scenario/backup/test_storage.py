@@ -48,10 +48,11 @@ def test_expired_backups_leave_the_target(backups: Backups, app: Installation) -
         backups.run("ship").succeeded()
         assert any(oldest in file for file in backups.at_target("backup")), "only a drill removes"
 
+        log = backups.in_repository("archive")
         backups.run("drill", "--local").succeeded()
         there = backups.at_target()
-        assert {file for file in there if file.startswith("archive/")} == {
-            f"archive/{file}" for file in backups.in_repository("archive")
-        }
+        copied = {file.removeprefix("archive/") for file in there if file.startswith("archive/")}
+        # PostgreSQL may have archived another segment since.
+        assert log <= copied <= backups.in_repository("archive")
         assert not any(f"/{oldest}/" in file for file in there)
         backups.run("drill", "--local").succeeded()

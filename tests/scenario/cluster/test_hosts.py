@@ -71,8 +71,8 @@ def test_only_the_leader_has_a_copy_of_the_secrets(hosts: dict[str, Host]) -> No
 def test_order_on_one_host_is_processed_on_another(
     app: Installation, hosts: dict[str, Host], visitor: Visitor, release: str
 ) -> None:
-    steps = visitor.finished_order(visitor.order(), 30)["steps"]
-    nodes = {visitor.finished_task(step["task"], 10)["worker"] for step in steps}
+    steps = visitor.finished_order(visitor.order(), 60)["steps"]
+    nodes = {visitor.finished_task(step["task"], 60)["worker"] for step in steps}
     node = hosts["work"].check_output("hostname")
     assert nodes == {f"{app.queues[queue]}.{release}@{node}" for queue in ("default", "io")}
 

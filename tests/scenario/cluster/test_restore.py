@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
+from backups import Backups
 from cluster import Cluster
 from probes import Visitor
 from testinfra.host import Host
@@ -22,7 +23,7 @@ def test_a_moment_is_restored_on_all_hosts(cluster: Cluster, visitor: Visitor) -
     moment = datetime.now(UTC).isoformat()
     time.sleep(1)
     sql(data, name, "INSERT INTO moments VALUES (now())")
-    data.check_output(f"{name}ctl backup ship")
+    Backups(data, cluster.app, data, cluster).run("ship").succeeded()
     before = cluster.everywhere()
 
     cluster.playbook("playbooks/restore.yml", restore_yes=True, restore_at=moment).wait(600).succeeded()

@@ -37,11 +37,11 @@ def test_sockets_processes_and_timers_over_a_deployment(project: Project) -> Non
     assert visitor.get("/limit").json == {"limit": "7s"}
     expected = ["tick has 9s", *(f"{name} {old}" for name in ("the bot", "consumer", "tick"))]
     wait_for(
-        lambda: visitor.get("/").json["notes"], 30, "processes and timer run", lambda notes: set(expected) <= set(notes)
+        lambda: visitor.get("/").json["notes"], 60, "processes and timer run", lambda notes: set(expected) <= set(notes)
     )
 
     run = project.deployments.begin(project.source("asgi", "second"))
-    new = wait_for(lambda: project.deployments.current, 120, "the switch", lambda release: release != old)
+    new = wait_for(lambda: project.deployments.current, 300, "the switch", lambda release: release != old)
     assert held.ask("b") == f"b {old}", "the old release serves its sockets"
     fresh = project.websocket()
     assert fresh.ask("c") == f"c {new}"

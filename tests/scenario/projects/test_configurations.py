@@ -40,12 +40,13 @@ def has_nginx_of_the_project(project: Project) -> None:
 def has_processes_of_its_own(project: Project) -> None:
     """Each process has loaded the application itself, and a request may take as long as its path says."""
     visitor = project.visitor()
+    visitor.timeout = 5 * SLOW_SECONDS
     for found in (visitor.get("/loaded").json for _ in range(8)):
         assert found["loaded_by"] == found["process"]
     assert visitor.get(f"/export/slow?seconds={SLOW_SECONDS}").body == "late"
     assert visitor.get(f"/slow?seconds={SLOW_SECONDS}").status == 504
     log = f"{project.app.name}ctl logs web"
-    wait_for(lambda: "GET /slow" in project.host.check_output(log), 30, "the log names the request that did not return")
+    wait_for(lambda: "GET /slow" in project.host.check_output(log), 60, "the log names the request that did not return")
 
 
 def test_health_page_is_detected_and_a_broken_page_fails_its_release(project: Project) -> None:
@@ -58,7 +59,7 @@ def test_health_page_is_detected_and_a_broken_page_fails_its_release(project: Pr
         "address": CLIENT,
         "forwarded": CLIENT,
     }
-    wait_for(lambda: visitor.get("/").json["notes"], 30, "beat sends tasks, and a worker runs them")
+    wait_for(lambda: visitor.get("/").json["notes"], 60, "beat sends tasks, and a worker runs them")
 
     has_nginx_of_the_project(project)
     has_processes_of_its_own(project)
@@ -72,4 +73,4 @@ def test_health_page_is_detected_and_a_broken_page_fails_its_release(project: Pr
     history = json.loads(project.host.check_output(f"{project.app.name}ctl releases --json"))
     assert "(notes/views.py, line 5)" in history[-1]["outcome"]
     before = len(visitor.get("/").json["notes"])
-    wait_for(lambda: len(visitor.get("/").json["notes"]) > before, 30, "the first release still runs, and its schedule")
+    wait_for(lambda: len(visitor.get("/").json["notes"]) > before, 60, "the first release still runs, and its schedule")
