@@ -6,12 +6,14 @@ With versions outside TESTED, or without a name of REQUIRED, workers and beat ru
 
 from __future__ import annotations
 
+import copy
 import heapq
 import importlib
 import json
 import re
 import select
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from importlib import metadata
 from queue import Empty
@@ -34,7 +36,9 @@ REQUIRED = {
         "global_keyprefix",
     ),
     "celery.concurrency.prefork:TaskPool": ("_pool",),
-    "celery.concurrency.asynpool:AsynPool": ("_cache", "_busy_workers", "outbound_buffer", "on_timeout_set"),
+    "celery.concurrency.asynpool:AsynPool": (
+        *("_cache", "_busy_workers", "outbound_buffer", "on_timeout_set", "_ctx", "_on_ready_counters"),
+    ),
     "billiard.pool:ApplyResult": ("_accept_callback", "_write_to"),
     "billiard.process:BaseProcess": ("_is_alive",),
     "celery.worker.consumer.consumer:Consumer": (
@@ -288,6 +292,37 @@ def enforce_hard_limits(pool: Any) -> None:
         processes.on_timeout_set = lambda job, soft, hard: set_limits(
             job, None if soft and hard and soft >= hard else soft, hard
         )
+
+
+class ResultCount:
+    """How many results of a child the main process has read: billiard's shared integer, without its lock.
+
+    A child that ends reads it every 0.1 s until all are read. If it is killed at that moment, as 0.1 s after its hard
+    time limit, it keeps the lock, for which the main process then waits forever. None is needed: only that one writes.
+    """
+
+    def __init__(self, kind: str) -> None:
+        from billiard.sharedctypes import RawValue
+
+        self.raw = RawValue(kind)
+
+    @property
+    def value(self) -> int:
+        return self.raw.value
+
+    @value.setter
+    def value(self, number: int) -> None:
+        self.raw.value = number
+
+    def get_lock(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def count_results_without_lock(processes: Any) -> None:
+    """Have billiard's pool count the results of the children that it creates from now on by ResultCount."""
+    context = copy.copy(processes._ctx)
+    context.Value = ResultCount
+    processes._ctx = context
 
 
 def starts_what_it_was_given(pool: Any) -> bool:

@@ -63,7 +63,9 @@ def run_extended_worker(arguments: argparse.Namespace, node: str, summary: Path)
     app.control.mailbox.producer_pool = None
     smoke_test.add_task(app, arguments.release)
     app.steps["consumer"].add(requeue_step(node, arguments.run.parent.parent))
-    celery.signals.worker_before_create_process.connect(lambda **_: preload_and_freeze(app), weak=False)
+    create_process = celery.signals.worker_before_create_process
+    create_process.connect(lambda sender, **_: compat.count_results_without_lock(sender), weak=False)
+    create_process.connect(lambda **_: preload_and_freeze(app), weak=False)
     service = app.Worker(
         hostname=node,
         queues=arguments.queues.split(","),

@@ -236,6 +236,31 @@ def test_a_hard_limit_below_the_soft_limit_of_the_settings_is_enforced(site: Sit
     wait_until(lambda: broker.admin.hlen(SLOT) == 0)
 
 
+@pytest.mark.core
+def test_a_child_that_is_killed_while_it_reads_the_count_of_its_results_does_not_block_the_worker(
+    site: Site, broker: Broker
+) -> None:
+    """Its task has ended when its time limit is over: its result is still to be read."""
+    worker = site.worker(HOLD_COUNTER="1")
+    good = []
+    for _ in range(3):
+        late = site.send("sample.noop", time_limit=-1)
+        good.append(site.send("sample.noop"))
+        wait_until(lambda: set(good) <= set(site.lines("END")), 60)
+        wait_until(lambda late=late: f"Hard time limit (-1s) exceeded for sample.noop[{late}]" in site.output(worker))
+    wait_until(lambda: broker.admin.hlen(SLOT) == 0)
+    assert worker.poll() is None
+
+
+@pytest.mark.core
+def test_a_child_that_ends_after_its_last_task_sees_that_its_results_were_read(site: Site, broker: Broker) -> None:
+    """It would wait 30 s otherwise."""
+    worker = site.worker(concurrency=1, MAX_TASKS="1")
+    sent = [site.send("sample.noop") for _ in range(4)]
+    wait_until(lambda: set(site.lines("END")) == set(sent), 80)
+    assert site.stop(worker) == 0
+
+
 def test_threads_warn_of_a_time_limit(site: Site, broker: Broker) -> None:
     site.gate.touch()
     worker = site.worker(pool="threads")

@@ -12,6 +12,7 @@ from typing import Any
 import compat
 import migrations
 import worker
+from billiard import pool
 from billiard import process as multiprocessing
 from celery import Celery
 from kombu.transport import redis
@@ -106,6 +107,14 @@ def tick() -> None:
 if os.environ.get("VISIBILITY"):
     # kombu looks for messages to give out again with every tenth call, each 10 s: with every call here.
     redis.QoS.restore_visible.__defaults__ = (0, 10, 1)
+
+if os.environ.get("HOLD_COUNTER"):
+    # A child that ends waits here until its results are read. It is killed while it holds the counter's lock, if any.
+    def hold_counter(child: Any, completed: int) -> None:
+        with child.on_ready_counter.get_lock():
+            time.sleep(180)
+
+    pool.Worker._ensure_messages_consumed = hold_counter
 
 if os.environ.get("THREAD"):
     threading.Thread(target=threading.Event().wait, daemon=True).start()
