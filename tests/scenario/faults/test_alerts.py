@@ -49,20 +49,13 @@ class Fault:
 
 
 def faults(deployments: Deployments) -> list[Fault]:
-    """Return the faults; under Supervisor those of processes: the others do not differ."""
-    processes = [
-        Fault(name, deployments.manage("stop", name), deployments.manage("start", name)) for name in ("web", "beat")
-    ]
-    return processes if deployments.manager == "supervisor" else [*processes, *faults_of_services(deployments)]
-
-
-def faults_of_services(deployments: Deployments) -> list[Fault]:
     app, address, certificates = deployments.app.name, deployments.app.address, deployments.app.certificate_folder
     certificate, redis = f"{certificates}/fullchain.pem", "/etc/redis/redis-broker.conf"
     session = "runuser -u postgres -- psql -qc 'SELECT pg_sleep(600)' >/dev/null 2>&1 </dev/null &"
     name = f"-subj /CN=short -addext subjectAltName=IP:{address}"
     short = f"openssl req -x509 -key {certificates}/privkey.pem -days 5 {name}"
     return [
+        *(Fault(name, deployments.manage("stop", name), deployments.manage("start", name)) for name in ("web", "beat")),
         Fault(
             "redis",
             f"cp {redis} /root/ && echo maxmemory 1mb >>{redis} && systemctl restart redis-server@broker",
@@ -130,6 +123,8 @@ def test_deployments_and_a_rollback_are_quiet(deployments: Deployments, received
     assert received.heartbeats[-1] == "/heartbeat"
 
 
+# What differs under Supervisor, doctor's view of processes and what to type, is in the next test.
+@pytest.mark.os("debian13")
 def test_ten_faults_are_named_and_told_once(
     deployments: Deployments, visitor: Visitor, received: Received, healthy: None
 ) -> None:

@@ -69,7 +69,7 @@ def test_a_reboot_is_quiet(deployments: Deployments, visitor: Visitor) -> None:
         visitor.finished_task(report, BOOT_SECONDS)
 
 
-@pytest.mark.os("debian13")
+@pytest.mark.os("debian12")
 def test_idle_minutes_are_quiet(received: Received) -> None:
     """The timer runs the watch each minute, which sends a heartbeat."""
     enough = len(received.heartbeats) + IDLE_MINUTES
