@@ -43,15 +43,21 @@ EXPECTED = {
 }
 
 
-# Prints the modules below FOLDERS that this Python would compile at each start.
+# Prints the modules below FOLDERS that this Python and user would compile at each start, and folders without modules.
 UNCOMPILED = """
 from importlib.util import cache_from_source
 from pathlib import Path
 
-for module in [module for folder in FOLDERS for module in Path(folder).rglob("*.py")]:
-    compiled = Path(cache_from_source(str(module)))
-    if not compiled.exists() or int.from_bytes(compiled.read_bytes()[8:12], "little") != int(module.stat().st_mtime):
-        print(module)
+def is_compiled(module):
+    try:
+        header = Path(cache_from_source(str(module))).read_bytes()[:12]
+    except OSError:
+        return False
+    return int.from_bytes(header[8:], "little") == int(module.stat().st_mtime)
+
+for folder in map(Path, FOLDERS):
+    modules = [*folder.rglob("*.py")]
+    print(*([module for module in modules if not is_compiled(module)] if modules else [folder]))
 """
 
 
@@ -64,9 +70,10 @@ def test_owners_and_modes(host: Host, app: Installation, release: str) -> None:
 
 
 def test_the_hosts_programs_are_compiled(host: Host, app: Installation, release: str) -> None:
-    """Their processes cannot write there, and start often."""
+    """Their processes cannot write there, and start often. Read as the application: logins have another umask."""
     folders = [f"/usr/local/lib/{app.name}/hostctl", f"/etc/{app.name}/releases/{release}/lib/hostctl"]
-    assert run_python(host, f"FOLDERS = {folders}\n{UNCOMPILED}") == ""
+    script = f"FOLDERS = {folders}\n{UNCOMPILED}"
+    assert run_python(host, script, python=f"runuser -u {app.name} -- python3").split() == []
 
 
 def test_application_cannot_write_its_own_code(host: Host, app: Installation) -> None:
