@@ -143,14 +143,21 @@ def test_too_large_requests_do_not_reach_the_application(host: Host, app: Instal
     assert requests_seen(host, app, path) == 1
 
 
+def over_the_rate(host: Host, app: Installation, path: str) -> int:
+    """Return how many requests for a path the rate limit refused: the limit of connections answers 429, too."""
+    log = f"/var/log/nginx/{app.name}.error.log"
+    return int(host.check_output(f"grep -c 'limiting requests, .*GET {path} HTTP' {log} || true"))
+
+
 @pytest.mark.os("debian13")
-def test_rate_limit_per_address(app: Installation, visitor: Visitor, variables: dict[str, Any]) -> None:
+def test_rate_limit_per_address(host: Host, app: Installation, visitor: Visitor, variables: dict[str, Any]) -> None:
     """A burst far beyond a browser's: some of it is refused, and soon after requests succeed again.
 
     More connections than the limit begin together, so that the site refuses some however slowly it answers.
     """
     limits = variables["app_rate_limit"]
     many, few = limits["burst"] + 20, 12
+    unknown, ready = (f"{path}?{uuid.uuid4().hex}" for path in ("/nothing/", "/readyz/"))
 
     def knock(count: int, path: str, together: threading.Barrier) -> list[int]:
         connection = http.client.HTTPSConnection(app.address, context=any_certificate(), timeout=90)
@@ -171,10 +178,12 @@ def test_rate_limit_per_address(app: Installation, visitor: Visitor, variables: 
             found = [pool.submit(knock, count, path, together) for _ in range(connections)]
         return [status for one in found for status in one.result()]
 
-    answers = burst("/nothing/", many, 5)
+    answers = burst(unknown, many, 5)
     assert set(answers) == {404, 429}, Counter(answers)
     assert answers.count(404) >= limits["burst"], "a burst is allowed"
-    assert 429 in burst("/readyz/", many, 2), "it queries the database and Redis, so it counts"
+    assert over_the_rate(host, app, unknown)
+    assert 429 in burst(ready, many, 2), "it queries the database and Redis, so it counts"
+    assert over_the_rate(host, app, ready)
     assert set(burst("/healthz/", few, 60)) == {200}, "health checks are not limited"
     deadline = time.monotonic() + 20
     while visitor.get("/").status == 429:
@@ -183,10 +192,10 @@ def test_rate_limit_per_address(app: Installation, visitor: Visitor, variables: 
 
 
 @pytest.mark.os("debian13")
-def test_refusal_is_a_page(app: Installation, visitor: Visitor) -> None:
+def test_refusal_is_a_page(app: Installation, visitor: Visitor, variables: dict[str, Any]) -> None:
     deadline = time.monotonic() + 60
     # More at once than the burst that is allowed, so that the site refuses some however slowly it answers.
-    with ThreadPoolExecutor(120) as pool:
+    with ThreadPoolExecutor(variables["app_rate_limit"]["burst"] + 20) as pool:
         while time.monotonic() < deadline:
             for answer in pool.map(lambda _: visitor.get("/nothing/"), range(300)):
                 if answer.status == 429:
