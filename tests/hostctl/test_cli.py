@@ -148,8 +148,11 @@ def test_an_error_is_text_on_stderr_without_json(host: Host, capsys: Any) -> Non
 
 @pytest.mark.parametrize(
     "words",
-    [["deploy", "../etc", "archive"], ["deploy", "x" * 65, "-"], ["rollback", "with space"], ["dance"], []],
-    ids=["path", "long", "space", "command", "nothing"],
+    [
+        *(["deploy", "../etc", "archive"], ["deploy", "x" * 65, "-"], ["rollback", "with space"], ["dance"], []),
+        ["follow", "--until", "dance"],
+    ],
+    ids=["path", "long", "space", "command", "nothing", "barrier"],
 )
 def test_wrong_usage_is_answered_as_json_too(host: Host, capsys: Any, words: list[str]) -> None:
     assert answer(capsys, *words, status=2)["status"] == 2
@@ -325,7 +328,8 @@ def test_the_program_needs_only_the_standard_library(words: list[str]) -> None:
 
 def test_what_timers_start_often_imports_little() -> None:
     """`backup ship` runs every few seconds: what it does not need costs each idle server a part of a core."""
-    look = "import sys; from hostctl import cli; cli.parse(['backup', 'ship']); print(*sys.modules)"
+    run = "from hostctl import cli; cli.parse(['backup', 'ship']); import hostctl.backup.ship"
+    look = f"{run}; import sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", look], cwd=ROOT, check=True, capture_output=True, text=True)
     unneeded = {"hostctl.deploy.steps", "hostctl.doctor.checks", "hostctl.backup.restore", "xmlrpc", "sqlite3"}
     assert not unneeded & {*done.stdout.split()}
