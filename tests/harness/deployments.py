@@ -242,12 +242,12 @@ class Deployments:
                 shutil.copy2(ROOT / name, checkout / name, follow_symlinks=False)
         return replace(self, checkout=checkout)
 
-    def begin_with_ansible(self, source: Path) -> Run:
+    def begin_with_ansible(self, source: Path, **variables: Any) -> Run:
         """Start to deploy a version."""
-        return self.playbook("playbooks/deploy.yml", app_source=str(source))
+        return self.playbook("playbooks/deploy.yml", app_source=str(source), **variables)
 
     def deploy_with_ansible(self, source: Path, **variables: Any) -> Run:
-        return self.playbook("playbooks/deploy.yml", app_source=str(source), **variables).wait()
+        return self.begin_with_ansible(source, **variables).wait()
 
     def rollback_with_ansible(self, **variables: Any) -> Run:
         return self.playbook("playbooks/rollback.yml", **variables).wait()

@@ -76,7 +76,7 @@ def test_deploy_playbook_completes_a_killed_deployment(deployments: Deployments,
     with deployments.under_load() as traffic:
         watch = deployments.watch("bake", kill=True)
         # Long enough for the kill to find it at this step.
-        run = deployments.playbook("playbooks/deploy.yml", app_source=str(version), app_bake_seconds=20)
+        run = deployments.begin_with_ansible(version, app_bake_seconds=20)
         assert watch.result()["step"] == "bake"
         run.wait().failed().says("killed")
         deployments.deploy_with_ansible(version).succeeded()
