@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 from ..settings import BusyError, ReleaseError
@@ -90,14 +89,19 @@ def owner(configuration: Configuration) -> str:
     """Return what tells this server from a copy of it, which has the same database; made once, and by a restore."""
     state = State(configuration, "owner")
     if not (found := state.read().get("owner")):
-        found = token_hex(8)
+        found = new_owner()
         state.write(owner=found)
     return found
 
 
+def new_owner() -> str:
+    # The module secrets loads OpenSSL, in each run of the timer.
+    return os.urandom(8).hex()
+
+
 def take_over(configuration: Configuration, record: dict[str, Any]) -> None:
     """Continue the copies of the server that made a record; that server is refused from then on."""
-    State(configuration, "owner").replace({"owner": token_hex(8), "former": record.get("owner", "")})
+    State(configuration, "owner").replace({"owner": new_owner(), "former": record.get("owner", "")})
 
 
 def gaps(configuration: Configuration) -> list[list[float]]:
