@@ -246,7 +246,7 @@ def test_a_child_that_is_killed_while_it_reads_the_count_of_its_results_does_not
     for _ in range(3):
         late = site.send("sample.noop", time_limit=-1)
         good.append(site.send("sample.noop"))
-        wait_until(lambda: set(good) <= set(site.lines("END")), 60)
+        wait_until(lambda: set(good) <= set(site.lines("END")))
         wait_until(lambda late=late: f"Hard time limit (-1s) exceeded for sample.noop[{late}]" in site.output(worker))
     wait_until(lambda: broker.admin.hlen(SLOT) == 0)
     assert worker.poll() is None
