@@ -832,12 +832,12 @@ def test_what_excludes_a_drill_says_how_to_stop_it(
         assert capsys.readouterr().out == ""
 
 
-def noted(settings: Settings, *, age: float = 10**6, **values: Any) -> list[str]:
+def noted(settings: Settings, *, age: float = 10**6, uptime: float = 10**6, **values: Any) -> list[str]:
     """Return the notes about a configuration that was written `age` seconds ago."""
     file = settings.etc / "backup.json"
     file.write_text(json.dumps({"name": "shop", "version": "17"} | values))
     os.utime(file, (time.time() - age,) * 2)
-    return notes.notes(settings, uptime=10**6)
+    return notes.notes(settings, uptime=uptime)
 
 
 def test_notes_say_what_is_missing(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -857,6 +857,35 @@ def test_notes_say_what_is_missing(settings: Settings, tmp_path: Path, monkeypat
     assert noted(settings, target="storage")[0].endswith("and then failed: away")
     (tmp_path / "state/ship.json").write_text(json.dumps({"problem": "away"}))
     assert noted(settings, target="storage")[0] == "The database was never copied: away"
+
+
+@pytest.mark.parametrize(("kind", "before"), [("ship", 60), ("files", 600), ("backups", 3600), ("drill", 7200)])
+def test_a_server_that_was_off_for_long_has_time_for_its_copies(
+    settings: Settings, configuration: Configuration, monkeypatch: pytest.MonkeyPatch, kind: str, before: float
+) -> None:
+    monkeypatch.setattr(Configuration, "load", lambda settings: configuration)
+    now = time.time()
+    for name in notes.WHAT:
+        State(configuration, name).replace({"ok_at": now})
+    State(configuration, kind).replace({"ok_at": now - 30 * 86400})
+    assert noted(settings, uptime=before) == []
+    (text,) = noted(settings, uptime=3 * 3600)
+    assert text == f"{notes.WHAT[kind]} 30 d ago. See journalctl -u shop-backup-*."
+
+
+@pytest.mark.parametrize("kind", list(notes.WHAT))
+def test_a_killed_run_without_one_before_it(
+    settings: Settings, configuration: Configuration, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(Configuration, "load", lambda settings: configuration)
+    State(configuration, kind).replace({"running_since": time.time() - 60})
+    (text,) = [text for text in noted(settings, uptime=60) if "killed" in text]
+    never = notes.WHAT[kind].replace(" last ", " never ")
+    command = " ".join(["shopctl backup", *notes.COMMAND[kind]])
+    assert text == f"{never}: the last run was killed. To run it again: {command}"
+    State(configuration, kind).write(ok_at=time.time() - 30 * 3600)
+    (text,) = [text for text in noted(settings, uptime=60) if "killed" in text]
+    assert text == f"{notes.WHAT[kind]} 30 h ago, and the run after that was killed. To run it again: {command}"
 
 
 # --- Restore -------------------------------------------------------------------------------------------------------
