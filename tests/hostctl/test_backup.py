@@ -1024,15 +1024,15 @@ def test_the_end_says_where_the_former_database_is(
     ended = restore.Restore(host, configuration, options())
     ended.report(SimpleNamespace(at="2026-11-28T18:59:30Z", seconds=time.time() - 30))
     undo = (
-        "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
+        ": ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
         if several
-        else ("shopctl backup restore --undo")
+        else ", as root on this server: shopctl backup restore --undo"
     )
     assert capsys.readouterr().out.splitlines() == [
         "Restored the database as it was at 2026-11-28T18:59:30Z (30 s ago).",
         f"The former database is in {kept} (2 MB).",
-        f"To return to it: {undo}",
-        f"To remove it, when all is well: rm -r {kept} {repository}",
+        f"To return to it{undo}",
+        f"To remove it, when all is well, as root on this server: rm -r {kept} {repository}",
     ]
     # There was none.
     shutil.rmtree(kept)
