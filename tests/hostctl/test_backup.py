@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ from hostctl.backup import drill, files, history, listing, notes, prepare, resto
 from hostctl.backup.checks import check_migrations, check_rows
 from hostctl.backup.configuration import LOCAL, OFFSITE, Configuration
 from hostctl.backup.state import State, lock
-from hostctl.backup.tools import Backup, Repository, Target, ToolError, lsn_number
+from hostctl.backup.tools import Backup, Repository, Target, ToolError, lsn_number, tied
 from hostctl.host import Host
 from hostctl.settings import BusyError, ReleaseError, Settings
 
@@ -1128,3 +1130,35 @@ def test_the_list_excepts_what_a_restore_gave_up() -> None:
     said = listing.describe(found)
     assert "any moment from 2026-11-28T19:00:00Z to 2026-11-28T19:05:00Z" in said
     assert "), except 2026-11-28T19:01:00Z to 2026-11-28T19:02:00Z (given up by a restore)." in said
+
+
+# --- Programs that are called ----------------------------------------------------------------------------------------
+
+
+def test_a_called_program_ends_with_its_caller(tmp_path: Path) -> None:
+    program = ["sh", "-c", f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/process; exec sleep 60"]
+    code = f"import subprocess; from hostctl.backup.tools import tied; subprocess.run(tied({program}))"
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    try:
+        wait_until(lambda: (tmp_path / "process").exists())
+    finally:
+        caller.kill()
+        caller.wait()
+    called = Path("/proc", (tmp_path / "process").read_text().strip(), "cmdline")
+    wait_until(lambda: not called.exists() or not called.read_bytes())
+
+
+def test_a_program_whose_caller_was_killed_before_it_began_does_nothing(tmp_path: Path) -> None:
+    """Its parent is init then; here, a shell."""
+    command = tied(["touch", str(tmp_path / "ran")])
+    subprocess.run(["sh", "-c", '"$@"; true', "sh", *command], check=True)
+    assert not (tmp_path / "ran").exists()
+    subprocess.run(command, check=True)
+    assert (tmp_path / "ran").exists()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
