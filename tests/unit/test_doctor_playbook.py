@@ -164,6 +164,29 @@ def test_inventories_are_named_relative_to_the_clone(sources: list[str], of_host
     assert ACTION.inventories(sources, Path(CLONE)) == of_clone
 
 
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ([f"{CLONE}/inventory/a.yml"], "-i inventory/a.yml"),
+        ([f"{CLONE}/inventory/a.yml", f"{CLONE}/inventory/b"], "-i inventory/a.yml -i inventory/b"),
+        (["/srv/my hosts.yml", "two,"], "-i '/srv/my hosts.yml' -i two,"),
+        ([f"{CLONE}2/a.yml"], f"-i {CLONE}2/a.yml"),
+        ([], "-i INVENTORY"),
+    ],
+)
+def test_commands_of_messages_name_the_inventories_as_given(sources: list[str], expected: str) -> None:
+    loader = DataLoader()
+    wiring = loader.load_from_file(str(ROOT / "group_vars/all/wiring.yml"), trusted_as_template=True)
+    commands = {
+        "certificate_help_retry": "type: ansible-playbook {} playbooks/provision.yml --tags certificate",
+        "postgresql_upgrade_command": "ansible-playbook {} playbooks/upgrade-postgresql.yml",
+    }
+    given = {"ansible_inventory_sources": sources, "role_path": f"{CLONE}/roles/certificate"}
+    templar = Templar(loader, variables=given | {"app_inventory_options": wiring["app_inventory_options"]})
+    for name, command in commands.items():
+        assert templar.template(wiring[name]).strip() == command.format(expected)
+
+
 def test_a_warning_does_not_fail_the_run(tmp_path: Path) -> None:
     status, output = doctor(tmp_path, {"one": ("!   drill  late", 1)}, "--check", "--limit", "one")
     assert status == 0
