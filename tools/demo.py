@@ -56,7 +56,9 @@ def create(os: str, ports: dict[str, int]) -> None:
     for variable, name in {"PORT": "https", "HTTP_PORT": "http", "SSH_PORT": "ssh"}.items():
         ensure_free(ports[name], variable)
     inner = {"https": 443, "http": 80, "ssh": 22}
-    up(HOST, os, ADDRESS, [f"127.0.0.1:{ports[name]}:{inner[name]}" for name in inner])
+    published = [f"127.0.0.1:{ports[name]}:{inner[name]}" for name in inner]
+    # It may stay for days, and its doctor asks for them.
+    up(HOST, os, ADDRESS, published, upgrades=True)
     INVENTORY.write_text(inventory_text(ports, ca_files()))
     say("Its inventory is inventory/demo.yml. Log in with: ssh -F .demo/ssh_config demo")
 

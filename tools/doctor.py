@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Ask every server of an inventory whether it is well (playbooks/doctor.yml), and say at the end which ones are not.
+"""Ask every server of the inventory whether it is well (playbooks/doctor.yml), and say at the end which ones are not.
 
     make doctor ENV=production
 
@@ -24,14 +24,13 @@ BROKEN = 2
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-i", "--inventory", required=True)
-    inventory = parser.parse_args(words).inventory
+    parser.add_argument("-i", "--inventory", action="append", required=True, help="may be given several times")
+    inventories = parser.parse_args(words).inventory
     playbook = Path(sys.executable).parent / "ansible-playbook"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "outcome.json"
         options = [
-            "-i",
-            inventory,
+            *(word for inventory in inventories for word in ("-i", inventory)),
             str(ROOT / "playbooks/doctor.yml"),
             "-e",
             json.dumps({"monitoring_outcome": str(file)}),

@@ -58,6 +58,16 @@ CONTAINER_FLAGS = [
 ]
 BOOT = "umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup; exec /lib/systemd/systemd"
 
+# At that time, packages would be upgraded, services restarted and apt's lock held in the middle of a test or a build.
+SKIP_UPGRADES = """\
+set -e
+for unit in apt-daily apt-daily-upgrade; do
+  mkdir -p /etc/systemd/system/$unit.service.d
+  printf '[Service]\\nExecCondition=/bin/false\\n' >/etc/systemd/system/$unit.service.d/90-test-host.conf
+done
+systemctl daemon-reload
+"""
+
 # The common part of both images. policy-rc.d keeps services from starting during the build. A registry's Debian has
 # settings for containers: they are removed, so that a host behaves like an installed one. `ca` holds this machine's
 # own authorities.
@@ -234,15 +244,20 @@ def interfaces_change() -> AbstractContextManager[None]:
     return only_one("interfaces", shared=True)
 
 
-def up(host: Host, os: str, address: str, published: Sequence[str]) -> None:
-    """Replace the host with a bare one, and wait until SSH answers."""
+def up(host: Host, os: str, address: str, published: Sequence[str], *, upgrades: bool = False) -> None:
+    """Replace the host with a bare one, and wait until SSH answers. For `upgrades`, see `boot`."""
     docker = ensure_engine()
     image = ensure_image(docker, Image(os, "test-host"))
-    boot(docker, host, image, address, published)
+    boot(docker, host, image, address, published, upgrades=upgrades)
 
 
-def boot(docker: list[str], host: Host, image: str, address: str, published: Sequence[str] = ()) -> None:
-    """Replace the host with a new one from an image, and wait until SSH answers."""
+def boot(
+    docker: list[str], host: Host, image: str, address: str, published: Sequence[str] = (), *, upgrades: bool = False
+) -> None:
+    """Replace the host with a new one from an image, and wait until SSH answers.
+
+    Without `upgrades`, Debian's daily and nightly runs of apt do nothing on it.
+    """
     with interfaces_change(), timed(f"Booting {host.name} from {image}"):
         remove(docker, host)
         ensure_network(docker)
@@ -251,6 +266,8 @@ def boot(docker: list[str], host: Host, image: str, address: str, published: Seq
         names = ["--name", host.container, "--hostname", host.name]
         run([*docker, "run", "--detach", *names, *place, *CONTAINER_FLAGS, image, "sh", "-c", BOOT])
         wait_for_boot(docker, host)
+        if not upgrades:
+            run([*docker, "exec", host.container, "sh", "-c", SKIP_UPGRADES])
         authorize(docker, host)
         host.folder.mkdir(parents=True, exist_ok=True)
         host.ssh_config.write_text(ssh_config_text(host, *ssh_endpoint(address, published)))

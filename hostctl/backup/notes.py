@@ -12,6 +12,8 @@ from .state import State, is_held
 
 # Seconds after which a copy is late: of the write-ahead log, of uploads and base backups, of a drill.
 LATE = {"ship": 180, "files": 3600, "backups": 26 * 3600, "drill": 9 * 86400}
+# Seconds from a boot until one was made, at the latest: by the timers in roles/backup.
+TIME_NEEDED = {"ship": 300, "files": 1800, "backups": 2 * 3600, "drill": 3 * 3600}
 WHAT = {
     "ship": "The database was last copied",
     "files": "Uploads were last copied",
@@ -33,15 +35,17 @@ def notes(settings: Settings, uptime: float | None = None) -> list[str]:
     kinds = ["ship", "backups"] if configuration.version else []
     kinds += ["files"] if configuration.target else []
     kinds += ["drill"] if configuration.version or configuration.target else []
-    uptime = seconds_for(settings) if uptime is None else min(uptime, age_of(settings.etc / "backup.json"))
+    time_for = seconds_for(settings) if uptime is None else min(uptime, age_of(settings.etc / "backup.json"))
     for kind in kinds:
         state = State(configuration, kind).read()
         last = state.get("ok_at", 0)
-        # A server that was just set up or started has had no time for it.
-        is_late = time.time() - last > LATE[kind] if last else uptime > LATE[kind]
+        # A server that was just set up or started has had no time for it, also one that was off for long.
+        age = time.time() - last if last else time_for
+        is_late = age > LATE[kind] and time_for >= TIME_NEEDED[kind]
         if was_killed(configuration, kind):
             words = " ".join([configuration.program, "backup", *COMMAND[kind]])
-            lines.append(f"{last_run(kind, last)}, and the run after that was killed. To run it again: {words}")
+            killed = ", and the run after that was killed" if last else ": the last run was killed"
+            lines.append(f"{last_run(kind, last)}{killed}. To run it again: {words}")
         elif state.get("problem"):
             lines.append(f"{last_run(kind, last)}{', and then failed' if last else ''}: {state['problem']}")
         elif is_late:

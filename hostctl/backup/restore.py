@@ -49,6 +49,8 @@ SERVICE_SECONDS = 900
 # The server does not start if it has ended so often.
 MOST_RESTARTS = 4
 UNDO_PLAYBOOK = "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
+# For commands that are not typed where playbooks/restore.yml prints them.
+ON_SERVER = "as root on this server"
 # Spans of time that are remembered as given up by restores.
 GAPS = 100
 PARKED_BECAUSE = "it waited when the database was restored to an earlier state"
@@ -135,8 +137,8 @@ class Restore:
         self.report(point)
         if uploads:
             raise ReleaseError(
-                f"{uploads}\nEverything else is done. To restore them: {self.configuration.program} backup "
-                f"restore --uploads"
+                f"{uploads}\nEverything else is done. To restore them, {ON_SERVER}: "
+                f"{self.configuration.program} backup restore --uploads"
             )
 
     def finish(self) -> None:
@@ -536,8 +538,8 @@ class Restore:
         if problem:
             raise ReleaseError(
                 f"The database is the former one again, and has no new backup yet. The application does not start: "
-                f"{problem}\nStart it when that is solved: systemctl restart {self.configuration.name}. Then type "
-                f"{self.configuration.program} backup --full"
+                f"{problem}\nStart it when that is solved, {ON_SERVER}: systemctl restart {self.configuration.name}. "
+                f"Then type {self.configuration.program} backup --full"
             )
 
     def exchange_again(self, state: dict[str, Any]) -> None:
@@ -626,7 +628,7 @@ class Restore:
             names = ", ".join(f"{name} {count}" for name, count in list(parked.items())[:8])
             say(
                 f"Parked {sum(parked.values())} tasks that waited, since their rows may be missing: {names}. "
-                f"See them, requeue or drop them: {self.configuration.program} tasks parked list"
+                f"See them, requeue or drop them, {ON_SERVER}: {self.configuration.program} tasks parked list"
             )
 
     # -- the end
@@ -640,16 +642,18 @@ class Restore:
             else:
                 copy_log(self.configuration)
         except ReleaseError as error:
-            say(f"The restored database has no backup yet: {error}\nType: {self.configuration.program} backup --full")
+            command = f"{self.configuration.program} backup --full"
+            say(f"The restored database has no backup yet: {error}\nType, {ON_SERVER}: {command}")
 
     def way_back(self) -> str:
-        return f"To return to the former database: {self.undo_command}"
+        return f"To return to the former database{self.how_to_return}"
 
     @property
-    def undo_command(self) -> str:
+    def how_to_return(self) -> str:
+        """Return where to type what returns to the former database: the end of a sentence."""
         if self.host.settings.barriers:
-            return UNDO_PLAYBOOK
-        return f"{self.configuration.program} backup restore --undo"
+            return f": {UNDO_PLAYBOOK}"
+        return f", {ON_SERVER}: {self.configuration.program} backup restore --undo"
 
     def report(self, point: Point) -> None:
         lost = time.time() - point.seconds
@@ -667,8 +671,8 @@ class Restore:
         folders = [folder for folder in (kept, state.get("repository")) if folder and Path(folder).exists()]
         return [
             f"The {name} database is in {kept} ({size / 1e6:.0f} MB).",
-            f"To return to it: {self.undo_command}",
-            f"To remove it, when all is well: rm -r {' '.join(map(str, folders))}",
+            f"To return to it{self.how_to_return}",
+            f"To remove it, when all is well, {ON_SERVER}: rm -r {' '.join(map(str, folders))}",
         ]
 
 

@@ -16,7 +16,7 @@ from ..settings import ReleaseError, tail
 from . import history
 from .configuration import Configuration
 from .server import Server
-from .tools import ACCOUNT, Repository, call
+from .tools import ACCOUNT, Repository, call, tied
 
 # Of the server that the files are of; recovery stops when one is lower.
 CONTROLLED = {
@@ -59,12 +59,9 @@ class Scratch:
             "".join(f"{name} = '{value}'\n" for name, value in self.settings().items())
         )
         self.log.unlink(missing_ok=True)
+        postgres = str(self.configuration.programs / "postgres")
         # A fast shutdown when this program is killed.
-        command = [
-            "setpriv", "--pdeathsig", "INT", "--",
-            str(self.configuration.programs / "postgres"), "-D", str(self.data),
-            "-c", f"config_file={self.folder}/settings",
-        ]  # fmt: skip
+        command = tied([postgres, "-D", str(self.data), "-c", f"config_file={self.folder}/settings"], "INT")
         account = {"user": ACCOUNT, "group": ACCOUNT, "extra_groups": []} if os.geteuid() == 0 else {}
         with self.log.open("w") as output:
             self.process = subprocess.Popen(

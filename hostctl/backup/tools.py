@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ RCLONE_OPTIONS = (
     "--contimeout=10s", "--timeout=60s", "--retries=2", "--low-level-retries=3", "--transfers=2", "--checkers=4",
     "--skip-links", "--config=/dev/null", "--stats=0", "--log-level=NOTICE", "--use-mmap",
 )  # fmt: skip
-# What is called ends with this program, also when that is killed: the next run must not meet it.
-TIED = ("setpriv", "--pdeathsig", "TERM", "--")
+# Of a program whose parent was killed before setpriv asked for the signal: it has another parent.
+WITH_PARENT = '[ "$PPID" = "$0" ] && exec "$@"'
 CA_FILE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # Lines of `pgbackrest verify` that name a file.
@@ -82,7 +82,7 @@ def call(
         raise ToolError(f"{name} is not on this host: run playbooks/provision.yml, which installs it.", None)
     try:
         done = subprocess.run(
-            [*TIED, *command], input=stdin, env=variables, cwd="/", capture_output=True, text=True, errors="replace",
+            tied(command), input=stdin, env=variables, cwd="/", capture_output=True, text=True, errors="replace",
             check=False, timeout=seconds, umask=0o027, **account,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -91,6 +91,14 @@ def call(
         text = STAMP.sub("", tail(done.stderr or done.stdout, 6))
         raise ToolError(f"{name} failed: {text}", done.returncode, done.stdout)
     return done.stdout
+
+
+def tied(command: Sequence[str], with_signal: str = "TERM") -> list[str]:
+    """Return a command that ends with this program, also when that is killed: the next run must not meet it.
+
+    It ends by `with_signal`, or does not begin. This process itself must start it.
+    """
+    return ["setpriv", "--pdeathsig", with_signal, "--", "sh", "-c", WITH_PARENT, str(os.getpid()), *command]
 
 
 def wait_ended(command: re.Pattern[str], seconds: float) -> None:

@@ -20,8 +20,6 @@ BOUNDS = {
     "backups": (26 * 3600, 50 * 3600),
     "drill": (9 * 86400, 16 * 86400),
 }
-# Seconds from a boot until one was made, at the latest: by the timers in roles/backup.
-TIME_NEEDED = {"ship": 300, "files": 1800, "backups": 2 * 3600, "drill": 3 * 3600}
 NAMES = {"ship": "write-ahead log", "files": "uploads", "backups": "base backup", "drill": "drill"}
 
 
@@ -146,7 +144,7 @@ def grade(context: Context, kind: str, state: dict[str, Any]) -> str:
     """
     last, (late, broken), time_for = state.get("ok_at", 0), BOUNDS[kind], notes.seconds_for(context.settings)
     age = context.now - last if last else time_for
-    if age >= broken and time_for >= TIME_NEEDED[kind]:
+    if age >= broken and time_for >= notes.TIME_NEEDED[kind]:
         return BAD
     return WARN if age >= late or state.get("problem") or state.get("killed") else OK
 

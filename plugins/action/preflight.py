@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -99,7 +100,9 @@ class ActionModule(ActionBase):
         # The keys themselves: they carry where they were written, which an equal string does not.
         self.names = {name: name for name in self.variables}
         self.shipped = {str(self.project / path) for path in (DEFAULTS, SECRETS, WIRING)}
+        # The file that has the host; a run may have several inventories, and folders of such files.
         self.inventory = self.variables.get("inventory_file") or ""
+        self.inventories = self.variables.get("ansible_inventory_sources") or [self.inventory or "the inventory"]
         self.defaults, self.secrets, self.wiring = (self.load(path) for path in (DEFAULTS, SECRETS, WIRING))
         self.spec = self.load("roles/preflight/meta/argument_specs.yml")["argument_specs"]["settings"]["options"]
         self.reasons: set[str] = set()
@@ -154,10 +157,10 @@ class ActionModule(ActionBase):
         return None
 
     def again(self) -> str:
-        inventory = self.shown(self.inventory)
-        if inventory == f"inventory/{self.environment}.yml":
+        names = self.shown_inventories()
+        if names == [f"inventory/{self.environment}.yml"]:
             return f"make inspect ENV={self.environment}"
-        return f"ansible-playbook -i {inventory} playbooks/inspect.yml"
+        return f"ansible-playbook {' '.join(f'-i {shlex.quote(name)}' for name in names)} playbooks/inspect.yml"
 
     def resolve_settings(self, values: dict[str, Any]) -> Iterator[Problem]:
         for name, option in self.spec.items():
@@ -185,7 +188,7 @@ class ActionModule(ActionBase):
                 values=values,
                 spec=self.spec,
                 project=self.project,
-                inventory=self.shown(self.inventory) if self.inventory else "the inventory",
+                inventory=", ".join(self.shown_inventories()),
                 groups=self.variables["groups"],
                 hosts=self.hosts,
                 ports={
@@ -290,6 +293,10 @@ class ActionModule(ActionBase):
 
     def sentence(self, problem: Problem) -> str:
         return problem.sentence.replace(APP, in_environment(APP, self.environment))
+
+    def shown_inventories(self) -> list[str]:
+        """Return the inventories as they were given: one may be a list of hosts (`host,`)."""
+        return [self.shown(source) if Path(source).is_absolute() else source for source in self.inventories]
 
     def shown(self, path: str) -> str:
         """Return a path relative to the project where it is inside, without links."""

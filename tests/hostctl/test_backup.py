@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +23,7 @@ from hostctl.backup import drill, files, history, listing, notes, prepare, resto
 from hostctl.backup.checks import check_migrations, check_rows
 from hostctl.backup.configuration import LOCAL, OFFSITE, Configuration
 from hostctl.backup.state import State, lock
-from hostctl.backup.tools import Backup, Repository, Target, ToolError, lsn_number
+from hostctl.backup.tools import Backup, Repository, Target, ToolError, lsn_number, tied
 from hostctl.host import Host
 from hostctl.settings import BusyError, ReleaseError, Settings
 
@@ -832,12 +834,12 @@ def test_what_excludes_a_drill_says_how_to_stop_it(
         assert capsys.readouterr().out == ""
 
 
-def noted(settings: Settings, *, age: float = 10**6, **values: Any) -> list[str]:
+def noted(settings: Settings, *, age: float = 10**6, uptime: float = 10**6, **values: Any) -> list[str]:
     """Return the notes about a configuration that was written `age` seconds ago."""
     file = settings.etc / "backup.json"
     file.write_text(json.dumps({"name": "shop", "version": "17"} | values))
     os.utime(file, (time.time() - age,) * 2)
-    return notes.notes(settings, uptime=10**6)
+    return notes.notes(settings, uptime=uptime)
 
 
 def test_notes_say_what_is_missing(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -857,6 +859,35 @@ def test_notes_say_what_is_missing(settings: Settings, tmp_path: Path, monkeypat
     assert noted(settings, target="storage")[0].endswith("and then failed: away")
     (tmp_path / "state/ship.json").write_text(json.dumps({"problem": "away"}))
     assert noted(settings, target="storage")[0] == "The database was never copied: away"
+
+
+@pytest.mark.parametrize(("kind", "before"), [("ship", 60), ("files", 600), ("backups", 3600), ("drill", 7200)])
+def test_a_server_that_was_off_for_long_has_time_for_its_copies(
+    settings: Settings, configuration: Configuration, monkeypatch: pytest.MonkeyPatch, kind: str, before: float
+) -> None:
+    monkeypatch.setattr(Configuration, "load", lambda settings: configuration)
+    now = time.time()
+    for name in notes.WHAT:
+        State(configuration, name).replace({"ok_at": now})
+    State(configuration, kind).replace({"ok_at": now - 30 * 86400})
+    assert noted(settings, uptime=before) == []
+    (text,) = noted(settings, uptime=3 * 3600)
+    assert text == f"{notes.WHAT[kind]} 30 d ago. See journalctl -u shop-backup-*."
+
+
+@pytest.mark.parametrize("kind", list(notes.WHAT))
+def test_a_killed_run_without_one_before_it(
+    settings: Settings, configuration: Configuration, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(Configuration, "load", lambda settings: configuration)
+    State(configuration, kind).replace({"running_since": time.time() - 60})
+    (text,) = [text for text in noted(settings, uptime=60) if "killed" in text]
+    never = notes.WHAT[kind].replace(" last ", " never ")
+    command = " ".join(["shopctl backup", *notes.COMMAND[kind]])
+    assert text == f"{never}: the last run was killed. To run it again: {command}"
+    State(configuration, kind).write(ok_at=time.time() - 30 * 3600)
+    (text,) = [text for text in noted(settings, uptime=60) if "killed" in text]
+    assert text == f"{notes.WHAT[kind]} 30 h ago, and the run after that was killed. To run it again: {command}"
 
 
 # --- Restore -------------------------------------------------------------------------------------------------------
@@ -995,15 +1026,15 @@ def test_the_end_says_where_the_former_database_is(
     ended = restore.Restore(host, configuration, options())
     ended.report(SimpleNamespace(at="2026-11-28T18:59:30Z", seconds=time.time() - 30))
     undo = (
-        "ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
+        ": ansible-playbook -i INVENTORY playbooks/restore.yml -e restore_undo=true"
         if several
-        else ("shopctl backup restore --undo")
+        else ", as root on this server: shopctl backup restore --undo"
     )
     assert capsys.readouterr().out.splitlines() == [
         "Restored the database as it was at 2026-11-28T18:59:30Z (30 s ago).",
         f"The former database is in {kept} (2 MB).",
-        f"To return to it: {undo}",
-        f"To remove it, when all is well: rm -r {kept} {repository}",
+        f"To return to it{undo}",
+        f"To remove it, when all is well, as root on this server: rm -r {kept} {repository}",
     ]
     # There was none.
     shutil.rmtree(kept)
@@ -1099,3 +1130,35 @@ def test_the_list_excepts_what_a_restore_gave_up() -> None:
     said = listing.describe(found)
     assert "any moment from 2026-11-28T19:00:00Z to 2026-11-28T19:05:00Z" in said
     assert "), except 2026-11-28T19:01:00Z to 2026-11-28T19:02:00Z (given up by a restore)." in said
+
+
+# --- Programs that are called ----------------------------------------------------------------------------------------
+
+
+def test_a_called_program_ends_with_its_caller(tmp_path: Path) -> None:
+    program = ["sh", "-c", f"echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/process; exec sleep 60"]
+    code = f"import subprocess; from hostctl.backup.tools import tied; subprocess.run(tied({program}))"
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    try:
+        wait_until(lambda: (tmp_path / "process").exists())
+    finally:
+        caller.kill()
+        caller.wait()
+    called = Path("/proc", (tmp_path / "process").read_text().strip(), "cmdline")
+    wait_until(lambda: not called.exists() or not called.read_bytes())
+
+
+def test_a_program_whose_caller_was_killed_before_it_began_does_nothing(tmp_path: Path) -> None:
+    """Its parent is init then; here, a shell."""
+    command = tied(["touch", str(tmp_path / "ran")])
+    subprocess.run(["sh", "-c", '"$@"; true', "sh", *command], check=True)
+    assert not (tmp_path / "ran").exists()
+    subprocess.run(command, check=True)
+    assert (tmp_path / "ran").exists()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

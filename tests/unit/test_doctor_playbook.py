@@ -72,10 +72,12 @@ def test_what_is_broken_is_written_for_make_doctor(tmp_path: Path, status: int, 
     assert "fatal: [one]" not in output
 
 
-# Stands for ansible-playbook, beside the Python that runs the tool.
+# Stands for ansible-playbook, beside the Python that runs the tool. Its last argument names the file of the outcome.
 PLAYBOOK = """#!/bin/sh
 echo 'PLAY RECAP'
-[ -z '{outcome}' ] || echo '{outcome}' >"$(echo "$5" | sed 's/.*: "//; s/"}}//')"
+echo "$*" >"$0.words"
+for last; do :; done
+[ -z '{outcome}' ] || echo '{outcome}' >"$(echo "$last" | sed 's/.*: "//; s/"}}//')"
 exit {status}
 """
 
@@ -92,16 +94,29 @@ exit {status}
 def test_the_last_line_of_make_doctor(
     tmp_path: Path, outcome: dict[str, Any] | None, status: int, expected: int, last: str
 ) -> None:
-    playbook = tmp_path / "ansible-playbook"
-    playbook.write_text(PLAYBOOK.format(outcome=json.dumps(outcome) if outcome else "", status=status))
-    playbook.chmod(0o755)
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); sys.executable = {str(tmp_path / 'python')!r}"
-    code += "; import doctor; sys.exit(doctor.main(['-i', 'inventory/production.yml']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = make_doctor(tmp_path, outcome, status, "-i", "inventory/production.yml")
     assert done.returncode == expected, done.stderr
     assert done.stdout.splitlines()[0] == "PLAY RECAP"
     assert done.stdout.splitlines()[-1].startswith(last)
     assert ("Not checked: gone. The reason is above." in done.stdout) is bool(outcome and outcome["silent"])
+
+
+def make_doctor(
+    folder: Path, outcome: dict[str, Any] | None, status: int, *words: str
+) -> subprocess.CompletedProcess[str]:
+    playbook = folder / "ansible-playbook"
+    playbook.write_text(PLAYBOOK.format(outcome=json.dumps(outcome) if outcome else "", status=status))
+    playbook.chmod(0o755)
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'tools')!r}); sys.executable = {str(folder / 'python')!r}"
+    code += f"; import doctor; sys.exit(doctor.main({list(words)}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_make_doctor_asks_the_servers_of_several_inventories(tmp_path: Path) -> None:
+    done = make_doctor(tmp_path, {"broken": [], "silent": []}, 0, "-i", "inventory/a.yml", "--inventory", "b.yml")
+    assert done.returncode == 0, done.stderr
+    given = (tmp_path / "ansible-playbook.words").read_text()
+    assert given.startswith(f"-i inventory/a.yml -i b.yml {ROOT}/playbooks/doctor.yml -e ")
 
 
 def test_the_program_gets_the_settings_of_this_clone(tmp_path: Path) -> None:
@@ -147,6 +162,29 @@ def test_inventories_are_named_relative_to_the_clone(sources: list[str], of_host
     given = {"ansible_inventory_sources": sources, "role_path": f"{CLONE}/roles/monitoring"}
     assert Templar(loader, variables=given).template(wiring["monitoring_inventory"]) == of_host
     assert ACTION.inventories(sources, Path(CLONE)) == of_clone
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ([f"{CLONE}/inventory/a.yml"], "-i inventory/a.yml"),
+        ([f"{CLONE}/inventory/a.yml", f"{CLONE}/inventory/b"], "-i inventory/a.yml -i inventory/b"),
+        (["/srv/my hosts.yml", "two,"], "-i '/srv/my hosts.yml' -i two,"),
+        ([f"{CLONE}2/a.yml"], f"-i {CLONE}2/a.yml"),
+        ([], "-i INVENTORY"),
+    ],
+)
+def test_commands_of_messages_name_the_inventories_as_given(sources: list[str], expected: str) -> None:
+    loader = DataLoader()
+    wiring = loader.load_from_file(str(ROOT / "group_vars/all/wiring.yml"), trusted_as_template=True)
+    commands = {
+        "certificate_help_retry": "type: ansible-playbook {} playbooks/provision.yml --tags certificate",
+        "postgresql_upgrade_command": "ansible-playbook {} playbooks/upgrade-postgresql.yml",
+    }
+    given = {"ansible_inventory_sources": sources, "role_path": f"{CLONE}/roles/certificate"}
+    templar = Templar(loader, variables=given | {"app_inventory_options": wiring["app_inventory_options"]})
+    for name, command in commands.items():
+        assert templar.template(wiring[name]).strip() == command.format(expected)
 
 
 def test_a_warning_does_not_fail_the_run(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ that records its call replaces ssh, so that the tests notice a run that would co
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,10 @@ from plugin_utils.preflight.hosts import check_private_address
 from plugin_utils.preflight.names import RENAMED
 from plugin_utils.preflight.problems import Installation
 from project import GROUPS, ROOT, Run, copy_project, run_playbook, stub_ssh
+
+SPEC = importlib.util.spec_from_file_location("preflight_action", ROOT / "plugins/action/preflight.py")
+ACTION = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(ACTION)
 
 INVENTORY, DEFAULTS = "hosts.yml", "group_vars/all/defaults.yml"
 APP, VAULT = "group_vars/production/app.yml", "group_vars/production/vault.yml"
@@ -557,6 +562,26 @@ def test_the_environment_is_the_group_around_the_hosts(
     inventory: str, groups: dict[str, list[str]], environment: str
 ) -> None:
     assert environment_of(groups, ["a"], inventory, ROOT) == environment
+
+
+@pytest.mark.parametrize(
+    ("sources", "named", "command"),
+    [
+        (["inventory/production.yml"], "inventory/production.yml", "make inspect ENV=production"),
+        (["inventory"], "inventory", "ansible-playbook -i inventory playbooks/inspect.yml"),
+        (
+            ["inventory/production.yml", "/srv/my hosts.yml"],
+            "inventory/production.yml, /srv/my hosts.yml",
+            "ansible-playbook -i inventory/production.yml -i '/srv/my hosts.yml' playbooks/inspect.yml",
+        ),
+    ],
+)
+def test_messages_name_the_inventories_as_given(sources: list[str], named: str, command: str) -> None:
+    action = ACTION.ActionModule.__new__(ACTION.ActionModule)
+    action.project, action.reals, action.environment = ROOT, {}, "production"
+    action.inventories = [source if source.startswith("/") else f"{ROOT}/{source}" for source in sources]
+    assert ", ".join(action.shown_inventories()) == named
+    assert action.again() == command
 
 
 def test_renamed_settings_have_a_new_name() -> None:

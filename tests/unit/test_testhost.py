@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -75,6 +77,30 @@ def test_up_needs_an_address(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["up", "one"])
     assert "--address" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("upgrades", [False, True])
+def test_test_hosts_are_not_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upgrades: bool) -> None:
+    """Also the one that becomes a snapshot, and before site.yml begins."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(testhost, "run", lambda command, **options: commands.append(command))
+    monkeypatch.setattr(testhost, "interfaces_change", nullcontext)
+    for name in ("remove", "ensure_network", "wait_for_boot", "authorize", "wait_for_ssh"):
+        monkeypatch.setattr(testhost, name, lambda *arguments: None)
+    host = Host("one", tmp_path)
+    testhost.boot(["docker"], host, "image", "10.177.0.8", upgrades=upgrades)
+    script = ["docker", "exec", "seedbed-one", "sh", "-c", testhost.SKIP_UPGRADES]
+    assert commands[1:] == ([] if upgrades else [script])
+
+
+def test_the_runs_of_apt_are_skipped_by_drop_ins(tmp_path: Path) -> None:
+    script = testhost.SKIP_UPGRADES.replace("/etc/", f"{tmp_path}/").replace("systemctl", ":")
+    subprocess.run(["sh", "-c", script], check=True)
+    files = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.conf")}
+    assert files == {
+        f"systemd/system/{unit}.service.d/90-test-host.conf": "[Service]\nExecCondition=/bin/false\n"
+        for unit in ("apt-daily", "apt-daily-upgrade")
+    }
 
 
 def test_rules_of_a_removed_bridge_are_stale() -> None:
