@@ -30,8 +30,8 @@ from plugin_utils.preflight.domains import DOMAIN
 from plugin_utils.preflight.files import SERVICE_GROUPS
 
 ENVIRONMENT = "[a-z][a-z0-9_]{0,31}"
-# `make demo` owns the first; the second is the name of the host.
-TAKEN = {"demo", "server1", *SERVICE_GROUPS}
+# `make demo` owns the first; the second is the name of the host, the third that of this machine.
+TAKEN = {"demo", "server1", "localhost", *SERVICE_GROUPS}
 IPV6 = r"(?=.*:.*:)[0-9a-fA-F:.]+"
 SERVER = rf"((?P<user>[A-Za-z_][\w.-]*)@)?(?P<host>\[{IPV6}\]|{IPV6}|{DOMAIN})(:(?P<port>\d+))?"
 # Folders whose name says nothing about the project.
@@ -76,8 +76,8 @@ def invalid_domain(name: str) -> str:
     if re.fullmatch(DOMAIN, name):
         return ""
     return (
-        "DOMAIN must be a domain such as notes.example.org, or the server's address, without https://, port and path; "
-        f'it is "{name}".'
+        "DOMAIN must be a domain such as notes.example.org, or the server's IPv4 address, without https://, port and "
+        f'path; it is "{name}".'
     )
 
 
@@ -178,14 +178,12 @@ def stored_source(project: str, root: Path) -> str:
 def project_folder(project: str, ref: str, root: Path) -> Iterator[Path]:
     """Give the project's folder; that of a git URL is a shallow clone, removed at the end."""
     if not is_git_url(project):
-        folder = root / Path(project).expanduser()
+        folder = (root / Path(project).expanduser()).resolve()
         if not folder.is_dir():
-            raise SetupError(
-                f"PROJECT must be a folder or a git URL; there is no folder {folder}. Nothing was written."
-            )
+            raise refusal(f"PROJECT must be a folder or a git URL; there is no folder {folder}.")
         if ref:
             raise refusal("REF is for a git URL; PROJECT is a folder, whose files are deployed as they are.")
-        yield folder.resolve()
+        yield folder
         return
     with tempfile.TemporaryDirectory(prefix="seedbed-init-") as folder:
         say(f"Fetching {project} {f'({ref}) ' if ref else ''}...")
@@ -323,7 +321,10 @@ def init(answers: Answers, root: Path = ROOT) -> None:
     say("")
     say(listing(report.findings, env, terminal_width(), has_color()))
     say(f"Written: {', '.join(str(path.relative_to(root)) for path in missing)}\n")
-    next_steps(env, report, server)
+    settings = paths[1] not in missing
+    if settings:
+        say(f"{paths[1].relative_to(root)} was there before: it has nothing of the list above, unless you wrote it.\n")
+    next_steps(env, report, server, settings_stay=settings)
 
 
 def inspected(folder: Path, given: Mapping[str, str]) -> Report:
@@ -397,12 +398,14 @@ def print_again(env: str, root: Path) -> None:
         raise SetupError(f"Correct what is said above, then type: make inspect ENV={env}")
 
 
-def next_steps(env: str, report: Report, server: Server) -> None:
-    """Print what to type next."""
+def next_steps(env: str, report: Report, server: Server, *, settings_stay: bool) -> None:
+    """Print what to type next. Settings that stayed as they are have not been compared with the project yet."""
     needs = sum(finding.kind == "needs" for finding in report.findings)
     port = f" -p {server.port}" if server.port else ""
     steps = [(f"ssh{port} {server.user}@{server.host} exit", "once: compare the server's host key, accept it")]
-    if needs:
+    if settings_stay:
+        steps = [(f"make inspect ENV={env}", "the list for your settings; it contacts no host"), *steps]
+    elif needs:
         steps = [
             (f"$EDITOR group_vars/{env}/app.yml", f"{needs} of the findings above need{'s' if needs == 1 else ''} you"),
             (f"make inspect ENV={env}", "until none is left; it contacts no host"),

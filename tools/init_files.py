@@ -44,7 +44,7 @@ def inventory_text(environment: str, server: Server) -> str:
             f"the environment: group_vars/{environment}/ has its settings. More hosts: docs/several-hosts.md."
         ),
         "---",
-        f"{environment}:",
+        f"{scalar(environment)}:",
         "  hosts:",
         "    server1:",
         *(f"      {name}: {scalar(value)}" for name, value in host.items()),

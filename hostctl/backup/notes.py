@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -122,4 +123,13 @@ def age_of(path: Path) -> float:
 
 
 def seconds_up() -> float:
-    return float(Path("/proc/uptime").read_text().split()[0])
+    """Return the seconds since this host has booted: since systemd began, as /proc/uptime may be that of another host.
+
+    (A container has that of the host it runs on.)
+    """
+    command = ["systemctl", "show", "--property=UserspaceTimestampMonotonic", "--value"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+        return time.monotonic() - int(shown) / 1e6
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return float(Path("/proc/uptime").read_text().split()[0])

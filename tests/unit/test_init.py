@@ -150,6 +150,7 @@ def test_the_questions_can_be_left(monkeypatch: pytest.MonkeyPatch, key: type[Ba
         ({"env": "../x"}, "ENV must match"),
         ({"env": "web"}, 'ENV must not be "web"'),
         ({"env": "demo"}, 'ENV must not be "demo"'),
+        ({"env": "localhost"}, 'ENV must not be "localhost"'),
         ({"domain": "https://notes.example.org"}, "DOMAIN must be a domain"),
         ({"server": "ada@"}, "SERVER must be an address"),
         ({"server": "203.0.113.10:70000"}, "SERVER must be an address"),
@@ -157,6 +158,7 @@ def test_the_questions_can_be_left(monkeypatch: pytest.MonkeyPatch, key: type[Ba
         ({"name": "My"}, "NAME must match"),
         ({"project": ""}, "PROJECT is missing"),
         ({"project": "/nowhere"}, "there is no folder /nowhere"),
+        ({"project": "/usr/../nowhere"}, "there is no folder /nowhere"),
         ({"ref": "main"}, "REF is for a git URL"),
         ({"project": "file:///nowhere/x.git"}, "cannot be fetched"),
         ({"settings": "notes/settings.py"}, "SETTINGS must match"),
@@ -232,6 +234,12 @@ def test_the_files_have_the_answers_and_what_was_found(clone: Path, capsys: pyte
     assert f"ansible-playbook -i {INVENTORY} site.yml" in printed
 
 
+@pytest.mark.parametrize("env", ["on", "no", "null", "y"])
+def test_an_environment_may_have_a_name_that_yaml_reads_as_another_value(clone: Path, env: str) -> None:
+    init.init(replace(ANSWERS, env=env), clone)
+    assert list(yaml.safe_load((clone / f"inventory/{env}.yml").read_text())) == [env]
+
+
 def test_every_setting_has_its_reason_above_it(clone: Path) -> None:
     init.init(ANSWERS, clone)
     lines = (clone / SETTINGS).read_text().splitlines()
@@ -283,7 +291,12 @@ def test_an_existing_file_stays(clone: Path, existing: str, capsys: pytest.Captu
     init.init(ANSWERS, clone)
     assert (clone / existing).read_text() == "mine"
     assert files_of(clone) == sorted([INVENTORY, SETTINGS])
-    assert f"{existing} exists and stays as it is." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{existing} exists and stays as it is." in printed
+    # The list is that of new settings, which were not written then.
+    stays = existing == SETTINGS
+    assert (f"{SETTINGS} was there before" in printed) == stays
+    assert ("make inspect ENV=staging" in printed) == stays
 
 
 def test_what_cannot_be_written_leaves_nothing_half_written(clone: Path) -> None:

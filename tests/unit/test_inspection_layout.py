@@ -111,6 +111,33 @@ def test_another_folder_with_manage_is_a_need(tmp_path: Path, place: str) -> Non
     assert [finding.setting for finding in report.findings] == ["app_project_dir"]
 
 
+def test_the_manage_of_another_project_is_named(tmp_path: Path) -> None:
+    """PROJECT is a folder of several projects: the one nearest to the top is taken."""
+    files = {f"{name}/{path}": text for name in ("blog", "shop") for path, text in PLAIN.items()}
+    report = inspect(tmp_path, files)
+    assert values(report)["app_project_dir"] == "blog"
+    assert "There is also shop/manage.py: app_project_dir chooses." in texts(report, "fine", "project")
+    chosen = inspect(tmp_path, files, app_project_dir="shop")
+    assert "There is also" not in texts(chosen, "fine", "project")
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "subject"),
+    [("app_wsgi_app", "config.wsgii:application", "web"), ("app_celery_app", "notes.celery", "celery")],
+)
+def test_a_misspelt_module_is_a_warning(tmp_path: Path, setting: str, name: str, subject: str) -> None:
+    """It is no need: a package of the requirements may have it."""
+    report = inspect(tmp_path, PLAIN, **{setting: name})
+    assert f"Warning: {setting} names the module {name.partition(':')[0]}" in texts(report, "decided", subject)
+    assert texts(report, "fine", subject) == ""
+
+
+def test_a_module_in_a_folder_that_the_project_adds_is_no_warning(tmp_path: Path) -> None:
+    files = PLAIN | {"apps/work/tasks.py": "app = make()\n", "apps/work/__init__.py": ""}
+    files["manage.py"] = MANAGE + 'import sys\nsys.path.append("apps")\n'
+    assert "Warning" not in texts(inspect(tmp_path, files, app_celery_app="work.tasks"), "decided", "celery")
+
+
 def test_celery_in_other_module(tmp_path: Path) -> None:
     files = without("config/celery.py") | {"config/jobs.py": "import celery\nqueue = celery.Celery('x')\n"}
     assert values(inspect(tmp_path, files))["app_celery_app"] == "config.jobs:queue"

@@ -382,6 +382,19 @@ def test_settings_that_are_computed(tmp_path: Path) -> None:
     assert "computes its settings" in texts(inspect_project(tmp_path, {}), "fine", "settings")
 
 
+def test_settings_with_a_syntax_error_are_a_warning_with_the_line(tmp_path: Path) -> None:
+    """It is no need: a newer Python than that of this machine may accept them."""
+    report = inspect(tmp_path, {**PLAIN, "config/settings.py": "DEBUG = False\nALLOWED_HOSTS = [\n"})
+    assert "Warning: config/settings.py:2 is no valid Python" in texts(report, "decided", "settings")
+    assert "computes" not in texts(report, "fine")
+
+
+def test_a_settings_module_that_does_not_exist_is_not_fine(tmp_path: Path) -> None:
+    report = inspect(tmp_path, PLAIN, app_settings_module="config.setings")
+    assert "config.setings is not a module of the project" in texts(report, "needs", "settings")
+    assert texts(report, "fine", "settings") == ""
+
+
 def test_url_that_the_settings_split(tmp_path: Path) -> None:
     text = """
 from urllib.parse import urlsplit

@@ -45,7 +45,7 @@ def inspect_project(folder: Path, settings: Mapping[str, Any], *, writes: bool =
         report.needs("project", text, "app_project_dir")
         return report
     project = Project(tree, layout, find_requirements(tree, layout, settings), report)
-    report_layout(layout, project.requirements.packages, report)
+    report_layout(tree, layout, project.requirements.packages, report)
     if layout.configuration:
         project.proposed["DJANGO_CONFIGURATION"] = layout.configuration
     report_servers(project)

@@ -37,6 +37,8 @@ class Layout:
     celery_file: str = ""
     # Further folders that the project adds to sys.path.
     paths: list[str] = field(default_factory=list)
+    # The manage.py of other folders.
+    others: list[str] = field(default_factory=list)
     # Settings modules that were not chosen.
     alternatives: list[str] = field(default_factory=list)
 
@@ -64,12 +66,13 @@ def find_layout(tree: Tree, given: Mapping[str, Any]) -> Layout | None:
     None where there is neither a manage.py nor a settings module, or where manage.py is in another folder.
     """
     folder, anywhere = str(given.get("app_project_dir") or "").strip("/"), find_manage(tree)
-    manage = join(folder, "manage.py") if "app_project_dir" in given else anywhere
+    manage = join(folder, "manage.py") if "app_project_dir" in given else "".join(anywhere[:1])
     if manage not in tree.files:
         if anywhere:
             return None
         manage = ""
     layout = Layout(project_dir=manage.rpartition("/")[0] if manage else folder, manage=manage)
+    layout.others = [file for file in anywhere if file != manage]
     layout.roots = list(dict.fromkeys([layout.project_dir, join(layout.project_dir, "src"), "src", ""]))
     layout.roots = [root for root in layout.roots if not root or root in tree.folders]
     find_settings(tree, layout, str(given.get("app_settings_module") or ""))
@@ -92,15 +95,29 @@ def added_paths(tree: Tree, layout: Layout) -> list[str]:
     return [path for path in found if path not in layout.roots]
 
 
-def find_manage(tree: Tree) -> str:
-    """Return the manage.py of Django nearest to the top."""
-    found = [file for file in tree.named("manage.py") if re.search(r"django|DJANGO", tree.read(file))]
-    return found[0] if found else ""
+def find_manage(tree: Tree) -> list[str]:
+    """Return every manage.py of Django, the one nearest to the top first."""
+    return [file for file in tree.named("manage.py") if re.search(r"django|DJANGO", tree.read(file))]
 
 
 def module_file(tree: Tree, layout: Layout, module: str) -> str:
     """Return the file of a module that a deployment packs; "" for others."""
     return find_module(tree.files, layout.roots, module)
+
+
+def is_elsewhere(tree: Tree, layout: Layout, name: str) -> bool:
+    """Return whether MODULE or MODULE:NAME is neither the project's nor that of a project that is a package."""
+    module = name.partition(":")[0]
+    return not layout.is_package and not find_module(tree.files, layout.importable, module)
+
+
+def elsewhere(setting: str, name: str) -> str:
+    """Return the warning about such a module."""
+    module = name.partition(":")[0]
+    return (
+        f"Warning: {setting} names the module {module}, which the project does not have. Unless a package of the "
+        f"requirements has it, correct it in {FILE}."
+    )
 
 
 def find_module(files: frozenset[str], roots: list[str], module: str) -> str:
@@ -262,12 +279,15 @@ def is_celery(node: ast.expr) -> bool:
     return ast.unparse(node).rpartition(".")[2].endswith("Celery")
 
 
-def report_layout(layout: Layout, packages: Iterable[str], report: Report) -> None:
+def report_layout(tree: Tree, layout: Layout, packages: Iterable[str], report: Report) -> None:
     """Add what was found, and what is missing. `packages` are the names of the requirements."""
     propose = report.propose
     propose("app_project_dir", layout.project_dir, "The folder of manage.py.")
     if layout.manage:
-        report.fine("project", f"manage.py is in {layout.project_dir or 'the top folder'}.", "app_project_dir")
+        others = layout.others if "app_project_dir" not in report.given else []
+        also = f" (There is also {', '.join(others[:3])}: app_project_dir chooses.)" if others else ""
+        text = f"manage.py is in {layout.project_dir or 'the top folder'}.{also}"
+        report.fine("project", text, "app_project_dir")
     else:
         text = f"There is no manage.py: Django's commands run as `{layout.django}`."
         report.fine("project", text, "app_project_dir")
@@ -298,6 +318,8 @@ def report_layout(layout: Layout, packages: Iterable[str], report: Report) -> No
     if layout.celery_file:
         propose("app_celery_app", layout.celery, f"The Celery application in {layout.celery_file}.")
         report.fine("celery", f"The Celery application is {layout.celery} ({layout.celery_file}).", "app_celery_app")
+    elif layout.celery and is_elsewhere(tree, layout, layout.celery):
+        report.decided("celery", elsewhere("app_celery_app", layout.celery), "app_celery_app")
     elif "app_celery_app" not in report.given:
         report.needs(
             "celery",

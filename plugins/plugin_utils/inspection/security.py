@@ -27,15 +27,26 @@ def is_generated(project: Project) -> bool:
     return replaces(project) and (always or found)
 
 
+def unreadable(project: Project) -> None:
+    """Add the finding about settings that cannot be followed here. That the module is missing is said before."""
+    layout, checked = project.layout, "the host checks them before anything migrates"
+    error = project.tree.syntax_error(layout.settings_file) if layout.settings_file else None
+    if error:
+        text = (
+            f"Warning: {layout.settings_file}:{error.lineno} is no valid Python for the version of this machine "
+            f"({error.msg}), so the settings are not inspected; {checked}."
+        )
+        project.report.decided("settings", text)
+    elif layout.settings_file:
+        project.report.fine("settings", f"{layout.settings_module} computes its settings; {checked}.")
+
+
 def report_security(project: Project) -> None:
     """Add findings about SECRET_KEY, DEBUG, ALLOWED_HOSTS, and folders and logs of the release."""
     if project.layout.is_package:
         return
     if not project.settings.is_readable:
-        project.report.fine(
-            "settings",
-            f"{project.layout.settings_module} computes its settings; the host checks them before anything migrates.",
-        )
+        unreadable(project)
         return
     secret_key(project)
     debug(project)

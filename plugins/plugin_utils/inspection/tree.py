@@ -122,6 +122,18 @@ class Tree:
                 self._modules[path] = None
         return self._modules[path]
 
+    def syntax_error(self, path: str) -> SyntaxError | None:
+        """Return what is wrong with a Python file, for the version of Python that inspects it."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse(self.read(path))
+        except SyntaxError as error:
+            return error
+        except (ValueError, RecursionError, MemoryError):
+            return None
+        return None
+
     def grep(self, pattern: str, files: list[str], word: str = "") -> Iterator[str]:
         """Yield the files whose text matches a pattern; `word` is a part of every match, which is faster to find."""
         expression = re.compile(pattern)

@@ -10,7 +10,7 @@ from typing import Any
 from .evaluate import Evaluator
 from .expressions import Scope
 from .known import Environment
-from .layout import find_module, module_file
+from .layout import elsewhere, find_module, is_elsewhere, module_file
 from .project import Project
 from .report import FILE
 from .requirements import Requirements
@@ -74,7 +74,10 @@ def report_servers(project: Project) -> None:
     layout, report = project.layout, project.report
     if layout.wsgi:
         report.propose("app_wsgi_app", layout.wsgi, "The WSGI callable.")
-        report.fine("web", f"The WSGI callable is {layout.wsgi}.", "app_wsgi_app")
+        if is_elsewhere(project.tree, layout, layout.wsgi):
+            report.decided("web", elsewhere("app_wsgi_app", layout.wsgi), "app_wsgi_app")
+        else:
+            report.fine("web", f"The WSGI callable is {layout.wsgi}.", "app_wsgi_app")
     asgi, reason = find_asgi(project)
     if asgi and reason:
         report.propose("app_asgi_app", asgi, "The ASGI callable.")
