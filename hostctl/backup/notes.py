@@ -15,6 +15,7 @@ from .state import State, is_held
 LATE = {"ship": 180, "files": 3600, "backups": 26 * 3600, "drill": 9 * 86400}
 # Seconds from a boot until one was made, at the latest: by the timers in roles/backup.
 TIME_NEEDED = {"ship": 300, "files": 1800, "backups": 2 * 3600, "drill": 3 * 3600}
+UPTIME = Path("/proc/uptime")
 WHAT = {
     "ship": "The database was last copied",
     "files": "Uploads were last copied",
@@ -132,4 +133,4 @@ def seconds_up() -> float:
         shown = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
         return time.monotonic() - int(shown) / 1e6
     except (OSError, subprocess.SubprocessError, ValueError):
-        return float(Path("/proc/uptime").read_text().split()[0])
+        return float(UPTIME.read_text().split()[0])

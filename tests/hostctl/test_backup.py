@@ -861,6 +861,22 @@ def test_notes_say_what_is_missing(settings: Settings, tmp_path: Path, monkeypat
     assert noted(settings, target="storage")[0] == "The database was never copied: away"
 
 
+@pytest.mark.parametrize(("shown", "seconds"), [("5000000", 100.0), ("", 300.0), ("not running; exit 1", 300.0)])
+def test_seconds_since_the_boot_are_those_of_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: str, seconds: float
+) -> None:
+    """A container has the /proc/uptime of the host it runs on; it is read only where systemd does not answer."""
+    command = tmp_path / "systemctl"
+    command.write_text(f"#!/bin/sh\necho {shown}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(notes.time, "monotonic", lambda: 105.0)
+    uptime = tmp_path / "uptime"
+    uptime.write_text("300.0 500.0\n")
+    monkeypatch.setattr(notes, "UPTIME", uptime)
+    assert notes.seconds_up() == seconds
+
+
 @pytest.mark.parametrize(("kind", "before"), [("ship", 60), ("files", 600), ("backups", 3600), ("drill", 7200)])
 def test_a_server_that_was_off_for_long_has_time_for_its_copies(
     settings: Settings, configuration: Configuration, monkeypatch: pytest.MonkeyPatch, kind: str, before: float
