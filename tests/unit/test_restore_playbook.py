@@ -27,14 +27,15 @@ def play(folder: Path, *hosts: str, **variables: object) -> list[str]:
     return [line.removeprefix(f"{folder}/") for line in (folder / "log").read_text().splitlines()]
 
 
-def run(folder: Path, *hosts: str, **variables: object) -> Run:
+def run(folder: Path, *hosts: str, text: str = PROGRAM, **variables: object) -> Run:
     for host in hosts:
         program = folder / host
-        program.write_text(PROGRAM.format(log=folder / "log"))
+        program.write_text(text.format(log=folder / "log"))
         program.chmod(0o755)
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
     (folder / "hosts.yml").write_text(json.dumps({"all": {"vars": local, "hosts": {host: {} for host in hosts}}}))
     tasks = [{"ansible.builtin.import_role": {"name": "backup", "tasks_from": name}} for name in ("confirm", "restore")]
+    tasks += [{"ansible.builtin.debug": {"msg": "Kept: {{ backup_restore_problem | default('nothing') }}"}}]
     (folder / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
     given = {
         "__backup_program": f"{folder}/{{{{ inventory_hostname }}}}", "backup_database_hosts": [hosts[0]],
@@ -103,6 +104,25 @@ def test_a_restore_is_of_all_hosts(tmp_path: Path, hosts: tuple[str, ...]) -> No
     only = " --database-only" if len(hosts) > 1 else ""
     words = f"backup restore --at 2026-11-28T18:59:30Z{only}"
     assert sorted(calls) == sorted([f"{hosts[0]} {words} --show", *(f"{host} {words} --yes" for host in hosts)])
+
+
+FAILS = """\
+#!/bin/sh
+echo "$*" | grep -q -e --show && exit
+echo "Restoring the backup."
+echo "There is no room." >&2
+exit 1
+"""
+
+
+@pytest.mark.parametrize(("text", "kept"), [(FAILS, "Restoring the backup.\nThere is no room."), (PROGRAM, "nothing")])
+def test_a_problem_is_kept_until_the_other_hosts_have_started(tmp_path: Path, text: str, kept: str) -> None:
+    """What the restore says was printed before."""
+    found = run(tmp_path, "one", text=text)
+    assert found.status == 0
+    lines = found.output.splitlines()
+    assert ("  one: There is no room." in lines) == (text == FAILS)
+    assert f'"msg": {json.dumps(f"Kept: {kept}")}' in found.output
 
 
 def test_a_return_migrates_and_parks_nothing() -> None:
