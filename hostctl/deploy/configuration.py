@@ -72,8 +72,10 @@ def copy_runner(target: Path) -> None:
     It is compiled already, for this host's Python, and stays so: copies keep the times of the sources.
     """
     package = Path(__file__).parents[1]
-    target.mkdir(parents=True)
-    shutil.copy2(package / "__init__.py", target)
+    for file in (package / "__init__.py", *package.glob("__pycache__/__init__.*.pyc")):
+        copied = target / file.relative_to(package)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copied)
     shutil.copytree(package / "in_app", target / "in_app")
 
 
