@@ -133,9 +133,9 @@ def test_a_misspelt_module_is_a_warning(tmp_path: Path, setting: str, name: str,
 
 
 def test_a_module_in_a_folder_that_the_project_adds_is_no_warning(tmp_path: Path) -> None:
-    files = PLAIN | {"apps/work/tasks.py": "app = make()\n", "apps/work/__init__.py": ""}
+    files = PLAIN | {"apps/jobs/tasks.py": "app = make()\n", "apps/jobs/__init__.py": ""}
     files["manage.py"] = MANAGE + 'import sys\nsys.path.append("apps")\n'
-    assert "Warning" not in texts(inspect(tmp_path, files, app_celery_app="work.tasks"), "decided", "celery")
+    assert "Warning" not in texts(inspect(tmp_path, files, app_celery_app="jobs.tasks"), "decided", "celery")
 
 
 def test_celery_in_other_module(tmp_path: Path) -> None:
