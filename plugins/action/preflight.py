@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,14 @@ def load_shipped(path: Path) -> Any:
     Saves time only where one process validates several hosts, as in the tests; Ansible forks a process for each host.
     """
     return yaml_load(path.read_text())
+
+
+def where_to_define(reason: str) -> str:
+    """Return what to do about Ansible's reason when it is a variable that nothing defines; "" otherwise."""
+    found = re.fullmatch(r"'(\w+)' is undefined", reason)
+    if not found:
+        return ""
+    return f" Define {found[1]} in {VAULT if found[1].startswith('secret_') else APP}, or correct its name."
 
 
 class ActionModule(ActionBase):
@@ -232,7 +241,7 @@ class ActionModule(ActionBase):
             reason = str(error).splitlines()[0].rstrip(".")
             if reason not in self.reasons:  # one undefined variable may be used by many
                 self.reasons.add(reason)
-                yield Problem(name, f"cannot be resolved: {reason}.", file)
+                yield Problem(name, f"cannot be resolved: {reason}.{where_to_define(reason)}", file)
 
     def role_names(self) -> dict[str, list[str]]:
         """Return the variables of every role, by its prefix."""
@@ -292,7 +301,10 @@ class ActionModule(ActionBase):
         return "inventory, host_vars or -e"
 
     def sentence(self, problem: Problem) -> str:
-        return problem.sentence.replace(APP, in_environment(APP, self.environment))
+        sentence = problem.sentence
+        for file in (APP, VAULT):
+            sentence = sentence.replace(file, in_environment(file, self.environment))
+        return sentence
 
     def shown_inventories(self) -> list[str]:
         """Return the inventories as they were given: one may be a list of hosts (`host,`)."""

@@ -83,7 +83,14 @@ CASES = {
         {"app_long_requests": {"/export/": 5}},
     ),
     "inner_range": Case("app_web.threads must be at least 1", {"app_web": {"processes": 2, "threads": 0}}),
-    "undefined": Case("app_domain cannot be resolved: 'my_domain' is undefined", {"app_domain": "{{ my_domain }}"}),
+    "undefined": Case(
+        "app_domain cannot be resolved: 'my_domain' is undefined. Define my_domain in group_vars/ENV/app.yml, or",
+        {"app_domain": "{{ my_domain }}"},
+    ),
+    "undefined_secret": Case(
+        "app_environment cannot be resolved: 'secret_stripe' is undefined. Define secret_stripe in group_vars/ENV/",
+        {"app_environment": {"STRIPE_KEY": "{{ secret_stripe }}"}},
+    ),
     "misspelt": Case("app_domian is not a setting. Did you mean app_domain?", {"app_domian": "shop.example.org"}),
     "misspelt_role": Case("nginx_bodysize is not a setting", {"nginx_bodysize": 1}),
     "misspelt_secret": Case("secret_database_pasword is not a setting. Did", {"secret_database_pasword": "x"}),
