@@ -1,8 +1,13 @@
 # whitenoise and django-compressor, as cookiecutter-django combines them; folder and URL are not those of the environment.
-from .settings import *  # noqa: F403
-from .settings import BASE_DIR, INSTALLED_APPS, MIDDLEWARE
+# The application of the layer `databases` has a database of its own.
+import dj_database_url
 
-INSTALLED_APPS = [*INSTALLED_APPS, "compressor"]
+from .settings import *  # noqa: F403
+from .settings import BASE_DIR, DATABASES, INSTALLED_APPS, MIDDLEWARE
+
+INSTALLED_APPS = [*INSTALLED_APPS, "compressor", "visits"]
+DATABASES = {**DATABASES, "analytics": dj_database_url.config("ANALYTICS_URL", conn_max_age=60)}
+DATABASE_ROUTERS = ["visits.router.Router"]
 MIDDLEWARE = [MIDDLEWARE[0], "whitenoise.middleware.WhiteNoiseMiddleware", *MIDDLEWARE[1:]]
 STATIC_URL = "/assets/"
 STATIC_ROOT = BASE_DIR / "collected"

@@ -2,6 +2,7 @@ from django.contrib import admin
 from django.urls import path
 from django.views.generic import TemplateView
 from notes import views
+from visits.views import visit
 
 urlpatterns = [
     path("admin/", admin.site.urls),
@@ -9,4 +10,5 @@ urlpatterns = [
     path("up", views.up),
     path("add", views.add),
     path("page", TemplateView.as_view(template_name="page.html")),
+    path("visit", visit),
 ]
