@@ -40,8 +40,6 @@ SETTINGS = {
     "app_web": {"preload": False},
     "app_request_timeout": 7,
     "app_long_requests": {"/export/": 60},
-    # How long the release with a broken page is asked.
-    "app_health_check_timeout": 20,
 }
 # Longer than app_request_timeout.
 SLOW_SECONDS = 12
