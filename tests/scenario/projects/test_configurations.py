@@ -29,7 +29,10 @@ PROXY = "10.177.0.0/24"
 CLIENT = "203.0.113.9"
 SETTINGS = {
     # Values and commands of its own.
-    "app_build_commands": ['mkdir assets && printf %s "$BUILD_TOKEN" | sha256sum > assets/main.js'],
+    "app_build_commands": [
+        'mkdir assets && printf %s "$BUILD_TOKEN" | sha256sum > assets/main.js',
+        "python manage.py findstatic main.js > assets/found.txt",
+    ],
     "app_build_environment": {"BUILD_TOKEN": TOKEN, "INDEX_TOKEN": TOKEN},
     "app_environment": {"PRIVATE_KEY": KEY},
     "app_files": {"config/local_settings.py": {"content": 'GREETING = "from app_files"\n'}},
@@ -121,6 +124,7 @@ def is_completed_by_its_build(project: Project, site: Run, key: Path) -> None:
     greetings = ["from app_files", "from git", "from the index"]
     assert visitor.get("/built").json == {"greetings": greetings, "key": KEY}
     assert visitor.get("/static/main.js").status == 200
+    assert "assets/main.js" in visitor.get("/static/found.txt").body, "what a command of manage.py has written"
     assert set(visitor.get("/find?text=TICK").json["found"]) == {"tick"}, "the column's type is citext"
     assert TOKEN not in site.output
     name = project.app.name
