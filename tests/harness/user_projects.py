@@ -123,10 +123,14 @@ class Project:
     def site(self, source: Path, *, whole: bool = False, **settings: Any) -> Run:
         """Run `make init` and site.yml for a source, to their end; unless `whole`, without the roles SAME_FOR_ALL.
 
-        `settings` are added, as a user edits the file. Without any, no finding of `make init` may need the user; else
-        site.yml stops with what they leave open. All settings stay for the runs that follow.
+        `settings` are added, as a user edits the file; app_environment is completed. Without any, no finding of
+        `make init` may need the user; else site.yml stops with what they leave open. All settings stay for the runs
+        that follow.
         """
-        self.settings = self.init(source) | settings
+        found = self.init(source)
+        if environment := found.get("app_environment"):
+            settings["app_environment"] = environment | settings.get("app_environment", {})
+        self.settings = found | settings
         assert settings or "Needs you" not in self.listing, self.listing
         options = [] if whole else [f"--skip-tags={SAME_FOR_ALL}"]
         return self.deployments.playbook("site.yml", *options, **self.settings).wait()

@@ -89,18 +89,19 @@ def test_test_hosts_are_not_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(testhost, name, lambda *arguments: None)
     host = Host("one", tmp_path)
     testhost.boot(["docker"], host, "image", "10.177.0.8", upgrades=upgrades)
-    script = ["docker", "exec", "seedbed-one", "sh", "-c", testhost.SKIP_UPGRADES]
+    script = ["docker", "exec", "seedbed-one", "sh", "-c", testhost.THROWAWAY]
     assert commands[1:] == ([] if upgrades else [script])
 
 
-def test_the_runs_of_apt_are_skipped_by_drop_ins(tmp_path: Path) -> None:
-    script = testhost.SKIP_UPGRADES.replace("/etc/", f"{tmp_path}/").replace("systemctl", ":")
+def test_the_runs_of_apt_are_skipped_by_drop_ins_and_dpkg_does_not_wait(tmp_path: Path) -> None:
+    script = testhost.THROWAWAY.replace("/etc/", f"{tmp_path}/").replace("systemctl", ":")
     subprocess.run(["sh", "-c", script], check=True)
     files = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.conf")}
     assert files == {
         f"systemd/system/{unit}.service.d/90-test-host.conf": "[Service]\nExecCondition=/bin/false\n"
         for unit in ("apt-daily", "apt-daily-upgrade")
     }
+    assert (tmp_path / "dpkg/dpkg.cfg.d/90-test-host").read_text() == "force-unsafe-io\n"
 
 
 def test_rules_of_a_removed_bridge_are_stale() -> None:

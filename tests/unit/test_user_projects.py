@@ -14,9 +14,11 @@ INITIALIZED = {
     "": {"app_beat": False, "app_health_path": "/up", "app_requirements": "requirements.txt"},
     "asgi": {"app_asgi_app": "config.asgi:application"},
     "configurations no-health-page": {"app_environment": {"DJANGO_CONFIGURATION": "Production"}},
-    "databases": {"app_databases": [{"name": "analytics", "environment": "ANALYTICS_URL"}]},
-    "geo": {"app_database_extensions": ["postgis"]},
-    "static-one": {"app_build_commands": ["npm ci", "npm run build", "python manage.py compilemessages"]},
+    "geo databases static-one source-folder": {
+        "app_build_commands": ["npm ci", "npm run build", "python manage.py compilemessages"],
+        "app_database_extensions": ["postgis"],
+        "app_databases": [{"name": "analytics", "environment": "ANALYTICS_URL"}],
+    },
     "tutorial": {"app_extra_requirements": ["psycopg[binary]>=3.1,<4", "gunicorn>=23,<26"]},
 }
 

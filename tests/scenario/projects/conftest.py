@@ -1,8 +1,6 @@
-"""Fixtures of the projects: each test begins on a provisioned host without releases, data and messages."""
+"""Fixtures of the projects: each file begins on a provisioned host without releases, data and messages."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 from deployments import Deployments
@@ -11,12 +9,9 @@ from testinfra.host import Host
 from user_projects import REMOVE, Project
 
 
-@pytest.fixture
-def host_without_project(host: Host, app: Installation) -> Host:
+@pytest.fixture(scope="module")
+def project(
+    host: Host, app: Installation, deployments: Deployments, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
     host.check_output(REMOVE.format(name=app.name))
-    return host
-
-
-@pytest.fixture
-def project(host_without_project: Host, app: Installation, deployments: Deployments, tmp_path: Path) -> Project:
-    return Project(host_without_project, app, deployments, tmp_path)
+    return Project(host, app, deployments, tmp_path_factory.mktemp("project"))

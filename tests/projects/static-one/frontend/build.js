@@ -1,4 +1,5 @@
 const fs = require("fs");
 
-fs.mkdirSync("built", { recursive: true });
-fs.writeFileSync("built/main.js", `console.log("built by node ${process.version}");\n`);
+const folder = fs.existsSync("src") ? "src/built" : "built";
+fs.mkdirSync(folder, { recursive: true });
+fs.writeFileSync(`${folder}/main.js`, `console.log("built by node ${process.version}");\n`);

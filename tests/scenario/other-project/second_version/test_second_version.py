@@ -1,16 +1,39 @@
-"""Another value of app_git_ref has deployed another version; odd characters are passed on exactly."""
+"""Another value of app_git_ref deploys another version, and the host stays as it is otherwise.
+
+Both playbooks together are site.yml. Odd characters are passed on exactly.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import yaml
+from deployments import Deployments, Run
 from installation import Installation, query
 from probes import Visitor, wait_for
 from testinfra.host import Host
 
-INVENTORY = Path(__file__).parents[4] / "molecule/other-project/inventory/hosts.yml"
+SCENARIO = Path(__file__).parents[4] / "molecule/other-project"
 SECONDS = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def provisioning(deployments: Deployments) -> Run:
+    """Commit the second version, provision the host again, and deploy the version; return the run that provisions."""
+    command = [SCENARIO / "commit.sh", "v2", SCENARIO / "second-version", os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(command, check=True, env=environment)
+    run = deployments.playbook("playbooks/provision.yml").wait().succeeded()
+    deployments.playbook("playbooks/deploy.yml", app_git_ref="v2").wait().succeeded()
+    return run
+
+
+def test_provisioning_again_changes_nothing(provisioning: Run) -> None:
+    assert provisioning.changed == 0, provisioning.output
 
 
 def test_site_shows_the_new_version(visitor: Visitor) -> None:
@@ -24,7 +47,7 @@ def test_release_is_the_new_commit(release: str, commits: dict[str, str]) -> Non
 
 def test_odd_characters_are_passed_on_exactly(visitor: Visitor) -> None:
     """Quotes, $, %, #, backslashes, spaces at the end, and letters beyond ASCII."""
-    host = yaml.safe_load(INVENTORY.read_text())["all"]["hosts"]["other-project"]
+    host = yaml.safe_load((SCENARIO / "inventory/hosts.yml").read_text())["all"]["hosts"]["other-project"]
     wanted = host["app_environment"]
     assert set("\"'$%#\\`é🌱") < set(wanted["MOTTO"])
     assert wanted["MOTTO"].endswith(" ")

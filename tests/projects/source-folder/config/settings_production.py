@@ -1,8 +1,16 @@
-# whitenoise and django-compressor, as cookiecutter-django combines them; folder and URL are not those of the environment.
+# GeoDjango; a further database; whitenoise and django-compressor, as cookiecutter-django combines them, whose folder and URL
+# are not those of the environment.
+import dj_database_url
+
 from .settings import *  # noqa: F403
 from .settings import BASE_DIR, INSTALLED_APPS, MIDDLEWARE
 
-INSTALLED_APPS = [*INSTALLED_APPS, "compressor"]
+INSTALLED_APPS = [*INSTALLED_APPS, "django.contrib.gis", "places", "visits", "compressor"]
+DATABASES = {
+    "default": dj_database_url.config(conn_max_age=60, engine="django.contrib.gis.db.backends.postgis"),
+    "analytics": dj_database_url.config("ANALYTICS_URL", conn_max_age=60),
+}
+DATABASE_ROUTERS = ["visits.router.Router"]
 MIDDLEWARE = [MIDDLEWARE[0], "whitenoise.middleware.WhiteNoiseMiddleware", *MIDDLEWARE[1:]]
 STATIC_URL = "/assets/"
 STATIC_ROOT = BASE_DIR / "collected"

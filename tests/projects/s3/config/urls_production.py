@@ -1,10 +1,10 @@
+from config.urls import urlpatterns
 from django.urls import path
 from django.views.generic import TemplateView
-from notes import views
+from notes import limits
 
 urlpatterns = [
-    path("", views.index),
-    path("up", views.up),
-    path("add", views.add),
+    *urlpatterns,
+    path("limit", limits.page),
     path("page", TemplateView.as_view(template_name="page.html")),
 ]
