@@ -7,7 +7,9 @@ from typing import Any
 
 from deployments import Deployments
 from installation import run_python
+from probes import wait_for
 
+WELL_SECONDS = 60
 # Under the lock of the watch. Failed requests count for five minutes, restarts for ten, and for a new release longer.
 DISCARD = """
 import fcntl, json, pathlib
@@ -46,3 +48,9 @@ def discard_requests(deployments: Deployments) -> None:
     """Let the watch count the requests until now, and discard them: what a test has broken is past."""
     watch(deployments)
     run_python(deployments.host, DISCARD.replace("NAME", deployments.app.name))
+
+
+def wait_until_well(deployments: Deployments) -> None:
+    """Wait until doctor finds nothing broken."""
+    discard_requests(deployments)
+    wait_for(lambda: bad(deployments), WELL_SECONDS, "the host is well", lambda found: not found, pause=1)

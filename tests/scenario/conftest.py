@@ -69,10 +69,14 @@ def deployments(host: Host, app: Installation, folder: Path) -> Deployments:
     return Deployments(host, app, folder)
 
 
-@pytest.fixture(autouse=True)
-def _only_on_chosen_host(request: pytest.FixtureRequest, variables: dict[str, Any]) -> None:
-    chosen = request.node.get_closest_marker("os")
-    if chosen and len(tested_hosts(variables)) > 1 and variables["testhost_os"] not in chosen.args:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that is for another host, before fixtures of its module do something on this one."""
+    chosen, call = item.get_closest_marker("os"), getattr(item, "callspec", None)
+    if not chosen or not call or "_testinfra_host" not in call.params:
+        return
+    variables = call.params["_testinfra_host"].ansible.get_variables()
+    if len(tested_hosts(variables)) > 1 and variables["testhost_os"] not in chosen.args:
         pytest.skip(f"runs on {', '.join(chosen.args)}")
 
 

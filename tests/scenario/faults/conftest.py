@@ -8,11 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from deployments import Deployments
-from doctor_on_host import bad, discard_requests
-from probes import wait_for
+from doctor_on_host import wait_until_well
 from sinks import Received, sinks
-
-WELL_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +26,14 @@ def _alerts_arrive(received: Received, deployments: Deployments) -> None:
     deployments.control("alert", "test").wait().succeeded()
 
 
+@pytest.fixture(scope="module")
+def _well(deployments: Deployments) -> None:
+    """Doctor finds nothing broken before the first test of a file."""
+    wait_until_well(deployments)
+
+
 @pytest.fixture
-def healthy(deployments: Deployments) -> Iterator[None]:
-    """Doctor finds nothing broken before a test, and soon after it."""
-    discard_requests(deployments)
-    wait_for(lambda: bad(deployments), WELL_SECONDS, "the host is well", lambda found: not found, pause=1)
+def healthy(deployments: Deployments, _well: None) -> Iterator[None]:
+    """Doctor finds nothing broken before a test, and soon after it: what it finds after one test is before the next."""
     yield
-    discard_requests(deployments)
-    wait_for(lambda: bad(deployments), WELL_SECONDS, "the host is well again", lambda found: not found, pause=1)
+    wait_until_well(deployments)

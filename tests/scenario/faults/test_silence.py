@@ -29,7 +29,7 @@ def discard(received: Received) -> None:
 
 
 @pytest.fixture(scope="module")
-def _settled(deployments: Deployments, received: Received) -> None:
+def _settled(deployments: Deployments, received: Received, _well: None) -> None:
     """What was told before is over."""
     watch(deployments, RUNS + 1)
     discard(received)
