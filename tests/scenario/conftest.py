@@ -26,6 +26,7 @@ FIRST = (
     "test_zero_downtime",
 )
 LAST = (
+    "test_certificate",  # leaves other certificates
     "test_settings",  # switches the process manager
     "test_secrets",  # leaves secrets with odd characters
     "test_schedules",  # a tick is due every minute, which has mostly passed by then
@@ -70,10 +71,18 @@ def deployments(host: Host, app: Installation, folder: Path) -> Deployments:
 
 
 @pytest.fixture(autouse=True)
-def _only_on_chosen_host(request: pytest.FixtureRequest, variables: dict[str, Any]) -> None:
-    chosen = request.node.get_closest_marker("os")
-    if chosen and len(tested_hosts(variables)) > 1 and variables["testhost_os"] not in chosen.args:
-        pytest.skip(f"runs on {', '.join(chosen.args)}")
+def _runs_for_each_host(host: Host) -> None:
+    """Have testinfra parametrize every test."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that runs on another host, before any fixture of its module is set up for it."""
+    chosen = item.get_closest_marker("os")
+    if chosen:
+        variables = item.callspec.params["_testinfra_host"].ansible.get_variables()
+        if len(tested_hosts(variables)) > 1 and variables["testhost_os"] not in chosen.args:
+            pytest.skip(f"runs on {', '.join(chosen.args)}")
 
 
 def tested_hosts(variables: dict[str, Any]) -> set[str]:

@@ -1,4 +1,7 @@
-"""The shop in a browser (Debian's Chromium): any error on the console or the page is a failure."""
+"""The shop in a browser (Debian's Chromium): any error on the console or the page is a failure.
+
+On one Debian, since the pages are the same; the other tests of this folder request them on both.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ MILLISECONDS = 60_000
 NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 
 expect.set_options(timeout=MILLISECONDS)
+pytestmark = pytest.mark.os("debian12")
 
 
 @pytest.fixture(scope="session")

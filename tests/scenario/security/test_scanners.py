@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable
 
 import pytest
-import testinfra
 from exposure import exposures
 from installation import Installation
 from probes import wait_for
@@ -33,12 +32,6 @@ EXPECTED = {"HSTS_time"}
 BAD = {"MEDIUM", "HIGH", "CRITICAL"}
 # This finding says that testssl.sh did not complete. `engine_problem` may only say that OpenSSL has no GOST ciphers.
 INCOMPLETE = "scanProblem"
-
-
-@pytest.fixture(scope="module")
-def outsider(host: Host) -> Host:
-    """The host that scans."""
-    return testinfra.get_host("ansible://outsider", ansible_inventory=host.backend.ansible_inventory)
 
 
 @pytest.fixture(scope="module", autouse=True)
