@@ -24,11 +24,13 @@ from xdist.scheduler import LoadScopeScheduling
 FIRST = (
     "test_after_reboot",  # waits until the services are up
     "test_zero_downtime",
+    # The first runs of site.yml in their scenario.
+    "test_access",
+    "test_secrets",
 )
 LAST = (
     "test_certificate",  # leaves other certificates
     "test_settings",  # switches the process manager
-    "test_secrets",  # leaves secrets with odd characters
     "test_schedules",  # a tick is due every minute, which has mostly passed by then
 )
 

@@ -138,20 +138,9 @@ def self_signed(host: Host, app: Installation) -> str:
     return host.file(f"{app.certificate_folder}/fullchain.pem").content_string
 
 
-@pytest.fixture
-def alias(host: Host, app: Installation, deployments: Deployments, release: str, variables: dict[str, Any]) -> str:
-    """Another name of the site. A run of site.yml makes it known to the application."""
-    (domain,) = variables["app_domain_aliases"]
-    if host.run(f"grep -q {domain} /etc/{app.name}/releases/{release}/app.env").failed:
-        deployments.playbook("site.yml").wait().succeeded()
-    return domain
-
-
-# By nginx and by the application's settings, which are the same on both.
-@pytest.mark.os("debian13")
-def test_site_has_more_domains(host: Host, app: Installation, alias: str) -> None:
+def test_site_has_more_domains(host: Host, app: Installation, variables: dict[str, Any]) -> None:
     """With a form, which the application accepts from its own origins only."""
-    domain = alias
+    (domain,) = variables["app_domain_aliases"]
     visitor = Visitor(f"https://{domain}", self_signed(host, app))
     with resolved(domain, app.address):
         assert visitor.get("/").status == 200
@@ -326,7 +315,7 @@ def test_an_expired_certificate_stops_the_run_and_the_old_one_stays(
     assert acme.served(acme.domain, acme.root()) == before
 
 
-# On Debian 12, the next module makes the certificate self-signed again.
+# What it removes is the same on both.
 @pytest.mark.os("debian13")
 def test_valid_files_are_served_and_acme_is_removed(
     host: Host, deployments: Deployments, acme: Acme, folder: Path
