@@ -29,7 +29,7 @@ def _settings_of_the_inventory(
     if request.path.stem not in WITHOUT_SITE and not knows_its_names(deployments, variables):
         deployments.playbook("site.yml").wait().succeeded()
     elif name not in CONFIGURED:
-        deployments.playbook("playbooks/provision.yml", tags="access,nginx").wait().succeeded()
+        deployments.playbook("playbooks/provision.yml", tags="access,certificate,nginx").wait().succeeded()
     CONFIGURED.add(name)
 
 
