@@ -120,8 +120,10 @@ def ensure_venv() -> None:
 
 def ensure_browser() -> None:
     """Install Chromium for the browser tests."""
-    if shutil.which("chromium") is None:
-        ensure_packages(["chromium"], "The browser tests need Chromium")
+    # A scenario begins to install it beside its first steps: the tests wait here until it is complete.
+    with only_one("browser"):
+        if shutil.which("chromium") is None:
+            ensure_packages(["chromium"], "The browser tests need Chromium")
 
 
 def docker() -> list[str] | None:

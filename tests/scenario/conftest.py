@@ -24,10 +24,13 @@ from xdist.scheduler import LoadScopeScheduling
 FIRST = (
     "test_after_reboot",  # waits until the services are up
     "test_zero_downtime",
+    # The first runs of site.yml in their scenario.
+    "test_access",
+    "test_secrets",
 )
 LAST = (
+    "test_certificate",  # leaves other certificates
     "test_settings",  # switches the process manager
-    "test_secrets",  # leaves secrets with odd characters
     "test_schedules",  # a tick is due every minute, which has mostly passed by then
 )
 
@@ -69,15 +72,19 @@ def deployments(host: Host, app: Installation, folder: Path) -> Deployments:
     return Deployments(host, app, folder)
 
 
+@pytest.fixture(autouse=True)
+def _runs_for_each_host(host: Host) -> None:
+    """Have testinfra parametrize every test."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test that is for another host, before fixtures of its module do something on this one."""
-    chosen, call = item.get_closest_marker("os"), getattr(item, "callspec", None)
-    if not chosen or not call or "_testinfra_host" not in call.params:
-        return
-    variables = call.params["_testinfra_host"].ansible.get_variables()
-    if len(tested_hosts(variables)) > 1 and variables["testhost_os"] not in chosen.args:
-        pytest.skip(f"runs on {', '.join(chosen.args)}")
+    """Skip a test that runs on another host, before any fixture of its module is set up for it."""
+    chosen = item.get_closest_marker("os")
+    if chosen:
+        variables = item.callspec.params["_testinfra_host"].ansible.get_variables()
+        if len(tested_hosts(variables)) > 1 and variables["testhost_os"] not in chosen.args:
+            pytest.skip(f"runs on {', '.join(chosen.args)}")
 
 
 def tested_hosts(variables: dict[str, Any]) -> set[str]:

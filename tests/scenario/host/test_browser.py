@@ -1,4 +1,7 @@
-"""The shop in a browser (Debian's Chromium): any error on the console or the page is a failure."""
+"""The shop in a browser (Debian's Chromium): any error on the console or the page is a failure.
+
+On one Debian, since the pages are the same; the other tests of this folder request them on both.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import Any
 
 import pytest
 from installation import Installation, query
-from machine import ROOT, only_one
+from machine import ROOT, ensure_browser, only_one
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, expect, sync_playwright
 from playwright.sync_api import Error as BrowserError
 from probes import wait_for
@@ -30,14 +33,14 @@ MILLISECONDS = 60_000
 NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 
 expect.set_options(timeout=MILLISECONDS)
+pytestmark = pytest.mark.os("debian12")
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
+    ensure_browser()
     with sync_playwright() as playwright:
-        chromium = shutil.which("chromium")
-        assert chromium, "Chromium is missing: python3 tools/machine.py browser"
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS, headless=True)
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS, headless=True)
         yield browser
         browser.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from installation import Installation, run_python
@@ -29,16 +30,23 @@ ADMINISTRATION = [
 ]
 
 
-def ask_redis(host: Host, app: Installation, variable: str, *commands: str) -> dict[str, object]:
+def ask_redis(host: Host, app: Installation, variable: str, *commands: str) -> dict[str, Any]:
     """Return Redis's answers to the application's own account; an error is its name."""
     script = REDIS.replace("VARIABLE", variable).replace("COMMANDS", json.dumps(commands))
     python = f"/srv/{app.name}/current/.venv/bin/python"
     return json.loads(run_python(host, script, environment=[f"/etc/{app.name}/next/app.env"], python=python))
 
 
+@pytest.fixture(scope="module")
+def answers(host: Host, app: Installation) -> dict[str, dict[str, Any]]:
+    """The answers to commands that the application may use, and to those that it may not."""
+    commands = ["PING", "INFO", *ADMINISTRATION]
+    return {variable: ask_redis(host, app, variable, *commands) for variable in (BROKER, CACHE)}
+
+
 @pytest.mark.parametrize("variable", [BROKER, CACHE])
-def test_redis_answers_the_application(host: Host, app: Installation, variable: str) -> None:
-    assert ask_redis(host, app, variable, "PING") == {"PING": True}
+def test_redis_answers_the_application(answers: dict[str, dict[str, Any]], variable: str) -> None:
+    assert answers[variable]["PING"] is True
 
 
 def outcomes(host: Host, commands: Sequence[str]) -> dict[str, str]:
@@ -60,21 +68,21 @@ def test_redis_refuses_a_wrong_password(host: Host, app: Installation) -> None:
 
 
 @pytest.mark.parametrize("variable", [BROKER, CACHE])
-def test_application_may_not_administer_redis(host: Host, app: Installation, variable: str) -> None:
-    answers = ask_redis(host, app, variable, *ADMINISTRATION)
-    assert answers == dict.fromkeys(ADMINISTRATION, "NoPermissionError")
+def test_application_may_not_administer_redis(answers: dict[str, dict[str, Any]], variable: str) -> None:
+    refused = {command: answers[variable][command] for command in ADMINISTRATION}
+    assert refused == dict.fromkeys(ADMINISTRATION, "NoPermissionError")
 
 
-def test_broker_persists_and_never_evicts(host: Host, app: Installation) -> None:
-    info = ask_redis(host, app, BROKER, "INFO")["INFO"]
+def test_broker_persists_and_never_evicts(answers: dict[str, dict[str, Any]]) -> None:
+    info = answers[BROKER]["INFO"]
     assert info["aof_enabled"] == 1
     assert info["aof_last_write_status"] == "ok"
     assert info["maxmemory_policy"] == "noeviction"
     assert info["maxmemory"] > 0
 
 
-def test_cache_evicts_the_least_recently_used(host: Host, app: Installation) -> None:
-    info = ask_redis(host, app, CACHE, "INFO")["INFO"]
+def test_cache_evicts_the_least_recently_used(answers: dict[str, dict[str, Any]]) -> None:
+    info = answers[CACHE]["INFO"]
     assert info["maxmemory_policy"] == "allkeys-lru"
     assert info["aof_enabled"] == 0
     assert info["maxmemory"] > 0

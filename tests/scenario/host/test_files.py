@@ -135,6 +135,8 @@ print(json.dumps(found))
 """
 
 
+# The scenario `security` has the same on Debian 12, with secrets of odd characters.
+@pytest.mark.os("debian13")
 def test_no_secret_is_readable(host: Host, app: Installation) -> None:
     """Not in a world-readable file, in a process's arguments, or in the journal."""
     names = {file.name for file in Path(app.secrets).iterdir()} - {"recovery-kit.txt"}

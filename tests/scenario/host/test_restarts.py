@@ -93,6 +93,8 @@ def test_postgresql_stops_when_told_to(host: Host, visitor: Visitor) -> None:
     wait_for(lambda: visitor.get("/readyz/").status == 200, SECONDS, "the site is ready")
 
 
+# On both, a reboot does so, too: see boot/test_after_reboot.py.
+@pytest.mark.os("debian12")
 def test_application_stops_workers_before_the_pages(
     host: Host, app: Installation, release: str, visitor: Visitor
 ) -> None:
@@ -121,6 +123,7 @@ def test_application_stops_workers_before_the_pages(
     assert visitor.get(report).json["state"] == "SUCCESS"
 
 
+@pytest.mark.os("debian12")
 def test_a_frozen_worker_is_restarted(host: Host, app: Installation, release: str, visitor: Visitor) -> None:
     """Its tasks run again. The limit of the unit, a minute, is a few seconds here."""
     heavy = f"{app.name}-worker-{app.queues['heavy']}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from installation import Installation, run_python
 from testinfra.host import Host
 
@@ -87,6 +88,7 @@ for unit, found in scores.items():
 # --- Django's own checks ---------------------------------------------------------------------
 
 
+@pytest.mark.os("debian13")
 def test_application_passes_djangos_deployment_checks(host: Host, app: Installation) -> None:
     result = host.run(f"{app.name}ctl manage check --deploy --fail-level WARNING")
     assert result.succeeded, result.stdout + result.stderr

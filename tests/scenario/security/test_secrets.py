@@ -40,6 +40,9 @@ HUNT = """
 import glob, json, os, pwd, subprocess
 # They are reversed, or this program would find itself.
 canaries = [word[::-1].encode() for word in json.loads('CANARIES')]
+# How all of them begin: a file is searched for this alone.
+prefix = os.path.commonprefix(canaries)
+assert len(prefix) > 5
 seen = []
 journal = subprocess.run(['journalctl', '--no-pager', '--output=cat', '--all'], stdout=subprocess.PIPE).stdout
 seen += [word.decode() + ' in the journal' for word in canaries if word in journal]
@@ -62,7 +65,8 @@ for place in ('/etc', '/srv', '/opt', '/root', '/home', '/tmp', '/run', '/usr/lo
             except OSError:
                 continue
             looked += 1
-            seen += [word.decode() + ' in ' + path for word in canaries if word in content]
+            if prefix in content:
+                seen += [word.decode() + ' in ' + path for word in canaries if word in content]
 print(json.dumps({'seen': seen, 'looked': looked}))
 """
 # Notes which of them appear in the arguments of processes, until it is stopped.
@@ -336,7 +340,7 @@ def test_rotation_under_load(
     """The first run is killed when the new processes start; an administrator's run with sudo completes it."""
     before, old_login, redis = values(secrets), login(host, app), deployments.redis_processes()
     # Few enough for the rate limit, even when they pile up for seconds.
-    with deployments.under_load(rate=6, tasks=2) as traffic:
+    with deployments.under_load() as traffic:
         traffic.pause(3)
         watch = deployments.watch("health_check")
         # The file with the first administrator's password is again as before the verbose run.
@@ -399,9 +403,10 @@ def test_second_database_role_has_the_same_privileges(host: Host, app: Installat
 def test_another_run_changes_nothing(
     deployments: Deployments, host: Host, app: Installation, settings: dict[str, Any]
 ) -> None:
-    """A rotation leaves the state that the settings describe."""
+    """A rotation leaves the state that the settings describe, in every role that it has changed."""
     source = host.check_output(f"readlink --canonicalize /srv/{app.name}/current")
-    run = deployments.playbook("playbooks/provision.yml", **settings).wait().succeeded()
+    tags = "runtime,services,postgresql,redis,flower,nginx,monitoring,backup"
+    run = deployments.playbook("playbooks/provision.yml", tags=tags, **settings).wait().succeeded()
     assert run.changed == 0, run.output
     assert host.check_output(f"readlink --canonicalize /srv/{app.name}/current") == source
 
