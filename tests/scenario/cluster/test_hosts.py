@@ -70,16 +70,6 @@ def test_only_the_leader_has_a_copy_of_the_secrets(hosts: dict[str, Host]) -> No
     assert found == {"front": "600 root\n", "work": "", "data": ""}
 
 
-@pytest.mark.usefixtures("without_own_workers")
-def test_order_on_one_host_is_processed_on_another(
-    app: Installation, hosts: dict[str, Host], visitor: Visitor, release: str
-) -> None:
-    steps = visitor.finished_order(visitor.order(), 60)["steps"]
-    nodes = {visitor.finished_task(step["task"], 60)["worker"] for step in steps}
-    node = hosts["work"].check_output("hostname")
-    assert nodes == {f"{app.queues[queue]}.{release}@{node}" for queue in ("default", "io")}
-
-
 def test_flower_is_served_by_the_web_host(visitor: Visitor) -> None:
     assert visitor.get("/flower/").status == 401
 

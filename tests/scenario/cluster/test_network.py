@@ -1,4 +1,4 @@
-"""The network between hosts drops packets: what waits in queues is not lost, and workers soon consume again."""
+"""Tasks of one host are for the workers of another. If the network drops packets, what waits in queues is not lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from contextlib import contextmanager
 import pytest
 from cluster import Cluster
 from deployments import SETTLE_SECONDS
-from probes import wait_for
+from installation import Installation
+from probes import Visitor, wait_for
+from testinfra.host import Host
 from traffic import verdict
 from traffic.load import Sent
 
@@ -18,6 +20,8 @@ DROPPED_SECONDS = 30
 BACK_SECONDS = 25 + 25
 # Each has a connection that waits for the next message: what Redis is just writing to it is in no queue any more.
 WORKERS = ("default", "heavy", "io")
+
+pytestmark = pytest.mark.usefixtures("without_own_workers")
 
 
 @contextmanager
@@ -32,7 +36,15 @@ def broker_unreachable(cluster: Cluster) -> Iterator[None]:
         cluster.database.check_output("; ".join(f"iptables -D {rule}" for rule in rules))
 
 
-@pytest.mark.usefixtures("without_own_workers")
+def test_order_on_one_host_is_processed_on_another(
+    app: Installation, hosts: dict[str, Host], visitor: Visitor, release: str
+) -> None:
+    steps = visitor.finished_order(visitor.order(), 60)["steps"]
+    nodes = {visitor.finished_task(step["task"], 60)["worker"] for step in steps}
+    node = hosts["work"].check_output("hostname")
+    assert nodes == {f"{app.queues[queue]}.{release}@{node}" for queue in ("default", "io")}
+
+
 def test_workers_consume_soon_after_packets_to_the_broker_were_dropped(cluster: Cluster) -> None:
     """Pages still reach the broker, and all tasks are for the workers that do not."""
     with cluster.under_load(tasks=2) as traffic:
