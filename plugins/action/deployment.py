@@ -59,8 +59,9 @@ offset:
 
 display = Display()
 
-# Seconds that the host collects output for one answer, and that a lost connection may take to come back.
-SLICE = 2
+# Seconds that the host collects output for one answer, which costs a third of a second of CPU time there.
+SLICE = 5
+# Seconds that a lost connection may take to come back.
 RECONNECT = 120
 # Bytes of an archive that travel with one command: what this action and the connection hold in memory.
 PART = 16 * 2**20

@@ -32,9 +32,9 @@ def old(cluster: Cluster) -> str:
     return cluster.current
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def without_own_workers(cluster: Cluster) -> Iterator[None]:
-    """Stop the workers of the host that serves the site, until the test has ended."""
+    """Stop the workers of the host that serves the site, until the module's tests have ended."""
     units = " ".join(name for name in cluster.processes() if "-worker-" in name)
     cluster.host.check_output(f"systemctl stop {units}")
     yield

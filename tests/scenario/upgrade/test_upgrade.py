@@ -102,7 +102,7 @@ def test_the_history_is_kept_and_a_release_of_before_can_be_rolled_back_to(
     # Before the rollback: the ID ends with the configuration that the server has, which the earlier release has not.
     third, archive = deployments.pack(deployments.version("third"))
     assert earlier in deployments.host.check_output(f"{deployments.app.name}ctl releases")
-    deployments.rollback_with_ansible(release_id=earlier, release_force=True).succeeded()
+    deployments.rollback(earlier, "--force").succeeded()
     assert deployments.current == earlier
     deployments.control("deploy", third, "-", data=archive).wait().succeeded()
     assert deployments.current == third
