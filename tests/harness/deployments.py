@@ -497,7 +497,7 @@ class Deployments:
         """Send requests and tasks as long as this lasts. `samples` and `sent` keep the results."""
         options = LOAD | options
         with Traffic(self.app.url, log=self.folder / f"traffic-{uuid.uuid4().hex[:6]}.jsonl", **options) as traffic:
-            traffic.wait(lambda now: len(now.samples) > 10, 60, "the site answers at all")
+            traffic.wait(lambda now: len(now.samples) > 4, 60, "the site answers at all")
             try:
                 yield traffic
             finally:

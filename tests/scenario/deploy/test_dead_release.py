@@ -9,7 +9,7 @@ from deployments import Deployments, Run
 from probes import wait_for
 
 # Seconds for what never runs again: no need to wait as long as a release gets.
-TIMEOUT = 15
+TIMEOUT = 10
 SILENT = "Beat does not keep running, so no periodic task is sent."
 
 

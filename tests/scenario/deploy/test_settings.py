@@ -1,4 +1,4 @@
-"""Changed settings: a run that fails, a removed worker, the other process manager, and the way back."""
+"""Changed settings: a removed worker, the other process manager, each with the way back, and a run that fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from traffic import verdict
 
 SECONDS = 90
 # What of site.yml applies settings of the processes: no other role has one of workers or of the process manager.
-PROCESSES = "runtime,services,release"
+PROCESSES = "services,release"
 # Where each manager has its files and its processes, for a shell.
 TRACES = {
     "systemd": """
@@ -41,36 +41,6 @@ def environments(deployments: Deployments, name: str) -> dict[str, str]:
         for process, number in deployments.processes().items()
     }
     return {process: value for process, value in values.items() if value}
-
-
-@pytest.mark.os("debian13")
-def test_failed_run_changes_nothing_that_serves(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
-    """Other names, environment, workers and limits, with a release that fails after its switch; then all restart."""
-    host, app = deployments.host, deployments.app
-    before, hosts = set(deployments.processes()), environments(deployments, "ALLOWED_HOSTS")
-    assert hosts
-    changes: dict[str, Any] = {
-        "app_domain": "changed.example.org",
-        "app_domain_aliases": [],
-        "app_environment": {"COLOUR": "changed"},
-        "app_workers": [worker | {"name": f"{worker['name']}2"} for worker in variables["app_workers"]],
-        "app_web": {"processes": 1, "memory_mb": 300},
-    }
-    source = deployments.version("broken", "health-500-once-current")
-    run = deployments.playbook("site.yml", app_source=str(source), **changes).wait().failed()
-    run.says(f"Traffic switched back to {old}.").says(f"Release {old} is live, as before.")
-    kept = f"{app.certificate_folder}/kept/{urlsplit(app.url).hostname}.pem"
-    visitor = Visitor(app.url, host.file(kept).content_string)
-    assert visitor.get("/").status == 200, "the old name, with its certificate"
-    host.check_output(f"systemctl restart {app.name}")
-    wait_for(
-        lambda: visitor.get("/healthz/").status, 60, "the site answers after a restart", lambda status: status == 200
-    )
-    assert old in visitor.get("/healthz/").body
-    assert set(deployments.processes()) == before
-    # A process that systemd has just forked has no environment of its own yet.
-    wait_for(lambda: environments(deployments, "ALLOWED_HOSTS"), 60, "the old names", lambda found: found == hosts)
-    assert environments(deployments, "COLOUR") == {}
 
 
 def test_removed_worker_ends_when_its_queue_is_empty(
@@ -165,3 +135,34 @@ def test_other_process_manager_takes_over(deployments: Deployments, old: str, va
     assert traces(deployments, other) == ""
     verdict.releases_took_turns(between(traffic.samples, 0, began), [old, managed, poisoned])
     deployments.assert_zero_downtime(traffic, [old, managed, poisoned])
+
+
+# Last: the host has the settings of the run that failed, beside those of the live release.
+@pytest.mark.os("debian13")
+def test_failed_run_changes_nothing_that_serves(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
+    """Other names, environment, workers and limits, with a release that fails after its switch; then all restart."""
+    host, app = deployments.host, deployments.app
+    before, hosts = set(deployments.processes()), environments(deployments, "ALLOWED_HOSTS")
+    assert hosts
+    changes: dict[str, Any] = {
+        "app_domain": "changed.example.org",
+        "app_domain_aliases": [],
+        "app_environment": {"COLOUR": "changed"},
+        "app_workers": [worker | {"name": f"{worker['name']}2"} for worker in variables["app_workers"]],
+        "app_web": {"processes": 1, "memory_mb": 300},
+    }
+    source = deployments.version("broken", "health-500-once-current")
+    run = deployments.playbook("site.yml", app_source=str(source), **changes).wait().failed()
+    run.says(f"Traffic switched back to {old}.").says(f"Release {old} is live, as before.")
+    kept = f"{app.certificate_folder}/kept/{urlsplit(app.url).hostname}.pem"
+    visitor = Visitor(app.url, host.file(kept).content_string)
+    assert visitor.get("/").status == 200, "the old name, with its certificate"
+    host.check_output(f"systemctl restart {app.name}")
+    wait_for(
+        lambda: visitor.get("/healthz/").status, 60, "the site answers after a restart", lambda status: status == 200
+    )
+    assert old in visitor.get("/healthz/").body
+    assert set(deployments.processes()) == before
+    # A process that systemd has just forked has no environment of its own yet.
+    wait_for(lambda: environments(deployments, "ALLOWED_HOSTS"), 60, "the old names", lambda found: found == hosts)
+    assert environments(deployments, "COLOUR") == {}
