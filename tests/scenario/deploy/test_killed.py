@@ -70,8 +70,10 @@ def test_next_deployment_completes_a_killed_one(deployments: Deployments, old: s
         version = None
         for step in STATES if under_systemd else STATES_OF_PROCESSES:
             version = kill_at(deployments, step, releases, version if step in SAME_VERSION else None)
+        killed = deployments.current
         if under_systemd:
             deployments.deploy_with_ansible(version).succeeded()
+            assert deployments.current == killed, "Ansible has deployed another release than the one that was killed"
         else:
             deployments.deploy(deployments.version("completed")).succeeded()
         traffic.pause(2)
