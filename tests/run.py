@@ -15,8 +15,8 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,11 +91,6 @@ def scenario(name: str) -> Part:
     return Part(name, [["molecule", "test", "--scenario-name", name]])
 
 
-def is_under_load(part: Part) -> bool:
-    """Return whether a part has so much load all the time that two of them would delay each other."""
-    return part.name.startswith("deploy")
-
-
 def all_parts() -> list[Part]:
     """Return the parts in the order in which they start: scenarios, the longest first, then what fills the end."""
     unit = [
@@ -109,7 +104,7 @@ def all_parts() -> list[Part]:
         f"--junitxml={RESULTS}/unit/unit.xml",
     ]
     application = [sys.executable, "tools/testhost.py", "application-tests"]
-    long = ["deploy", "faults", "backup", "projects", "deploy-supervisor", "cluster", "security", "default"]
+    long = ["deploy", "faults", "backup", "projects", "cluster", "security", "default"]
     names = sorted(scenarios(), key=lambda name: long.index(name) if name in long else len(long))
     return [
         Part("lint", LINT, has_tests=False),
@@ -218,24 +213,14 @@ def report(parts: Sequence[Part], seconds: float) -> str:
     return "\n".join([*lines, "", f"Duration: {minutes} min {rest} s.", f"{passed} passed, {failed} failed"])
 
 
-def fits(part: Part, running: Collection[Part]) -> bool:
-    """Return whether a part may start beside those that run."""
-    if is_under_load(part) and any(is_under_load(other) for other in running):
-        return False
-    return len(running) < AT_ONCE
-
-
 def execute_all(parts: Sequence[Part]) -> None:
-    """Run parts beside each other, each as soon as it fits."""
-    waiting, running = list(parts), dict[Future[None], Part]()
+    """Run parts in their order, as many at a time as the machine is for."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        while waiting or running:
-            while part := next((one for one in waiting if fits(one, running.values())), None):
-                waiting.remove(part)
-                running[pool.submit(execute, part)] = part
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                del running[done]
+        try:
+            for done in as_completed([pool.submit(execute, part) for part in parts]):
                 done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def main() -> int:

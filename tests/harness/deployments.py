@@ -433,11 +433,11 @@ class Deployments:
         """Return the host's journal since that time."""
         return self.host.check_output(f"journalctl --no-pager --output=cat --since=@{int(since)}")
 
-    def is_idle(self) -> bool:
-        """Return whether no deployment runs or was left unfinished, and the lock is free."""
+    def is_idle(self, status: dict[str, Any] | None = None) -> bool:
+        """Return whether no deployment runs or is unfinished, by this status or a new one, and the lock is free."""
         lock = f"/srv/{self.app.name}/lock"
         free = self.host.run(f"[ ! -e {lock} ] || flock --nonblock {lock} true").succeeded
-        return free and self.status().get("deployment") is None
+        return free and (status or self.status()).get("deployment") is None
 
     def wait_until_idle(self, seconds: int = 180) -> None:
         what = "the deployment has ended and the lock is free"
@@ -497,7 +497,7 @@ class Deployments:
         """Send requests and tasks as long as this lasts. `samples` and `sent` keep the results."""
         options = LOAD | options
         with Traffic(self.app.url, log=self.folder / f"traffic-{uuid.uuid4().hex[:6]}.jsonl", **options) as traffic:
-            traffic.wait(lambda now: len(now.samples) > 10, 60, "the site answers at all")
+            traffic.wait(lambda now: len(now.samples) > 4, 60, "the site answers at all")
             try:
                 yield traffic
             finally:

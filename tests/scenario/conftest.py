@@ -2,7 +2,7 @@
 
 Each file brings the host into the state that it needs; FIRST and LAST only save time.
 `@pytest.mark.os("debian13")`: one host is enough, since Debian's version makes no difference. With a single host, the
-test runs there. `@pytest.mark.any_manager`: the process manager makes no difference either.
+test runs there.
 """
 
 from __future__ import annotations
@@ -127,7 +127,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessPe
 def pytest_configure(config: pytest.Config) -> None:
     """Write the results where tests/run.py counts them: one file for each `verify` of a scenario."""
     config.addinivalue_line("markers", "os(name): the test runs only on the host with this Debian")
-    config.addinivalue_line("markers", "any_manager: the process manager makes no difference; runs under systemd only")
     if folder := os.environ.get("TEST_RESULTS"):
         config.option.xmlpath = str(Path(folder) / f"verify-{time.time_ns()}.xml")
 

@@ -71,9 +71,10 @@ if "gunicorn" in sys.argv[0] or "worker" in sys.argv:
 
 BEAT_DIES = """
 
+import os
 import sys
 
-if "celery_runner" in sys.argv[0] and "beat" in sys.argv:
+if "celery_runner" in sys.argv[0] and "beat" in sys.argv and not os.path.exists(os.path.join(MEDIA_ROOT, "beat-lives")):
     sys.exit("beat ends on purpose")
 """
 
@@ -149,7 +150,7 @@ def dies_when_told(folder: Path) -> None:
 
 
 def beat_dies(folder: Path) -> None:
-    """End beat, and no other process, while it loads the application."""
+    """End beat, and nothing else, while it loads the application; not if `beat-lives` is in the folder of uploads."""
     append(folder / "core/settings.py", BEAT_DIES)
 
 

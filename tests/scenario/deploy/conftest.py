@@ -1,4 +1,8 @@
-"""Fixtures of the deployment tests."""
+"""Fixtures of the deployment tests.
+
+The host with Debian 12 runs the application under Supervisor, the one with Debian 13 under systemd. A test that is
+marked with one of them needs neither the other Debian nor the other process manager.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,6 @@ from collections.abc import Iterator
 import pytest
 from deployments import Deployments
 from traffic import Traffic
-
-
-@pytest.fixture(autouse=True)
-def _only_under_systemd(request: pytest.FixtureRequest, deployments: Deployments) -> None:
-    if request.node.get_closest_marker("any_manager") and deployments.manager != "systemd":
-        pytest.skip("the same under every process manager: tested under systemd")
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ HOLD_SECONDS = 8
 
 @pytest.mark.os("debian13")
 def test_no_task_is_lost_without_postgresql(deployments: Deployments, old: str) -> None:
-    if deployments.manager != "systemd":
-        pytest.skip("workers treat the database the same under every process manager")
     host = deployments.host
     unit = host.check_output("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1")
     workers = {name: pid for name, pid in deployments.processes().items() if "worker" in name}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from deployments import Deployments
 
 
-@pytest.mark.os("debian13")
 def test_every_process_is_confined(deployments: Deployments, old: str) -> None:
     processes = deployments.processes()
     assert processes

@@ -1,16 +1,20 @@
-"""Changed settings: a run that fails, a removed worker, the other process manager, and the way back."""
+"""Changed settings: a removed worker, the other process manager, each with the way back, and a run that fails."""
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from deployments import Deployments
+from deployments import Deployments, between
 from probes import Visitor, wait_for
 from traffic import verdict
 
-pytestmark = pytest.mark.os("debian13")
+SECONDS = 90
+# What of site.yml applies settings of the processes: no other role has one of workers or of the process manager.
+PROCESSES = "services,release"
 # Where each manager has its files and its processes, for a shell.
 TRACES = {
     "systemd": """
@@ -39,36 +43,6 @@ def environments(deployments: Deployments, name: str) -> dict[str, str]:
     return {process: value for process, value in values.items() if value}
 
 
-@pytest.mark.any_manager
-def test_failed_run_changes_nothing_that_serves(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
-    """Other names, environment, workers and limits, with a release that fails after its switch; then all restart."""
-    host, app = deployments.host, deployments.app
-    before, hosts = set(deployments.processes()), environments(deployments, "ALLOWED_HOSTS")
-    assert hosts
-    changes: dict[str, Any] = {
-        "app_domain": "changed.example.org",
-        "app_domain_aliases": [],
-        "app_environment": {"COLOUR": "changed"},
-        "app_workers": [worker | {"name": f"{worker['name']}2"} for worker in variables["app_workers"]],
-        "app_web": {"processes": 1, "memory_mb": 300},
-    }
-    source = deployments.version("broken", "health-500-once-current")
-    run = deployments.playbook("site.yml", app_source=str(source), **changes).wait().failed()
-    run.says(f"Traffic switched back to {old}.").says(f"Release {old} is live, as before.")
-    kept = f"{app.certificate_folder}/kept/{urlsplit(app.url).hostname}.pem"
-    visitor = Visitor(app.url, host.file(kept).content_string)
-    assert visitor.get("/").status == 200, "the old name, with its certificate"
-    host.check_output(f"systemctl restart {app.name}")
-    wait_for(
-        lambda: visitor.get("/healthz/").status, 60, "the site answers after a restart", lambda status: status == 200
-    )
-    assert old in visitor.get("/healthz/").body
-    assert set(deployments.processes()) == before
-    # A process that systemd has just forked has no environment of its own yet.
-    wait_for(lambda: environments(deployments, "ALLOWED_HOSTS"), 60, "the old names", lambda found: found == hosts)
-    assert environments(deployments, "COLOUR") == {}
-
-
 def test_removed_worker_ends_when_its_queue_is_empty(
     deployments: Deployments, old: str, variables: dict[str, Any]
 ) -> None:
@@ -88,7 +62,7 @@ def test_removed_worker_ends_when_its_queue_is_empty(
             # The drain has to wait for those behind the first one.
             waiting = [traffic.start_task("ledger.wait"), *(traffic.start_task("ledger.sleep", 1) for _ in range(3))]
             watch = deployments.watch("drain")
-            run = deployments.playbook("site.yml", app_source=str(source), **fewer)
+            run = deployments.playbook("site.yml", tags=PROCESSES, app_source=str(source), **fewer)
             watch.result()
             traffic.pause(2)
         finally:
@@ -119,24 +93,76 @@ def test_removed_worker_ends_when_its_queue_is_empty(
 
 
 def test_other_process_manager_takes_over(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
-    """Nothing of the first one is left. (The worker that the test before has removed is back.)"""
+    """Nothing of the first one is left. (The worker that the test before has removed is back.)
+
+    Then a deployment under the other one, while a message kills its worker again and again. It is parked after three
+    times; what waits behind it runs.
+    """
     first, other = sorted(TRACES, key=lambda manager: manager != deployments.manager)
     assert traces(deployments, first)
+    # All of site.yml at one of the two.
+    tags = "" if first == "systemd" else PROCESSES
     with deployments.under_load() as traffic:
         source = str(deployments.version("managed"))
-        deployments.playbook("site.yml", app_source=source, app_process_manager=other).wait().succeeded()
+        deployments.playbook("site.yml", tags=tags, app_source=source, app_process_manager=other).wait().succeeded()
         traffic.pause(2)
-    assert traces(deployments, other)
-    assert traces(deployments, first) == ""
-    kept = deployments.host.check_output(f"ls /srv/{deployments.app.name}/releases").split()
-    assert deployments.current in kept
-    assert len(kept) <= variables["app_keep_releases"]
-    release = deployments.current
-    deployments.assert_zero_downtime(traffic, [old, release])
-    # The older release comes back under its own manager.
-    with deployments.under_load() as traffic:
-        deployments.rollback().succeeded()
+        assert traces(deployments, other)
+        assert traces(deployments, first) == ""
+        kept = deployments.host.check_output(f"ls /srv/{deployments.app.name}/releases").split()
+        managed = deployments.current
+        assert managed in kept
+        assert len(kept) <= variables["app_keep_releases"]
+
+        killer = traffic.start_task("ledger.kill")
+        behind = [traffic.start_task("ledger.sleep", 0.1) for _ in range(5)]
+        deployments.deploy(deployments.version("poisoned")).succeeded()
+        poisoned, ids = deployments.current, {task.id for task in behind}
+        wait_for(lambda: ids <= deployments.ledger().ended, SECONDS, "the tasks behind it have run")
+        wait_for(deployments.parked, SECONDS, "the message is parked")
+        (parked,) = json.loads(deployments.control("tasks", "parked", "list", "--json").wait().succeeded().output)
+        assert (parked["id"], parked["task"], parked["kind"]) == (killer.id, "ledger.kill", "returned")
+        assert [entry.event for entry in deployments.ledger().entries if entry.id == killer.id] == ["START"] * 3
+        dropped = deployments.control("tasks", "parked", "drop", killer.id, "--yes").wait().succeeded()
+        dropped.says("Dropped 1 message.")
+        assert deployments.parked() == ""
+        traffic.sent.remove(killer)
+
+        # The older release comes back under its own manager.
+        began = time.time()
+        deployments.rollback(old).succeeded()
     assert deployments.current == old
     assert traces(deployments, first)
     assert traces(deployments, other) == ""
-    deployments.assert_zero_downtime(traffic, [old, release])
+    verdict.releases_took_turns(between(traffic.samples, 0, began), [old, managed, poisoned])
+    deployments.assert_zero_downtime(traffic, [old, managed, poisoned])
+
+
+# Last: the host has the settings of the run that failed, beside those of the live release.
+@pytest.mark.os("debian13")
+def test_failed_run_changes_nothing_that_serves(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
+    """Other names, environment, workers and limits, with a release that fails after its switch; then all restart."""
+    host, app = deployments.host, deployments.app
+    before, hosts = set(deployments.processes()), environments(deployments, "ALLOWED_HOSTS")
+    assert hosts
+    changes: dict[str, Any] = {
+        "app_domain": "changed.example.org",
+        "app_domain_aliases": [],
+        "app_environment": {"COLOUR": "changed"},
+        "app_workers": [worker | {"name": f"{worker['name']}2"} for worker in variables["app_workers"]],
+        "app_web": {"processes": 1, "memory_mb": 300},
+    }
+    source = deployments.version("broken", "health-500-once-current")
+    run = deployments.playbook("site.yml", app_source=str(source), **changes).wait().failed()
+    run.says(f"Traffic switched back to {old}.").says(f"Release {old} is live, as before.")
+    kept = f"{app.certificate_folder}/kept/{urlsplit(app.url).hostname}.pem"
+    visitor = Visitor(app.url, host.file(kept).content_string)
+    assert visitor.get("/").status == 200, "the old name, with its certificate"
+    host.check_output(f"systemctl restart {app.name}")
+    wait_for(
+        lambda: visitor.get("/healthz/").status, 60, "the site answers after a restart", lambda status: status == 200
+    )
+    assert old in visitor.get("/healthz/").body
+    assert set(deployments.processes()) == before
+    # A process that systemd has just forked has no environment of its own yet.
+    wait_for(lambda: environments(deployments, "ALLOWED_HOSTS"), 60, "the old names", lambda found: found == hosts)
+    assert environments(deployments, "COLOUR") == {}

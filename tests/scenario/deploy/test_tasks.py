@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
-from deployments import Deployments
+from deployments import Deployments, column
 from probes import wait_for
 from traffic import Traffic
 
@@ -15,7 +14,6 @@ from hostctl.deploy.drain import LONG_TASK
 SECONDS = 90
 
 
-@pytest.mark.os("debian13")
 def test_long_task_ends_once_and_keeps_no_deployment_waiting(
     deployments: Deployments, traffic: Traffic, old: str
 ) -> None:
@@ -55,17 +53,24 @@ def test_long_task_ends_once_and_keeps_no_deployment_waiting(
 
 
 @pytest.mark.os("debian12")
-@pytest.mark.any_manager
-def test_task_unknown_after_a_rollback_is_parked(deployments: Deployments, old: str) -> None:
-    """It waits behind a long task during the rollback; when the release that knows it returns, it runs."""
-    newer = deployments.version("newer", "new-task")
+def test_rollback_parks_tasks_that_the_older_release_does_not_know(deployments: Deployments, old: str) -> None:
+    """They wait behind a long task during the rollback; when the release that knows them returns, they run.
+
+    That one has a migration that the older release lacks: the rollback is refused without `--force`.
+    """
+    newer = deployments.version("newer", "new-task", column("ahead"))
     deployments.deploy(newer).succeeded()
+    ahead, processes = deployments.current, deployments.processes()
     with deployments.under_load(tasks=1) as traffic:
+        refused = deployments.rollback().failed()
+        refused.says("_ahead").says("release_force")
+        assert (deployments.current, deployments.processes()) == (ahead, processes)
+
         deployments.hold_tasks()
         traffic.start_task("ledger.wait")
         unknown = [traffic.start_task("ledger.novelty") for _ in range(3)]
         watch = deployments.watch("drain")
-        rollback = deployments.control("rollback")
+        rollback = deployments.control("rollback", "--force")
         watch.result()
         deployments.release_tasks()
         rollback.wait().succeeded()
@@ -74,23 +79,6 @@ def test_task_unknown_after_a_rollback_is_parked(deployments: Deployments, old: 
         assert not {task.id for task in unknown} & deployments.ledger().ended
         assert "ledger.novelty" in rollback.output + deployments.log(rollback.began)
         deployments.deploy(newer).succeeded()
-    ledger = deployments.assert_no_task_lost(traffic)
-    assert {task.id for task in unknown} <= ledger.ended
-    assert deployments.parked() == ""
-
-
-@pytest.mark.os("debian13")
-def test_message_that_kills_its_worker_does_not_stop_a_deployment(deployments: Deployments, traffic: Traffic) -> None:
-    """It is parked after three times; what waits behind it runs."""
-    version = deployments.version("poisoned")
-    killer = traffic.start_task("ledger.kill")
-    behind = [traffic.start_task("ledger.sleep", 0.1) for _ in range(5)]
-    deployments.deploy(version).succeeded()
-    ids = {task.id for task in behind}
-    wait_for(lambda: ids <= deployments.ledger().ended, SECONDS, "the tasks behind it have run")
-    wait_for(deployments.parked, SECONDS, "the message is parked")
-    (parked,) = json.loads(deployments.control("tasks", "parked", "list", "--json").wait().succeeded().output)
-    assert (parked["id"], parked["task"], parked["kind"]) == (killer.id, "ledger.kill", "returned")
-    assert [entry.event for entry in deployments.ledger().entries if entry.id == killer.id] == ["START"] * 3
-    deployments.control("tasks", "parked", "drop", killer.id, "--yes").wait().succeeded().says("Dropped 1 message.")
+    deployments.assert_zero_downtime(traffic, [old, ahead])
+    assert {task.id for task in unknown} <= deployments.ledger().ended
     assert deployments.parked() == ""

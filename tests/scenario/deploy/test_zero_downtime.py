@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from deployments import HIGH_LOAD, Deployments, between, column
 from probes import Visitor
@@ -18,9 +17,9 @@ def stylesheet(visitor: Visitor) -> str:
     return found[1]
 
 
-def test_two_deployments_and_a_rollback(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
-    """Through Ansible on Debian 13 under systemd; with the program on the host elsewhere."""
-    with_ansible = variables["testhost_os"] == "debian13" and deployments.manager == "systemd"
+def test_two_deployments_and_a_rollback(deployments: Deployments, old: str) -> None:
+    """Through Ansible under systemd; with the program on the host under Supervisor."""
+    with_ansible = deployments.manager == "systemd"
     deploy = deployments.deploy_with_ansible if with_ansible else deployments.deploy
     visitor = Visitor(deployments.app.url, deployments.app.certificate)
     stylesheets = [stylesheet(visitor)]
