@@ -94,15 +94,18 @@ def compile_idiom(pattern: str) -> re.Pattern[str]:
     )
 
 
-EXPRESSIONS = [(compile_idiom(pattern), instead) for pattern, instead in IDIOMS.items()]
+# The first expression is for a quick search in lowercase text, whether the second can find anything.
+EXPRESSIONS = [
+    (re.compile(pattern.replace(" ", GAP)), compile_idiom(pattern), instead) for pattern, instead in IDIOMS.items()
+]
 
 
 def find_idioms(text: str) -> list[Finding]:
     """Return the idioms in `text`, by line. Where two of them overlap, the longer one counts."""
-    lines = text.split("\n")
+    lines, lowercase = text.split("\n"), text.lower()
     found: dict[tuple[int, int], Finding] = {}
-    for expression, instead in EXPRESSIONS:
-        for match in expression.finditer(text):
+    for words_alone, expression, instead in EXPRESSIONS:
+        for match in expression.finditer(text) if words_alone.search(lowercase) else ():
             line = text.count("\n", 0, match.start())
             words = " ".join(match.group().split())
             if not is_allowed(words, lines[line]):

@@ -97,10 +97,15 @@ def run_playbook(
 def ansible_playbook(
     *arguments: str | Path, environment: dict[str, str], cwd: Path | None = None, one_process: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run ansible-playbook, by a server that is kept for the next run with the same environment and folder."""
+    """Run ansible-playbook, by a server that is kept for the next run with the same environment.
+
+    Without ANSIBLE_CONFIG in it, the configuration is that of the folder.
+    """
     # pytest names the test in a variable.
     same = frozenset((name, value) for name, value in environment.items() if name != "PYTEST_CURRENT_TEST")
-    return server(same, cwd or Path.cwd()).run(arguments, one_process)
+    folder = cwd or Path.cwd()
+    kept = server(same, ROOT if "ANSIBLE_CONFIG" in environment else folder)
+    return kept.run(arguments, folder, one_process)
 
 
 class Server:
@@ -113,9 +118,9 @@ class Server:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(program, cwd=cwd, env=environment, stdin=pipe, stdout=pipe, text=True)
 
-    def run(self, arguments: tuple[str | Path, ...], one_process: bool) -> subprocess.CompletedProcess[str]:
+    def run(self, arguments: tuple[str | Path, ...], cwd: Path, one_process: bool) -> subprocess.CompletedProcess[str]:
         output, errors = (Path(self.folder.name) / name for name in ("output", "errors"))
-        request = {"arguments": [str(argument) for argument in arguments], "one_process": one_process}
+        request = {"arguments": [str(argument) for argument in arguments], "one_process": one_process, "cwd": str(cwd)}
         request |= {"output": str(output), "errors": str(errors)}
         with self.lock:
             print(json.dumps(request), file=self.process.stdin, flush=True)

@@ -11,6 +11,8 @@ import json
 import math
 import os
 import shutil
+import signal
+import stat
 import time
 from contextlib import suppress
 from datetime import datetime
@@ -301,18 +303,56 @@ def lsn(state: dict[str, Any]) -> str:
     return f"0/{state['segment']:X}000028"
 
 
-class Steps:
-    """Count what changes something, and kill this process at one of them."""
+# The files below a folder: the mode of each, the time of its change, and its content; of a link its target.
+Tree = dict[Path, tuple[int, int, bytes | Path | None]]
 
-    def __init__(self, kill_at: int, log: Path) -> None:
-        self.count, self.kill_at = 0, kill_at
+
+def read_tree(root: Path) -> Tree:
+    found: Tree = {}
+    for path in root.iterdir():
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            found |= {path: (status.st_mode, 0, None)} | read_tree(path)
+        else:
+            content = path.readlink() if stat.S_ISLNK(status.st_mode) else path.read_bytes()
+            found[path] = (status.st_mode, status.st_mtime_ns, content)
+    return found
+
+
+def write_tree(root: Path, files: Tree) -> None:
+    """Make the files below a folder those of a tree: write what differs, and remove the rest."""
+    present = read_tree(root)
+    for path in sorted(present, reverse=True):
+        kept = files.get(path)
+        if present[path][2] is None:
+            if kept is None or kept[2] is not None:
+                path.rmdir()
+        elif present[path] != kept:
+            path.unlink()
+    for path in sorted(files):
+        mode, changed_at, content = files[path]
+        if present.get(path) == files[path]:
+            continue
+        if isinstance(content, Path):
+            path.symlink_to(content)
+            continue
+        if content is None:
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_bytes(content)
+            os.utime(path, ns=(changed_at, changed_at))
+        path.chmod(stat.S_IMODE(mode))
+
+
+class Steps:
+    """Stop this process before each change of a file; the process that has started it has it continue."""
+
+    def __init__(self, log: Path) -> None:
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
 
     def step(self, what: str) -> None:
         os.write(self.log, f"{what}\n".encode())
-        if self.count == self.kill_at:
-            os.kill(os.getpid(), 9)
-        self.count += 1
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     def watch(self, monkeypatch: Any) -> None:
         """Have every change of a file be a step: before it and, of a write, in its middle."""

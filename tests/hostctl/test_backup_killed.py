@@ -1,7 +1,8 @@
 """A backup, copy, drill or restore that is killed at any step is told; the data and the copies are as they were.
 
 The steps are found by running each once: every change of a file, and the middle of every write, by hostctl and by the
-stand-ins for PostgreSQL and the programs. A run is a process of its own, which gets SIGKILL.
+stand-ins for PostgreSQL and the programs. A run is a process of its own. It is stopped at each step, and the files that
+a kill would leave there are kept; then such a process gets SIGKILL, which must leave the same files and no lock.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import time
 import traceback
 from argparse import Namespace
@@ -32,7 +34,7 @@ from hostctl.backup.state import State, is_held, lock
 from hostctl.backup.tools import Repository, Restic, Target
 from hostctl.host import Host
 from hostctl.settings import BusyError, ReleaseError, Settings
-from tests.hostctl.fake_backups import SEGMENT_BYTES, Steps, World, backups_of
+from tests.hostctl.fake_backups import SEGMENT_BYTES, Steps, Tree, World, backups_of, read_tree, write_tree
 
 ROWS = ["first", "second"]
 OPTIONS = {
@@ -66,70 +68,111 @@ class Installation:
     boot_problem: str = ""
     # What follows, for some of the kills: each costs a tenth of a second.
     later: Iterator[list[dict[str, Any]]] = field(default_factory=lambda: itertools.cycle(LATER))
+    kept: dict[str, Tree] = field(default_factory=dict)
 
     def keep(self, name: str) -> None:
-        shutil.rmtree(self.world.root.with_name(name), ignore_errors=True)
-        shutil.copytree(self.world.root, self.world.root.with_name(name), symlinks=True)
+        self.kept[name] = read_tree(self.world.root)
 
     def reset(self, name: str) -> None:
-        shutil.rmtree(self.world.root)
-        shutil.copytree(self.world.root.with_name(name), self.world.root, symlinks=True)
+        write_tree(self.world.root, self.kept[name])
 
-    def run(self, *calls: dict[str, Any], kill_at: int = -1) -> list[tuple[int, str]]:
-        """Run `shopctl backup …` for each of the calls, in one process; return their exit statuses and outputs.
+    def run(self, *calls: dict[str, Any], steps: Steps | None = None) -> list[tuple[int, str]]:
+        """Run `shopctl backup …` for each of the calls; return their exit statuses and outputs."""
+        results = []
+        with pytest.MonkeyPatch.context() as patch:
+            install(patch, self.world)
+            host = Host(self.settings)
+            host.manager = Manager(self.world)
+            if self.boot_problem:
+                patch.setattr(Host, "boot", lambda host: self.refuse_to_boot())
+            if steps:
+                steps.watch(patch)
+            for call in calls:
+                with redirect_stdout(io.StringIO()) as output:
+                    try:
+                        status = commands.run(host, Namespace(**OPTIONS | call))
+                    except (BusyError, ReleaseError) as error:
+                        status = 1
+                        print(error)
+                results.append((status, output.getvalue()))
+        return results
 
-        With `kill_at`, the process is killed at that step, and its status is -9.
+    def stops(self, call: dict[str, Any]) -> Iterator[tuple[int, str]]:
+        """Run a call in a process that stops at each of its steps; yield the process and the step, then resume it.
+
+        The caller may kill the process instead.
         """
-        results = self.world.root / "results"
+        outside = self.world.root.parent
+        log, results = outside / "steps", outside / "results"
         process = os.fork()
         if not process:
             status = 99
             try:
                 gc.disable()
-                results.write_text(json.dumps(self.run_here(kill_at, calls)))
+                results.write_text(json.dumps(self.run(call, steps=Steps(log))))
                 status = 0
             except BaseException:
                 results.write_text(traceback.format_exc())
             os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        assert status in (0, -9), results.read_text()
-        return json.loads(results.read_text()) if status == 0 else [(status, "")]
-
-    def run_here(self, kill_at: int, calls: tuple[dict[str, Any], ...]) -> list[tuple[int, str]]:
-        patch, results = pytest.MonkeyPatch(), []
-        install(patch, self.world)
-        host = Host(self.settings)
-        host.manager = Manager(self.world)
-        if self.boot_problem:
-            patch.setattr(Host, "boot", lambda host: self.refuse_to_boot())
-        steps = Steps(kill_at, self.world.root / "steps")
-        if kill_at >= 0:
-            steps.watch(patch)
-        for call in calls:
-            with redirect_stdout(io.StringIO()) as output:
-                try:
-                    status = commands.run(host, Namespace(**OPTIONS | call))
-                except (BusyError, ReleaseError) as error:
-                    status = 1
-                    print(error)
-            results.append((status, output.getvalue()))
-        steps.kill_at = -1
-        return results
+        while os.WIFSTOPPED(status := os.waitpid(process, os.WUNTRACED)[1]):
+            yield process, log.read_text().splitlines()[-1]
+            os.kill(process, signal.SIGCONT)
+        if os.WIFSIGNALED(status):
+            assert os.WTERMSIG(status) == signal.SIGKILL
+            return
+        assert status == 0, results.read_text()
+        ((status, output),) = json.loads(results.read_text())
+        # Without a yes, it ends after what it has to complete.
+        assert status == 0 or "add --yes" in output, output
 
     def refuse_to_boot(self) -> None:
         raise ReleaseError(self.boot_problem)
 
     def kills(self, template: str, **call: Any) -> Iterator[str]:
-        """Kill the command at each of its steps, each time on a copy of a host; yield the step."""
-        for number in itertools.count():
-            self.reset(template)
-            ((status, output),) = self.run(call, kill_at=number)
-            if status != -9:
-                # Without a yes, it ends after what it has to complete.
-                assert status == 0 or "add --yes" in output, output
-                assert number > 10, "these are not all of the steps"
-                return
-            yield (self.world.root / "steps").read_text().splitlines()[-1]
+        """Yield each step of a command, with the files of the host as they are after a kill there.
+
+        Steps with the same files as the one before are left out.
+        """
+        self.reset(template)
+        found: list[tuple[str, Tree]] = []
+        steps = []
+        for _, step in self.stops(call):
+            steps.append(step)
+            files = read_tree(self.world.root)
+            if not found or files != found[-1][1]:
+                found.append((step, files))
+        assert len(steps) > 10, "these are not all of the steps"
+        self.kill_in_the_middle(template, call, len(steps) // 2)
+        for step, files in found:
+            write_tree(self.world.root, files)
+            yield step
+
+    def kill_in_the_middle(self, template: str, call: dict[str, Any], number: int) -> None:
+        """Kill a process where it has stopped: its files stay as they are, and its locks are released."""
+        files: Tree = {}
+
+        def is_there() -> bool:
+            nonlocal files, number
+            number -= 1
+            files = read_tree(self.world.root)
+            if number:
+                return False
+            assert any(is_held(self.world.configuration, name) for name in ("drill", "work", "ship"))
+            return True
+
+        self.kill(template, is_there, **call)
+        assert read_tree(self.world.root) == files
+        self.assert_unlocked()
+
+    def kill(self, template: str, condition: Callable[[], Any], **call: Any) -> None:
+        """Kill a command at the first of its steps at which the condition is true."""
+        self.reset(template)
+        is_killed = False
+        for process, _ in self.stops(call):
+            if condition():
+                os.kill(process, signal.SIGKILL)
+                is_killed = True
+        assert is_killed, "the condition was never true"
 
     # -- what must be true after each
 
@@ -299,10 +342,14 @@ def test_a_killed_restore_is_reverted_or_completed(installation: Installation, o
 @pytest.mark.parametrize("moment", ["reverted", "completed"])
 def test_a_restore_whose_completion_is_killed_too(installation: Installation, moment: str) -> None:
     world = installation.world
-    for _ in installation.kills("copied", action="restore", at=installation.moment, offsite=True, yes=True):
-        state = State(world.configuration, "restore").read()
-        if state.get("completing") if moment == "completed" else not world.repository.exists():
-            break
+
+    def is_the_moment() -> bool:
+        if moment == "reverted":
+            return not world.repository.exists()
+        return bool(State(world.configuration, "restore").read().get("completing"))
+
+    call = {"action": "restore", "at": installation.moment, "offsite": True, "yes": True}
+    installation.kill("copied", is_the_moment, **call)
     installation.keep("killed")
     for step in installation.kills("killed", action="restore"):
         installation.assert_unlocked()
@@ -344,27 +391,23 @@ def test_the_repository_that_a_restore_has_replaced_is_named_after_a_return(
     repository = Path(state.read()["repository"])
     assert repository.is_dir()
     installation.keep("restored")
-    for step in installation.kills("restored", action="restore", undo=True, yes=True):
-        if not state.read().get("undoing"):
-            continue
-        ((_, output),) = installation.run({"action": "restore"})
-        kept = state.read()["kept"]
-        assert f"The restored database is in {kept}" in output, step
-        assert f"rm -r {kept} {repository}\n" in output, step
-        break
-    else:
-        pytest.fail("no return was killed")
+    installation.kill("restored", lambda: state.read().get("undoing"), action="restore", undo=True, yes=True)
+    ((_, output),) = installation.run({"action": "restore"})
+    kept = state.read()["kept"]
+    assert f"The restored database is in {kept}" in output
+    assert f"rm -r {kept} {repository}\n" in output
     installation.keep("returned")
-    for _ in installation.kills("returned", action="restore", at=installation.moment, yes=True):
+
+    def has_replaced() -> bool:
         found = state.read()
-        if found.get("accepted") is False and Path(found["kept"]).exists():
-            installation.run({"action": "restore"})
-            installation.assert_as_before(ROWS)
-            # Only the repository of this host itself has that file.
-            assert (repository / "own").exists(), "it replaced the present one"
-            assert state.read()["repository"] == str(repository)
-            return
-    pytest.fail("no restore was killed")
+        return found.get("accepted") is False and Path(found["kept"]).exists()
+
+    installation.kill("returned", has_replaced, action="restore", at=installation.moment, yes=True)
+    installation.run({"action": "restore"})
+    installation.assert_as_before(ROWS)
+    # Only the repository of this host itself has that file.
+    assert (repository / "own").exists(), "it replaced the present one"
+    assert state.read()["repository"] == str(repository)
 
 
 def complete(installation: Installation, step: str, outcomes: dict[str, list[str]]) -> str:

@@ -63,7 +63,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (project / "roles/monitoring/tasks/record.yml").write_text(json.dumps([step]))
     hosts = {"first": {}, "second": {}}
     children = {group: {"hosts": hosts} for group in GROUPS}
-    inventory = {"all": {"vars": LOCAL, "hosts": hosts, "children": children}}
+    # With it, the playbooks do not read the host's memory, which takes longer than all else.
+    given = LOCAL | {"services_memory_mb": 300}
+    inventory = {"all": {"vars": given, "hosts": hosts, "children": children}}
     (project / "inventory/hosts.yml").write_text(json.dumps(inventory))
     return project
 
@@ -118,7 +120,9 @@ def test_a_rollback_installs_nothing(project: Path) -> None:
     """The control machine may have settings that the host was never given."""
     inventory, configuration = project / "inventory/hosts.yml", str(project / "ansible.cfg")
     options = ("-e", json.dumps({"failing": []}))
-    found = run_playbook(project / "playbooks/rollback.yml", inventory, *options, ANSIBLE_CONFIG=configuration)
+    found = run_playbook(
+        project / "playbooks/rollback.yml", inventory, *options, one_process=True, ANSIBLE_CONFIG=configuration
+    )
     ran = {result["task"].rpartition("Role ")[2] for result in found.results()}
     assert "release/rollback" in ran
     assert ran & {"hostctl", "runtime", "services"} == set()
@@ -136,6 +140,10 @@ def test_a_host_that_failed_earlier_is_left_out(tmp_path: Path, role: str, varia
     given = {variable: ["first", "second"], f"{role}_leader": "first"}
     options = ("-e", json.dumps(given))
     found = run_playbook(
-        tmp_path / "play.yml", tmp_path / "hosts.yml", *options, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg")
+        tmp_path / "play.yml",
+        tmp_path / "hosts.yml",
+        *options,
+        one_process=True,
+        ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
     )
     assert ": second would " in found.messages()["first"]

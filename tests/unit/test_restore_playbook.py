@@ -33,6 +33,7 @@ def run(folder: Path, *hosts: str, text: str = PROGRAM, **variables: object) -> 
         program.write_text(text.format(log=folder / "log"))
         program.chmod(0o755)
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_become": False}
+    local |= {"ansible_async_dir": str(folder / "async")}
     (folder / "hosts.yml").write_text(json.dumps({"all": {"vars": local, "hosts": {host: {} for host in hosts}}}))
     tasks = [{"ansible.builtin.import_role": {"name": "backup", "tasks_from": name}} for name in ("confirm", "restore")]
     tasks += [{"ansible.builtin.debug": {"msg": "Kept: {{ backup_restore_problem | default('nothing') }}"}}]
@@ -43,7 +44,7 @@ def run(folder: Path, *hosts: str, text: str = PROGRAM, **variables: object) -> 
     }  # fmt: skip
     return run_playbook(
         folder / "play.yml", folder / "hosts.yml", "-e", json.dumps(given | variables),
-        ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"), ANSIBLE_ASYNC_DIR=str(folder / "async"),
+        ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,19 +65,33 @@ class Clone:
         return {name: value for name, value in found.items() if not any(name in one for one in shipped)}
 
 
-@pytest.fixture
-def anna(tmp_path: Path) -> Clone:
-    folder = copy_project(tmp_path / "anna")
-    clone = Clone(folder, tmp_path / "host/settings-shop.json")
+@pytest.fixture(scope="module")
+def first_commit(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """One folder for all tests, since Ansible starts again for each folder."""
+    parent = tmp_path_factory.mktemp("clones")
+    folder = copy_project(parent / "anna")
+    clone = Clone(folder, parent / "host/settings-shop.json")
     clone.git("init")
     (folder / ".git/info/exclude").write_text("play.yml\n")
     clone.run(states=())
     clone.commit(app_web={"processes": 2}, app_domain="shop.example.org")
+    clone.git("tag", "first")
     return clone
 
 
-def another(anna: Clone, name: str) -> Clone:
-    folder = anna.folder.parent / name
+@pytest.fixture
+def anna(first_commit: Clone) -> Clone:
+    """A clone without changes, and a host without a record."""
+    first_commit.git("reset", "--hard", "first")
+    first_commit.git("clean", "-dffx", "--exclude=__pycache__")
+    shutil.rmtree(first_commit.record.parent, ignore_errors=True)
+    return first_commit
+
+
+def another(anna: Clone) -> Clone:
+    """Clone it into another folder."""
+    folder = anna.folder.parent / "ben"
+    shutil.rmtree(folder, ignore_errors=True)
     subprocess.run(["git", "clone", "-q", anna.folder, folder], check=True, capture_output=True)
     return Clone(folder, anna.record)
 
@@ -154,7 +169,7 @@ def test_a_run_that_fails_is_known(anna: Clone) -> None:
 
 def test_a_deployment_of_another_clone_keeps_the_record_of_a_run_that_failed(anna: Clone) -> None:
     anna.run()
-    job = another(anna, "job")
+    job = another(anna)
     anna.set(app_web={"processes": 3})
     begun = anna.run(states=("begin",))["begun"]
     # It has the settings of the last complete run, and other ones.
@@ -166,7 +181,7 @@ def test_a_deployment_of_another_clone_keeps_the_record_of_a_run_that_failed(ann
 
 def test_parts_that_several_clones_have_applied(anna: Clone) -> None:
     anna.run()
-    ben = another(anna, "ben")
+    ben = another(anna)
     anna.set(app_web={"processes": 3})
     anna.run(states=("partial",))
     for processes in (4, 5):
@@ -179,7 +194,7 @@ def test_parts_that_several_clones_have_applied(anna: Clone) -> None:
 
 def test_two_clones_with_the_same_settings(anna: Clone) -> None:
     anna.run()
-    ben = another(anna, "ben")
+    ben = another(anna)
     record = ben.run()
     assert record["last"]["path"] == str(ben.folder)
     assert "replaced" not in record
@@ -192,7 +207,7 @@ def test_two_clones_with_the_same_settings(anna: Clone) -> None:
 
 
 def test_a_clone_that_lacks_the_last_settings_is_told(anna: Clone) -> None:
-    ben = another(anna, "ben")
+    ben = another(anna)
     anna.commit(app_web={"processes": 3}, app_domain="shop.example.org")
     anna.run()
     record = ben.run()
@@ -205,7 +220,7 @@ def test_a_clone_that_lacks_the_last_settings_is_told(anna: Clone) -> None:
 
 def test_settings_that_are_not_committed(anna: Clone) -> None:
     anna.run()
-    ben = another(anna, "ben")
+    ben = another(anna)
     ben.set(app_web={"processes": 3}, app_domain="shop.example.org")
     record = ben.run()
     assert (record["last"]["committed"], record["replaced"]["names"]) == (False, ["app_web"])
