@@ -27,7 +27,7 @@ TIMER_SECONDS = 150
 LATE_SECONDS = 90
 SESSIONS = 49
 # Seconds between two runs of the watch during a deployment: many more runs than those of the timer.
-WATCH_PAUSE = 2
+WATCH_PAUSE = 3
 # Processes that are stopped, and the checks that find it.
 STOPPED = {"web": "web", "worker-heavy": "workers", "beat": "beat"}
 # Prints the names of the workers in Flower's metrics.
