@@ -114,9 +114,17 @@ class Installation:
             except BaseException:
                 results.write_text(traceback.format_exc())
             os._exit(status)
-        while os.WIFSTOPPED(status := os.waitpid(process, os.WUNTRACED)[1]):
-            yield process, log.read_text().splitlines()[-1]
-            os.kill(process, signal.SIGCONT)
+        has_ended = False
+        try:
+            while os.WIFSTOPPED(status := os.waitpid(process, os.WUNTRACED)[1]):
+                yield process, log.read_text().splitlines()[-1]
+                os.kill(process, signal.SIGCONT)
+            has_ended = True
+        finally:
+            # After a failed assertion of the caller.
+            if not has_ended:
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
         if os.WIFSIGNALED(status):
             assert os.WTERMSIG(status) == signal.SIGKILL
             return
