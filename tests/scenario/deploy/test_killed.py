@@ -88,7 +88,7 @@ def test_next_deployment_completes_a_killed_one(deployments: Deployments, old: s
 def test_deployment_survives_its_control_machine(deployments: Deployments, old: str) -> None:
     """The connection is cut by Ctrl-C, or the control machine is killed, and with it the connection.
 
-    Meanwhile another deployment is refused. After Ctrl-C the same one again changes nothing.
+    Meanwhile another deployment is refused. After Ctrl-C the same command again changes nothing.
     """
     releases, other = [old], deployments.version("other")
     with deployments.under_load() as traffic:
@@ -96,11 +96,16 @@ def test_deployment_survives_its_control_machine(deployments: Deployments, old: 
             version = deployments.version(f"left-at-{step}", column("left"))
             watch = deployments.watch(step)
             run = deployments.begin_with_ansible(version)
-            seen = watch.result()["step"]
-            assert seen == step or STEPS.index(seen) > STEPS.index(step)
+            seen = watch.result()
+            assert STEPS.index(seen["step"]) >= STEPS.index(step)
             run.signal(number)
             if number == signal.SIGINT:
-                refused = " ".join(deployments.deploy(other).failed().output.split())
+                # The first one stands still meanwhile: from its step `drain` on, the second would take over.
+                deployments.host.check_output(f"kill -STOP {seen['pid']}")
+                try:
+                    refused = " ".join(deployments.deploy(other).failed().output.split())
+                finally:
+                    deployments.host.check_output(f"kill -CONT {seen['pid']}")
                 named = r"Another deployment is running: deploy \S+, started \d+ s ago by \S+, now at step \w+"
                 assert re.search(named, refused), refused
             run.wait(120)
@@ -108,7 +113,8 @@ def test_deployment_survives_its_control_machine(deployments: Deployments, old: 
             releases.append(deployments.current)
             if number == signal.SIGINT:
                 before = deployments.processes(), deployments.status()
-                deployments.deploy(version).succeeded()
+                again = deployments.deploy_with_ansible(version).succeeded()
+                assert again.changed == 0, again.output
                 assert (deployments.processes(), deployments.status()) == before
     assert len({*releases}) == 3
     assert deployments.running_releases() == {releases[-1]}
