@@ -127,9 +127,12 @@ def test_other_process_manager_takes_over(deployments: Deployments, old: str, va
         assert deployments.parked() == ""
         traffic.sent.remove(killer)
 
-        # The older release comes back under its own manager.
+        # The older release, by its ID, comes back under its own manager.
         began = time.time()
-        deployments.rollback(old).succeeded()
+        if first == "systemd":
+            deployments.rollback_with_ansible(release_id=old).succeeded()
+        else:
+            deployments.rollback(old).succeeded()
     assert deployments.current == old
     assert traces(deployments, first)
     assert traces(deployments, other) == ""
