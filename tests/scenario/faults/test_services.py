@@ -26,8 +26,9 @@ BACK_SECONDS = 30
 ANSWER_SECONDS = 10
 # How long beat, which ticks each second, may be silent.
 TICK_SECONDS = 20
-# How soon gunicorn replaces a frozen child: its `timeout` is 60 s.
+# How soon gunicorn replaces a frozen child, and how long it certainly does not: its `timeout` is 60 s.
 REPLACED_SECONDS = 120
+FROZEN_SECONDS = 30
 RESTARTS = 5
 
 
@@ -91,8 +92,9 @@ def test_killed_broker_loses_no_task(deployments: Deployments, healthy: None) ->
 class Disturbed:
     """What was seen while a child of gunicorn was frozen: a worker was restarted, and beat was killed."""
 
-    # Since it was frozen, and of the restarts and the kill.
+    # Requests that began and ended in the first 30 s, while it is certainly frozen.
     pages: Sequence[Sample]
+    # The load during the restarts and the kill.
     tasks: Traffic
     # How often the worker was told to stop and ended with status 0.
     clean_stops: int
@@ -104,29 +106,38 @@ def disturbed(deployments: Deployments, _well: None) -> Disturbed:
     host, before = deployments.host, deployments.clean_stops("worker-default")
     children = f"pgrep -P {deployments.processes()[deployments.unit('web')]}"
     [first, *_] = host.check_output(children).split()
-    with deployments.under_load(tasks=0, slow_seconds=0) as pages:
-        host.check_output(f"kill -STOP {first}")
-        frozen = time.time()
-        with deployments.under_load(rate=1, tasks=4, slow_seconds=0) as tasks:
-            for _ in range(RESTARTS):
-                tasks.pause(1)
-                host.check_output(deployments.manage("restart", "worker-default"))
-                # Supervisor does not wait until it is ready.
-                restarted = time.time()
+    try:
+        with deployments.under_load(tasks=0, slow_seconds=0) as pages:
+            host.check_output(f"kill -STOP {first}")
+            frozen = time.time()
+            with deployments.under_load(rate=1, tasks=4, slow_seconds=0) as tasks:
+                for _ in range(RESTARTS):
+                    tasks.pause(1)
+                    host.check_output(deployments.manage("restart", "worker-default"))
+                    # Supervisor does not wait until it is ready.
+                    restarted = time.time()
+                    wait_for(
+                        lambda since=restarted: has_run(deployments, "default", since), SETTLE_SECONDS, "it runs tasks"
+                    )
+                deployments.kill("beat")
+                killed = time.time()
                 wait_for(
-                    lambda since=restarted: has_run(deployments, "default", since), SETTLE_SECONDS, "it runs tasks"
+                    lambda: [one for one in deployments.ledger().ticks if one.sent_at > killed],
+                    TICK_SECONDS,
+                    "beat ticks",
                 )
-            deployments.kill("beat")
-            killed = time.time()
+                tasks.pause(3)
+            rest = REPLACED_SECONDS - (time.time() - frozen)
             wait_for(
-                lambda: [one for one in deployments.ledger().ticks if one.sent_at > killed], TICK_SECONDS, "beat ticks"
+                lambda: first not in host.run(children).stdout.split(), rest, "the frozen one is replaced", pause=1
             )
-            tasks.pause(3)
-        rest = REPLACED_SECONDS - (time.time() - frozen)
-        wait_for(lambda: first not in host.run(children).stdout.split(), rest, "the frozen one is replaced", pause=1)
-    clean_stops = deployments.clean_stops("worker-default") - before
-    wait_until_well(deployments)
-    return Disturbed([sample for sample in pages.samples if sample.start > frozen], tasks, clean_stops)
+        clean_stops = deployments.clean_stops("worker-default") - before
+    finally:
+        # If it was not replaced, it is still frozen.
+        host.run(f"kill -CONT {first}")
+        wait_until_well(deployments)
+    early = [one for one in pages.samples if frozen < one.start and one.end < frozen + FROZEN_SECONDS]
+    return Disturbed(early, tasks, clean_stops)
 
 
 def test_worker_stops_and_starts_five_times(deployments: Deployments, disturbed: Disturbed) -> None:
