@@ -1,8 +1,9 @@
 """A service is killed, away, frozen or full, under load: what was accepted is not lost, and the host recovers.
 
 Processes of the application are tested under both process managers. Redis and PostgreSQL belong to systemd on every
-host, and what the application does without them is its own: for them one host is enough, the one with fewer alerts to
-test. Tests that damage several services are in scenario/host/test_restarts.py and scenario/deploy.
+host: for them one host is enough, mostly the one with fewer alerts to test. That the workers stay when the broker has
+no memory left is shown under systemd. Tests that damage several services are in scenario/host/test_restarts.py and
+scenario/deploy.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def test_everything_boots_without_redis(deployments: Deployments, visitor: Visit
     assert before.items() <= deployments.processes().items(), "a process ended while Redis was away"
 
 
-@pytest.mark.os("debian12")
+@pytest.mark.os("debian13")
 def test_broker_without_memory_refuses_tasks(deployments: Deployments, visitor: Visitor, healthy: None) -> None:
     """The site says so, workers live, and all continues when there is room."""
     host = deployments.host
