@@ -9,6 +9,8 @@ from deployments import Deployments, Run
 from probes import wait_for
 
 SILENT = "Beat does not keep running, so no periodic task is sent."
+# Seconds until `verify` fails for what it has started. Under systemd, the inventory has it: deploy.yml writes it.
+CHECK_SECONDS = 30
 
 
 def release_with_every_migration(deployments: Deployments) -> str:
@@ -26,7 +28,9 @@ def deploy_without_beat(deployments: Deployments, version: Path) -> Run:
         # The summary is printed before.
         run = deployments.deploy_with_ansible(version).failed().says(SILENT).says("Site         ")
         return run.says(f"Release {deployments.current} is live.")
-    deployments.deploy(version).succeeded().says(SILENT)
+    # Recorded with the release.
+    with deployments.settings(health_check_timeout=CHECK_SECONDS):
+        deployments.deploy(version).succeeded().says(SILENT)
     return deployments.control("verify").wait().failed()
 
 
