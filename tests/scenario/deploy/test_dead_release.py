@@ -64,7 +64,7 @@ def test_release_that_dies_is_reported_and_rolled_back(deployments: Deployments,
         assert deployments.current == dead
         deployments.rollback().succeeded()
     finally:
-        deployments.host.check_output(f"rm -f {die}")
+        deployments.host.check_output(f"rm -f {die} {beat_lives}")
     assert deployments.current == healthy
     assert deployments.host.run(status).rc == 0
     assert deployments.status()["problems"] == []
