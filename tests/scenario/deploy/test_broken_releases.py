@@ -19,7 +19,7 @@ BROKEN = {
     "health-hangs": "health check",
     "health-names-another": "does not name release",
 }
-# These have started processes when they fail; the others do not depend on the process manager.
+# These fail in a process that the manager starts. (On Debian 13, the scenario `cluster` has health-500.)
 STARTED = ("import-error-in-web", "import-error-in-worker")
 # Where the health check itself fails, its page does not count.
 OTHER_PAGES = [page for page in OVERLAY_PAGES if page != "/healthz/"]
@@ -89,7 +89,7 @@ def test_failing_hook_reverts_the_release(deployments: Deployments, old: str) ->
     deployments.assert_no_task_lost(traffic)
 
 
-# Last: it leaves a release with every migration.
+# Last: its release has every migration, which saves test_dead_release.py a deployment.
 @pytest.mark.os("debian12")
 def test_migration_that_fails_or_waits_for_a_lock_changes_nothing(deployments: Deployments, old: str) -> None:
     """The site keeps answering meanwhile, including the page that reads the table. The fixed release deploys."""
