@@ -59,7 +59,7 @@ offset:
 
 display = Display()
 
-# Seconds that the host collects output for one answer, which costs a third of a second of CPU time there.
+# Seconds that the host collects output for one answer. Each answer costs it a third of a second of CPU time.
 SLICE = 5
 # Seconds that a lost connection may take to come back.
 RECONNECT = 120
