@@ -22,7 +22,7 @@ def process(deployments: Deployments, kind: str) -> int:
     return next(pid for name, pid in deployments.processes().items() if name.startswith(prefix))
 
 
-def fails(assertion: Callable, *arguments: object, match: str, **options: object) -> None:
+def assert_fails(assertion: Callable, *arguments: object, match: str, **options: object) -> None:
     with pytest.raises(AssertionError, match=match) as error:
         assertion(*arguments, **options)
     print(f"as expected: {error.value}")
@@ -50,51 +50,51 @@ def test_failing_requests_are_found(deployments: Deployments, old: str) -> None:
         before = traffic.pause(13)
         deployments.assert_zero_downtime(traffic, [old], bound=5)
         # An answer of another release would be found.
-        fails(verdict.only_these_answered, traffic.samples, ["0123456789ab-cdef01"], match=f"by {old}")
-        stopped_web_is_slow(deployments, traffic, before)
-        killed_web_processes_fail_requests(deployments, traffic)
-        closed_connections_are_found(deployments, traffic)
+        assert_fails(verdict.only_these_answered, traffic.samples, ["0123456789ab-cdef01"], match=f"by {old}")
+        assert_stopped_web_is_slow(deployments, traffic, before)
+        assert_killed_web_processes_fail_requests(deployments, traffic)
+        assert_closed_connections_are_found(deployments, traffic)
 
 
-def stopped_web_is_slow(deployments: Deployments, traffic: Traffic, before: tuple[float, float]) -> None:
+def assert_stopped_web_is_slow(deployments: Deployments, traffic: Traffic, before: tuple[float, float]) -> None:
     web = process(deployments, "web")
     # Longer on a machine that was slow before.
     seconds = 4 + 2 * verdict.percentile(verdict.latencies(traffic.samples, before), 99)
     began = time.time()
     deployments.host.check_output(f"pkill -STOP --parent {web}; sleep {seconds:.1f}; pkill -CONT --parent {web}")
     during = began, traffic.pause(10)[1]
-    fails(verdict.latency_stayed, traffic.samples, before, during, match="times the p99 before")
+    assert_fails(verdict.latency_stayed, traffic.samples, before, during, match="times the p99 before")
 
 
-def killed_web_processes_fail_requests(deployments: Deployments, traffic: Traffic) -> None:
+def assert_killed_web_processes_fail_requests(deployments: Deployments, traffic: Traffic) -> None:
     """A slow request is in flight at any time."""
     known = len(traffic.samples)
     deployments.host.check_output(f"pkill -KILL --parent {process(deployments, 'web')}")
     slow = "a slow request fails"
     traffic.wait(lambda now: any(one.failed and one.name == verdict.SLOW for one in now.samples[known:]), SECONDS, slow)
-    fails(verdict.no_request_failed, traffic.samples[known:], match=r"GET /slow/ .* status 502")
+    assert_fails(verdict.no_request_failed, traffic.samples[known:], match=r"GET /slow/ .* status 502")
 
 
-def closed_connections_are_found(deployments: Deployments, traffic: Traffic) -> None:
+def assert_closed_connections_are_found(deployments: Deployments, traffic: Traffic) -> None:
     """nginx's workers end with requests unanswered; other visitors see failures too."""
     nginx, known = "--parent $(cat /run/nginx.pid)", len(traffic.samples)
     # A GET on a kept connection has to be under way just then.
     while not any(sample.retried for sample in traffic.samples[known:]) and len(traffic.samples) < known + 300:
         deployments.host.check_output(f"pkill -STOP {nginx}; sleep 1; pkill -KILL {nginx}")
         traffic.pause(1)
-    fails(verdict.no_connection_was_cut, traffic.samples[known:], match="had to be made twice")
+    assert_fails(verdict.no_connection_was_cut, traffic.samples[known:], match="had to be made twice")
 
 
 def test_lost_and_doubled_tasks_are_found(deployments: Deployments, traffic: Traffic) -> None:
     # In this order: a tick that comes late after a stop may be close to the next, and the last one loses tasks.
-    second_beat_ticks_twice(deployments, traffic)
-    stopped_beat_is_late(deployments, traffic)
-    effect_that_happened_twice_is_found(deployments, traffic)
-    task_that_started_twice_is_found(deployments, traffic)
-    emptied_queue_loses_tasks(deployments, traffic)
+    assert_second_beat_ticks_twice(deployments, traffic)
+    assert_stopped_beat_is_late(deployments, traffic)
+    assert_effect_that_happened_twice_is_found(deployments, traffic)
+    assert_task_that_started_twice_is_found(deployments, traffic)
+    assert_emptied_queue_loses_tasks(deployments, traffic)
 
 
-def second_beat_ticks_twice(deployments: Deployments, traffic: Traffic) -> None:
+def assert_second_beat_ticks_twice(deployments: Deployments, traffic: Traffic) -> None:
     name = deployments.app.name
     celery = f"/srv/{name}/current/.venv/bin/celery -A core beat --schedule=/tmp/second --pidfile="
     variables = f"set -a; . /etc/{name}/next/app.env; . /srv/{name}/current/release.env; set +a"
@@ -114,10 +114,10 @@ def second_beat_ticks_twice(deployments: Deployments, traffic: Traffic) -> None:
         deployments.host.run(f"pkill -KILL -f {shlex.quote('[b]eat --schedule=/tmp/second')}")
         beat.wait()
     ledger = deployments.ledger().since(traffic.samples[0].start)
-    fails(verdict.no_tick_twice, ledger, match="ticks were sent twice")
+    assert_fails(verdict.no_tick_twice, ledger, match="ticks were sent twice")
 
 
-def stopped_beat_is_late(deployments: Deployments, traffic: Traffic) -> None:
+def assert_stopped_beat_is_late(deployments: Deployments, traffic: Traffic) -> None:
     beat = process(deployments, "beat")
     began = time.time()
     traffic.pause(3)
@@ -125,31 +125,31 @@ def stopped_beat_is_late(deployments: Deployments, traffic: Traffic) -> None:
     resumed = time.time()
     wait_for(lambda: any(tick.sent_at > resumed for tick in deployments.ledger().ticks), SECONDS, "beat ticks again")
     ledger = deployments.ledger().since(began)
-    fails(verdict.ticks_kept_time, ledger, 3, match="without a tick")
+    assert_fails(verdict.ticks_kept_time, ledger, 3, match="without a tick")
 
 
-def effect_that_happened_twice_is_found(deployments: Deployments, traffic: Traffic) -> None:
+def assert_effect_that_happened_twice_is_found(deployments: Deployments, traffic: Traffic) -> None:
     verdict.settle(deployments.ledger, list(traffic.sent), SECONDS)
     key = next(one.key for one in traffic.sent if one.key)
     file = f"{deployments.media}/ledger/ledger.jsonl"
     deployments.host.check_output(f"grep -F '\"{key}\"' {file} >/run/doubled && cat /run/doubled >>{file}")
-    fails(verdict.each_effect_once, traffic.sent, deployments.ledger(), match=f"{key}: 2 times")
+    assert_fails(verdict.each_effect_once, traffic.sent, deployments.ledger(), match=f"{key}: 2 times")
 
 
-def task_that_started_twice_is_found(deployments: Deployments, traffic: Traffic) -> None:
+def assert_task_that_started_twice_is_found(deployments: Deployments, traffic: Traffic) -> None:
     with running_task(deployments, traffic) as task:
         deployments.host.check_output(f"pkill -KILL --parent {process(deployments, 'worker-heavy')}")
         wait_for(lambda: starts(deployments, task) > 1, SECONDS, "it has started again")
     ledger = verdict.settle(deployments.ledger, [task], SECONDS)
     verdict.none_lost([task], ledger)
-    fails(verdict.none_ran_twice, ledger, {task.id}, match=f"{task.id}: 2 times")
+    assert_fails(verdict.none_ran_twice, ledger, {task.id}, match=f"{task.id}: 2 times")
 
 
-def emptied_queue_loses_tasks(deployments: Deployments, traffic: Traffic) -> None:
+def assert_emptied_queue_loses_tasks(deployments: Deployments, traffic: Traffic) -> None:
     url = f'"$(. /etc/{deployments.app.name}/next/app.env && echo "$CELERY_BROKER_URL")"'
     with running_task(deployments, traffic):
         lost = traffic.start_task("ledger.sleep", 1)
         assert deployments.host.check_output(f"redis-cli --no-auth-warning -u {url} DEL heavy") == "1"
     traffic.pause(1)
     ledger = verdict.settle(deployments.ledger, [one for one in traffic.sent if one.id != lost.id], 12)
-    fails(verdict.none_lost, traffic.sent, ledger, match=f"{lost.id}, never started")
+    assert_fails(verdict.none_lost, traffic.sent, ledger, match=f"{lost.id}, never started")

@@ -92,7 +92,9 @@ def test_removed_worker_ends_when_its_queue_is_empty(
     deployments.assert_zero_downtime(traffic, [old, release])
 
 
-def test_other_process_manager_takes_over(deployments: Deployments, old: str, variables: dict[str, Any]) -> None:
+def test_other_process_manager_takes_over_and_a_poison_message_is_parked(
+    deployments: Deployments, old: str, variables: dict[str, Any]
+) -> None:
     """Nothing of the first one is left. (The worker that the test before has removed is back.)
 
     Then a deployment under the other one, while a message kills its worker again and again. It is parked after three
