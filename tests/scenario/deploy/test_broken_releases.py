@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import pytest
 from deployments import Deployments, Run, between, column
@@ -27,7 +28,7 @@ OTHER_PAGES = [page for page in OVERLAY_PAGES if page != "/healthz/"]
 
 def deploy(deployments: Deployments, change: str) -> Run:
     # A page that never answers is waited for no longer than needed; a wrong answer is told at once.
-    with deployments.settings(**({"health_check_timeout": 8} if change == "health-hangs" else {})):
+    with deployments.settings(health_check_timeout=8) if change == "health-hangs" else nullcontext():
         return deployments.deploy(deployments.version(change, change))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,9 @@ def kill_at(deployments: Deployments, step: str, releases: set[str], version: Pa
     for _ in range(TRIES):
         version = version or deployments.version(f"killed-at-{step}", column("kept") if step == "migrate" else "style")
         with_ansible = step == "bake" and deployments.manager == "systemd"
-        longer = {"bake": BAKE_SECONDS} if step == "bake" else {}
         watch = deployments.watch(step, kill=True)
         # Restored before the next deployment, which bakes as shortly as the others.
-        with deployments.settings(**longer):
+        with deployments.settings(bake=BAKE_SECONDS) if step == "bake" else nullcontext():
             if with_ansible:
                 run = deployments.begin_with_ansible(version, app_bake_seconds=BAKE_SECONDS)
             else:
