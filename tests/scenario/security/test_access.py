@@ -166,8 +166,8 @@ seedbed-access confirm
 def first(deployments: Deployments, settings: dict[str, Any], password: Path | None, folder: Path) -> Iterator[Run]:
     """The first run with administrators and another port. Afterwards root has access again, for the other tests.
 
-    On Debian 13 of site.yml, which continues as an administrator, with a password on Debian 12. There, the settings are
-    removed by a run of an administrator, too.
+    On Debian 13 of site.yml, which continues as an administrator. On Debian 12 with a password; there, a run without
+    administrators gives root its login back, as an operator does it.
     """
     if password:
         # Not over a connection that root's key has opened before.
