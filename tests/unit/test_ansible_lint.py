@@ -36,7 +36,7 @@ def test_violations_are_found(tmp_path: Path) -> None:
     words = ["--nocolor", "--format=pep8", "playbooks/commands.yml"]
     command = [sys.executable, str(ROOT / "tools/ansible_lint.py"), *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    found = re.findall(r"^playbooks/commands\.yml:[\d:]+ ([^ :]+)", done.stdout, re.MULTILINE)
+    found = re.findall(r"playbooks/commands\.yml:[\d:]+ ([^ :]+)", done.stdout)
     assert found.count("no-changed-when") == 2, done.stdout + done.stderr
     assert found.count("yaml[trailing-spaces]") == 1, done.stdout + done.stderr
     assert done.returncode == 2, done.stderr
