@@ -94,7 +94,8 @@ def compile_idiom(pattern: str) -> re.Pattern[str]:
     )
 
 
-# The first expression is for a quick search in lowercase text, whether the second can find anything.
+# For each idiom: a fast expression for lowercase text, which tells whether the exact one can match; the exact one; the
+# term to use.
 EXPRESSIONS = [
     (re.compile(pattern.replace(" ", GAP)), compile_idiom(pattern), instead) for pattern, instead in IDIOMS.items()
 ]

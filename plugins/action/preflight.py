@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,20 @@ def load_shipped(path: Path) -> Any:
     return yaml_load(path.read_text())
 
 
-def where_to_define(reason: str) -> str:
-    """Return what to do about Ansible's reason when it is a variable that nothing defines; "" otherwise."""
+def what_to_do(reason: str, known: Known) -> str:
+    """Return what to do about Ansible's reason when it is a variable that nothing defines; "" otherwise.
+
+    A name that the settings files may not define is described as if it were defined there.
+    """
     found = re.fullmatch(r"'(\w+)' is undefined", reason)
     if not found:
         return ""
-    return f" Define {found[1]} in {VAULT if found[1].startswith('secret_') else APP}, or correct its name."
+    name = found[1]
+    if name in SET_BY_ROLES:
+        return f" {name} {SET_BY_ROLES[name]}"
+    for problem in unknown_problems([name], known, [name]):
+        return f" {name} {problem.sentence}"
+    return f" Define {name} in {VAULT if name.startswith('secret_') else APP}, or correct its name."
 
 
 class ActionModule(ActionBase):
@@ -175,16 +183,19 @@ class ActionModule(ActionBase):
         for name, option in self.spec.items():
             yield from self.resolve(name, values, option.get("required", False))
 
-    def name_problems(self) -> Iterator[Problem]:
-        known = Known(
+    @cached_property
+    def known(self) -> Known:
+        return Known(
             settings=[*self.spec, *self.defaults, *(name for name in self.secrets if name.startswith("app_"))],
             secrets=[name for name in self.secrets if name.startswith("secret_")],
             wiring=self.wiring,
             roles=self.role_names(),
         )
+
+    def name_problems(self) -> Iterator[Problem]:
         own_files = [name for name in self.variables if self.is_in_settings_file(name)]
-        yield from unknown_problems(sorted(self.variables), known, own_files)
-        yield from wiring_problems(self.variables, known)
+        yield from unknown_problems(sorted(self.variables), self.known, own_files)
+        yield from wiring_problems(self.variables, self.known)
         for name, sentence in SET_BY_ROLES.items():
             if self.is_set_by_user(name):
                 yield Problem(name, sentence)
@@ -241,7 +252,7 @@ class ActionModule(ActionBase):
             reason = str(error).splitlines()[0].rstrip(".")
             if reason not in self.reasons:  # one undefined variable may be used by many
                 self.reasons.add(reason)
-                yield Problem(name, f"cannot be resolved: {reason}.{where_to_define(reason)}", file)
+                yield Problem(name, f"cannot be resolved: {reason}.{what_to_do(reason, self.known)}", file)
 
     def role_names(self) -> dict[str, list[str]]:
         """Return the variables of every role, by its prefix."""

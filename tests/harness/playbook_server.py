@@ -33,7 +33,7 @@ def run(request: dict[str, Any]) -> None:
         one_process.prepare()
     # A folder of each run, which has in it what the run has generated.
     shared, constants.DEFAULT_LOCAL_TMP = constants.DEFAULT_LOCAL_TMP, tempfile.mkdtemp(dir=constants.DEFAULT_LOCAL_TMP)
-    # But for modules with what they import, which are the same in every run: to pack one takes half a second.
+    # Share the cache of packed modules: they are the same in every run, and packing one takes half a second.
     Path(constants.DEFAULT_LOCAL_TMP, "ansiballz_cache").symlink_to(Path(shared, "ansiballz_cache"))
     sys.argv = ["ansible-playbook", *request["arguments"]]
     status: Any = 1

@@ -128,10 +128,10 @@ class Project:
         that follow.
         """
         found = self.init(source)
+        assert settings or "Needs you" not in self.listing, self.listing
         if environment := found.get("app_environment"):
             settings["app_environment"] = environment | settings.get("app_environment", {})
         self.settings = found | settings
-        assert settings or "Needs you" not in self.listing, self.listing
         options = [] if whole else [f"--skip-tags={SAME_FOR_ALL}"]
         return self.deployments.playbook("site.yml", *options, **self.settings).wait()
 

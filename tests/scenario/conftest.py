@@ -29,7 +29,7 @@ FIRST = (
     "test_secrets",
 )
 LAST = (
-    "test_certificate",  # leaves other certificates
+    "test_certificate",  # leaves another certificate, which a file after it would replace first
     "test_settings",  # switches the process manager
     "test_schedules",  # a tick is due every minute, which has mostly passed by then
 )

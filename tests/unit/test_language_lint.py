@@ -56,6 +56,14 @@ def test_nothing_else_is_found(text: str) -> None:
     assert words_in(text) == []
 
 
+def test_patterns_are_lowercase() -> None:
+    """The quick search reads lowercase text, in which a capital letter never matches.
+
+    A class such as \\S or \\W would match, but is not needed, and is refused here as well.
+    """
+    assert [pattern for pattern in language_lint.IDIOMS if pattern != pattern.lower()] == []
+
+
 def test_an_allowance_covers_its_own_words_alone() -> None:
     assert words_in("nobody, anew  # language-lint: allow nobody") == ["anew"]
 

@@ -91,6 +91,19 @@ CASES = {
         "app_environment cannot be resolved: 'secret_stripe' is undefined. Define secret_stripe in group_vars/ENV/",
         {"app_environment": {"STRIPE_KEY": "{{ secret_stripe }}"}},
     ),
+    "undefined_setting": Case(
+        "app_environment cannot be resolved: 'app_domian' is undefined. app_domian is not a setting. "
+        "Did you mean app_domain?",
+        {"app_environment": {"SITE": "{{ app_domian }}"}},
+    ),
+    "undefined_role": Case(
+        "app_environment cannot be resolved: 'nginx_bodysize' is undefined. nginx_bodysize is not a setting.",
+        {"app_environment": {"SIZE": "{{ nginx_bodysize }}"}},
+    ),
+    "undefined_result": Case(
+        "app_environment cannot be resolved: 'runtime_hash' is undefined. runtime_hash is set by the role runtime.",
+        {"app_environment": {"HASH": "{{ runtime_hash }}"}},
+    ),
     "misspelt": Case("app_domian is not a setting. Did you mean app_domain?", {"app_domian": "shop.example.org"}),
     "misspelt_role": Case("nginx_bodysize is not a setting", {"nginx_bodysize": 1}),
     "misspelt_secret": Case("secret_database_pasword is not a setting. Did", {"secret_database_pasword": "x"}),

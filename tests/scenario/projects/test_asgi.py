@@ -127,7 +127,8 @@ def test_sockets_processes_timers_and_files_on_s3_over_deployments(project: Proj
 
     # It has the style sheet of the first release, another one that is new, and a health page that answers 500.
     with project.deployments.settings(health_check_timeout=3):
-        project.deployments.deploy(project.source("asgi", "s3", "static-broken")).failed()
+        broken = project.deployments.deploy(project.source("asgi", "s3", "static-broken"))
+    broken.failed().says("failed at step health_check")
     # Processes read the manifest when they start.
     restart(project)
     assert color(visitor, endpoint) == "blue"

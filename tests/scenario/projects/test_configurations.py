@@ -28,7 +28,7 @@ REPOSITORY = "/srv/git/private_mail.git"
 PROXY = "10.177.0.0/24"
 CLIENT = "203.0.113.9"
 SETTINGS = {
-    # Values and commands of its own.
+    # Build commands, secrets and files that no inspection can know.
     "app_build_commands": [
         'mkdir assets && printf %s "$BUILD_TOKEN" | sha256sum > assets/main.js',
         "python manage.py findstatic main.js > assets/found.txt",

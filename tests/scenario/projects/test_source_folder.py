@@ -114,7 +114,7 @@ def test_each_release_with_its_own_files_and_both_databases(project: Project) ->
     assert host.file(f"/var/backups/{name}/analytics/before-{two}.dump").size > 0
 
     with deployments.settings(health_check_timeout=3):
-        deployments.deploy(broken).failed()
+        deployments.deploy(broken).failed().says("failed at step health_check")
     assert assets(visitor) == second
     assert host.run(f"grep -rlF 'body {{ color: gray' /srv/{name}/shared /srv/{name}/releases").stdout == ""
 

@@ -6,6 +6,7 @@ of the inventory when they need them: two files begin with a run of site.yml, wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,6 +32,13 @@ def _settings_of_the_inventory(
     elif name not in CONFIGURED:
         deployments.playbook("playbooks/provision.yml", tags="access,certificate,nginx").wait().succeeded()
     CONFIGURED.add(name)
+
+
+@pytest.fixture(scope="module")
+def other_settings(host: Host) -> Iterator[None]:
+    """For a file that leaves the host with settings of its own: the next file provisions those of the inventory."""
+    yield
+    CONFIGURED.discard(host.backend.get_hostname())
 
 
 def knows_its_names(deployments: Deployments, variables: dict[str, Any]) -> bool:

@@ -152,7 +152,7 @@ def test_rule_that_closes_the_site_is_named_with_the_command_that_removes_it(hos
     assert closing_rules(host) == []
 
 
-# Applies the policy of before the tests again.
+# Applies the policy of before the tests again, without Ansible.
 RESTORE = """
 set -eu
 rm -r /etc/seedbed/access
@@ -166,7 +166,8 @@ seedbed-access confirm
 def first(deployments: Deployments, settings: dict[str, Any], password: Path | None, folder: Path) -> Iterator[Run]:
     """The first run with administrators and another port. Afterwards root has access again, for the other tests.
 
-    On Debian 13 of site.yml, which continues as an administrator, with a password on Debian 12.
+    On Debian 13 of site.yml, which continues as an administrator. On Debian 12 with a password; there, a run without
+    administrators gives root its login back, as an operator does it.
     """
     if password:
         # Not over a connection that root's key has opened before.
@@ -177,7 +178,13 @@ def first(deployments: Deployments, settings: dict[str, Any], password: Path | N
     else:
         run = deployments.playbook("site.yml", **settings).wait().succeeded()
     yield run
-    Login(deployments.app.address, "ops").as_root(RESTORE)
+    if password:
+        back = {"app_administrators": [], "app_ssh_port": 22, "connection_user": "ops", "connection_port": PORT}
+        deployments.playbook("playbooks/provision.yml", tags="access", **back).wait().succeeded()
+        assert Login(deployments.app.address, "root", port=22).run().returncode == 0
+        assert "Permission denied" in Login(deployments.app.address, "ops", port=22).run().stderr
+    else:
+        Login(deployments.app.address, "ops").as_root(RESTORE)
 
 
 @pytest.fixture(scope="module")

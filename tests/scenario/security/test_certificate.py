@@ -1,6 +1,6 @@
 """Certificates from settings: an ACME server's (Pebble), and your own files, valid and invalid.
 
-The tests of a host build on each other, in this order. The host keeps the last certificate, so other tests come before.
+The tests of a host build on each other, in this order. The host keeps the last certificate until another file runs.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Acme:
 
 
 @pytest.fixture(scope="module")
-def acme(host: Host, app: Installation, outsider: Host, folder: Path) -> Iterator[Acme]:
+def acme(host: Host, app: Installation, outsider: Host, folder: Path, other_settings: None) -> Iterator[Acme]:
     server = outsider
     address = server.ansible.get_variables()["ansible_host"]
     config = {
@@ -331,3 +331,15 @@ def test_valid_files_are_served_and_acme_is_removed(
     assert host.check_output(kept) == ""
     assert not host.service("certbot.timer").is_enabled
     assert not host.service("certbot.timer").is_running
+
+
+@pytest.mark.os("debian13")
+def test_without_settings_the_certificate_is_self_signed(
+    host: Host, app: Installation, deployments: Deployments, acme: Acme
+) -> None:
+    """For every name of the site in the inventory; the files before were for one of them."""
+    before = host.file(f"{app.certificate_folder}/fullchain.pem").sha256sum
+    deployments.playbook(PROVISION, tags="certificate,nginx").wait().succeeded()
+    assert host.file(f"{app.certificate_folder}/fullchain.pem").sha256sum != before
+    shown = acme.served(acme.domain, self_signed(host, app))
+    assert acme.served(app.address, self_signed(host, app)) == shown

@@ -1,10 +1,2 @@
-import os
-
-from config.settings import *
-
-INSTALLED_APPS = [*INSTALLED_APPS, "channels"]
-ASGI_APPLICATION = "config.asgi.application"
-CHANNEL_LAYERS = {
-    "default": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [os.environ["CACHE_URL"]]}}
-}
-ROOT_URLCONF = "config.urls_production"
+# Replaced by that of `s3` where both are deployed.
+from config.asgi_settings import *

@@ -1,10 +1,5 @@
-from config.urls import urlpatterns
+from config.asgi_urls import urlpatterns
 from django.urls import path
 from django.views.generic import TemplateView
-from notes import limits
 
-urlpatterns = [
-    *urlpatterns,
-    path("limit", limits.page),
-    path("page", TemplateView.as_view(template_name="page.html")),
-]
+urlpatterns = [*urlpatterns, path("page", TemplateView.as_view(template_name="page.html"))]

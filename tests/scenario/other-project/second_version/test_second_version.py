@@ -71,3 +71,10 @@ def test_data_of_the_first_version_is_kept(host: Host, app: Installation) -> Non
 def test_only_the_second_version_runs(host: Host, app: Installation, release: str) -> None:
     output = host.check_output("systemctl list-units --plain --no-legend 'notes-*@*'")
     assert {line.split()[0] for line in output.splitlines()} == set(app.units(release))
+
+
+def test_deploying_the_same_version_again_changes_nothing(deployments: Deployments, release: str) -> None:
+    """From git, where the commit names the release."""
+    run = deployments.playbook("playbooks/deploy.yml", app_git_ref="v2").wait().succeeded()
+    assert run.changed == 0, run.output
+    assert deployments.current == release
