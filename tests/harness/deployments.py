@@ -231,6 +231,13 @@ class Deployments:
         environment |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
         return self.start(command, environment=environment)
 
+    def playbook_as_molecule(self, name: str, *options: str) -> Run:
+        """Start a playbook with the inventories of molecule's own runs, after which it is to change nothing.
+
+        The monitoring names the inventory where there is one alone (group_vars/all/wiring.yml).
+        """
+        return self.playbook(name, f"--inventory={os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/inventory", *options)
+
     def clone(self) -> Deployments:
         """Return the same installation seen from a fresh clone: without what git ignores, with uncommitted changes."""
         checkout = Path(tempfile.mkdtemp(prefix="clone-", dir=self.folder))

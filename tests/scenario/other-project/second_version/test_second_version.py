@@ -27,7 +27,7 @@ def provisioning(deployments: Deployments) -> Run:
     command = [SCENARIO / "commit.sh", "v2", SCENARIO / "second-version", os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     subprocess.run(command, check=True, env=environment)
-    run = deployments.playbook("playbooks/provision.yml").wait().succeeded()
+    run = deployments.playbook_as_molecule("playbooks/provision.yml").wait().succeeded()
     deployments.playbook("playbooks/deploy.yml", app_git_ref="v2").wait().succeeded()
     return run
 
