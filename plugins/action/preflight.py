@@ -56,7 +56,7 @@ options:
   scope:
     description:
       - V(files) checks only that no settings file is in group_vars/all, where Seedbed's files override it.
-      - V(list) prints the invalid settings and all findings in the project, and does not fail because of them.
+      - V(list) prints the invalid settings and all findings in the project, and then fails if something needs the user.
     type: str
     choices: [all, files, list]
     default: all
@@ -147,14 +147,17 @@ class ActionModule(ActionBase):
         return result | {"failed": True, "msg": "\n".join(text)}
 
     def list_everything(self, lines: list[str], values: dict[str, Any]) -> dict[str, Any]:
-        """Print the invalid settings and the findings; return the findings."""
+        """Print the invalid settings and the findings; fail if something is left to do."""
         report = self.inspect(values, lines)
         findings = report.findings if report else []
         text = listing(findings, self.environment, min(self._display.columns, 110), color.ANSIBLE_COLOR)
         if lines:
             text = "\n".join([text, f"Invalid settings ({len(lines)})", *(f"  {line}" for line in lines), ""])
         self._display.display(text)
-        return {"changed": False, "inspected": report is not None, "findings": [vars(found) for found in findings]}
+        needs = sum(found.kind == "needs" for found in findings)
+        if lines or needs:
+            return {"failed": True, "msg": heading(len(lines), needs)}
+        return {"changed": False, "inspected": report is not None}
 
     def inspect(self, values: dict[str, Any], lines: list[str]) -> Report | None:
         """Inspect the project; None if it cannot be, which is added to `lines` where it is for the user to correct."""

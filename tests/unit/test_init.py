@@ -409,11 +409,16 @@ def test_the_list_has_everything_and_contacts_no_host(broken: Path) -> None:
         ANSIBLE_CONFIG=str(broken / "ansible.cfg"),
         ANSIBLE_STDOUT_CALLBACK="ansible.builtin.default",
     )
-    assert found.status == 0
+    assert found.status != 0
     assert not found.reached
     assert "Fine (" in found.output
     assert "Needs you (1)" in found.output
     assert "Invalid settings (1)" in found.output
+    assert "Invalid settings (1); the project needs you (1). No host was contacted." in found.output
+
+
+def test_a_list_without_needs_succeeds(project: Path) -> None:
+    assert play(project, "playbooks/inspect.yml").status == 0
 
 
 def test_the_server_alone_needs_no_inspection(project: Path) -> None:

@@ -106,6 +106,10 @@ CASES = {
     ),
     "misspelt": Case("app_domian is not a setting. Did you mean app_domain?", {"app_domian": "shop.example.org"}),
     "misspelt_role": Case("nginx_bodysize is not a setting", {"nginx_bodysize": 1}),
+    "misspelt_wired": Case(
+        "nginx_client_max_body_size is not a setting. Did you mean app_max_upload?", {"nginx_client_max_body_size": 10}
+    ),
+    "unlike_all": Case("postgresql_version is not a setting. Is it misspelt?", {"postgresql_version": 16}),
     "misspelt_secret": Case("secret_database_pasword is not a setting. Did", {"secret_database_pasword": "x"}),
     "name_form": Case("app_name must match ^[a-z][a-z0-9_]{0,23}$; it is \"My-Shop\".", {"app_name": "My-Shop"}),
     "name_length": Case("app_name must match ^[a-z][a-z0-9_]{0,23}$", {"app_name": "a" * 25}),

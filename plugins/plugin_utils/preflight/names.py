@@ -84,22 +84,29 @@ def unknown_problems(given: Iterable[str], known: Known, in_settings_file: Itera
         if new := renamed(name, names):
             yield Problem(name, f"was renamed to {new}.")
             continue
-        prefix = name.partition("_")[0]
+        prefix, _, rest = name.partition("_")
         if prefix == "app":
-            candidates, similarity = [name for name in names if name.startswith("app_")], 0.6
+            close = closest(name, [name for name in names if name.startswith("app_")], 0.6)
         elif prefix == "secret":
-            candidates, similarity = known.secrets, 0.9
+            close = closest(name, known.secrets, 0.9)
         elif prefix in known.roles:
-            candidates, similarity = known.roles[prefix], 0.6
+            # Without the prefix, which makes all names of a role look alike.
+            found = closest(rest, [name.removeprefix(f"{prefix}_") for name in known.roles[prefix]], 0.6)
+            close = found and f"{prefix}_{found}"
         elif name in own_files:
-            candidates, similarity = sorted(names), 0.8
+            close = closest(name, names, 0.8)
         else:
             continue
-        close = difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=similarity)
-        if close:
-            yield Problem(name, f"is not a setting. Did you mean {close[0]}?")
+        meant = settings_behind(close, known) if close in known.wiring else [close] if close else []
+        if meant:
+            yield Problem(name, f"is not a setting. Did you mean {' or '.join(meant)}?")
         elif prefix == "app" or known.roles.get(prefix):
             yield Problem(name, "is not a setting. Is it misspelt?")
+
+
+def closest(name: str, candidates: Iterable[str], similarity: float) -> str:
+    """Return the candidate that is most similar to a name; "" if none is similar enough, from 0 (not at all) to 1."""
+    return next(iter(difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=similarity)), "")
 
 
 def renamed(name: str, names: set[str]) -> str:
@@ -116,14 +123,19 @@ def wiring_problems(given: Mapping[str, Any], known: Known) -> Iterator[Problem]
     for name, expression in known.wiring.items():
         if name.startswith("ansible_") or name not in given or given[name] == expression:
             continue
-        instead = [source for source in sources(name, known) if source != "app_hosts"]
-        if 0 < len(instead) <= 4:
+        if instead := settings_behind(name, known):
             reason = (
                 f"is computed from {' and '.join(instead)}. Set {'that' if len(instead) == 1 else 'those'} instead."
             )
         else:
             reason = "is computed from the inventory and other settings. Remove it."
         yield Problem(name, f"cannot be set: it {reason}")
+
+
+def settings_behind(name: str, known: Known) -> list[str]:
+    """Return the settings to set in place of a variable of the wiring; none where they are too many to name."""
+    found = [source for source in sources(name, known) if source != "app_hosts"]
+    return found if len(found) <= 4 else []
 
 
 def sources(name: str, known: Known, seen: frozenset[str] = frozenset()) -> list[str]:
