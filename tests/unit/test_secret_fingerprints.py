@@ -580,7 +580,7 @@ def play(machine: Machine, *options: str, hosts: tuple[str, ...] = ("server1",))
     (machine.root / "play.json").write_text(json.dumps([play]))
     environment = os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     arguments = ("-i", f"{','.join(hosts)},", "-c", "local", "-vvv", "--diff", machine.root / "play.json", *options)
-    done = ansible_playbook(*arguments, "--extra-vars", json.dumps(given), environment=environment)
+    done = ansible_playbook(*arguments, "--extra-vars", json.dumps(given), environment=environment, one_process=True)
     return done.returncode == 0, done.stdout
 
 
