@@ -371,7 +371,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def play(project: Path, name: str, *options: str) -> Run:
     (project / "inventory/reached").unlink(missing_ok=True)
-    return run_playbook(project / name, project / INVENTORY, *options, ANSIBLE_CONFIG=str(project / "ansible.cfg"))
+    configuration = str(project / "ansible.cfg")
+    return run_playbook(project / name, project / INVENTORY, *options, one_process=True, ANSIBLE_CONFIG=configuration)
 
 
 def test_what_init_wrote_is_accepted(project: Path) -> None:
@@ -406,6 +407,7 @@ def test_the_list_has_everything_and_contacts_no_host(broken: Path) -> None:
     found = run_playbook(
         broken / "playbooks/inspect.yml",
         broken / INVENTORY,
+        one_process=True,
         ANSIBLE_CONFIG=str(broken / "ansible.cfg"),
         ANSIBLE_STDOUT_CALLBACK="ansible.builtin.default",
     )

@@ -44,7 +44,7 @@ def run(folder: Path, *hosts: str, text: str = PROGRAM, **variables: object) -> 
     }  # fmt: skip
     return run_playbook(
         folder / "play.yml", folder / "hosts.yml", "-e", json.dumps(given | variables),
-        ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
+        one_process=True, ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from plugin_utils.preflight.files import LOADER
 from project import copy_project, run_playbook
 
 from hostctl.doctor import applied
@@ -60,8 +61,8 @@ class Clone:
         """Return the defaults of roles; those of group_vars would override them."""
         found: dict[str, Any] = {}
         for path in self.folder.glob(f"roles/{roles}/defaults/main.yml"):
-            found |= yaml.safe_load(path.read_text()) or {}
-        shipped = [yaml.safe_load(path.read_text()) for path in self.folder.glob("group_vars/*/*.yml")]
+            found |= yaml.load(path.read_text(), LOADER) or {}
+        shipped = [yaml.load(path.read_text(), LOADER) for path in self.folder.glob("group_vars/*/*.yml")]
         return {name: value for name, value in found.items() if not any(name in one for one in shipped)}
 
 
