@@ -96,7 +96,7 @@ def all_parts() -> list[Part]:
     unit = [
         "pytest",
         "-n",
-        "2",
+        "4",
         "--dist",
         "loadfile",
         "tests/unit",
