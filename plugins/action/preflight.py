@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.common.yaml import yaml_load
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
@@ -33,6 +34,7 @@ from plugin_utils.preflight.names import SET_BY_ROLES, Known, unknown_problems, 
 from plugin_utils.preflight.problems import APP, VAULT, Installation, Problem
 from plugin_utils.preflight.processes import NEEDS_FACTS
 from plugin_utils.preflight.secrets import secret_problems
+from plugin_utils.preflight.types import type_problems
 from plugin_utils.source_inspection import IDENTITY, NotInspectedError, inspect_source
 
 try:  # where a value was written; Ansible's own messages use it, but it is not a public interface
@@ -56,9 +58,10 @@ options:
   scope:
     description:
       - V(files) checks only that no settings file is in group_vars/all, where Seedbed's files override it.
+      - V(project) only inspects the project, with settings that this run has validated.
       - V(list) prints the invalid settings and all findings in the project, and then fails if something needs the user.
     type: str
-    choices: [all, files, list]
+    choices: [all, files, project, list]
     default: all
   inspect:
     description: Whether to inspect the project, too, and to fail if it needs something of the user.
@@ -131,8 +134,10 @@ class ActionModule(ActionBase):
         scope = self._task.args.get("scope", "all")
         if scope == "files":
             problems = list(misplaced_files(self.project, self.environment))
+        elif scope == "project":
+            problems = unresolved
         else:
-            problems = [*self.name_problems(), *unresolved, *self.value_problems(values)]
+            problems = [*self.name_problems(), *unresolved, *self.value_problems(values), *self.role_value_problems()]
         lines = [f"{self.place(wrong)}: {wrong.name}{wrong.part} {self.sentence(wrong)}" for wrong in problems]
         if scope == "list":
             return result | self.list_everything(lines, values)
@@ -192,7 +197,7 @@ class ActionModule(ActionBase):
             settings=[*self.spec, *self.defaults, *(name for name in self.secrets if name.startswith("app_"))],
             secrets=[name for name in self.secrets if name.startswith("secret_")],
             wiring=self.wiring,
-            roles=self.role_names(),
+            roles={role: list(options) for role, options in self.role_options.items()},
         )
 
     def name_problems(self) -> Iterator[Problem]:
@@ -230,6 +235,19 @@ class ActionModule(ActionBase):
                 yield from self.resolve(name, secrets, required=True, file=VAULT)
             yield from secret_problems(secrets)
 
+    def role_value_problems(self) -> Iterator[Problem]:
+        """Yield what the roles would refuse of their own variables that a user has set."""
+        for options in self.role_options.values():
+            given: dict[str, Any] = {}
+            for name in sorted(name for name in options if self.is_set_by_user(name) and name not in self.wiring):
+                yield from self.resolve(name, given, required=False)
+            for name, value in given.items():
+                # As Ansible does for a role: text that can be converted is accepted.
+                reasons = ArgumentSpecValidator({name: options[name]}).validate({name: value}).error_messages
+                if reasons:
+                    found = list(type_problems(value, options[name])) or [("", f"is invalid: {reasons[0]}.")]
+                    yield from (Problem(name, sentence, part=part) for part, sentence in found)
+
     def written_folders(self) -> dict[str, Path]:
         """Return the folders on this machine that a run writes to, by the variables that name them."""
         given = {"app_secrets": self.variables.get("app_secrets"), "release_cache": self.variables.get("release_cache")}
@@ -257,11 +275,12 @@ class ActionModule(ActionBase):
                 self.reasons.add(reason)
                 yield Problem(name, f"cannot be resolved: {reason}.{what_to_do(reason, self.known)}", file)
 
-    def role_names(self) -> dict[str, list[str]]:
-        """Return the variables of every role, by its prefix."""
+    @cached_property
+    def role_options(self) -> dict[str, dict[str, Any]]:
+        """The specs of the variables of every role, by its prefix."""
         specs = self.project.glob("roles/*/meta/argument_specs.yml")
         found = {path.parent.parent.name: self.load(path)["argument_specs"]["main"]["options"] for path in specs}
-        return {role: list(options) for role, options in found.items() if options}
+        return {role: options for role, options in found.items() if options}
 
     def read(self, path: str) -> str:
         return self._loader.get_text_file_contents(str(self.project / Path(path).expanduser()))

@@ -57,6 +57,9 @@ def admin(name: str, keys: list[str] | None = None) -> dict[str, Any]:
 
 # Each key is the host; each message must begin with the file, then the variable, then these words.
 CASES = {
+    "role_dict": Case("redis_cache_settings must be a mapping of names", {"redis_cache_settings": "maxmemory 1gb"}),
+    "role_int": Case("redis_memory_mb must be a whole number", {"redis_memory_mb": "much"}),
+    "role_list": Case("nginx_settings must be a mapping of names", {"nginx_settings": ["gzip on"]}),
     "text_is_number": Case("app_git_ref must be text", {"app_git_ref": 1.10, "app_source": "x.git"}),
     "text_is_list": Case("app_source must be text; it is", {"app_source": ["app_src"]}),
     "text_is_empty": Case("app_domain must be text; it is empty", {"app_domain": None}),

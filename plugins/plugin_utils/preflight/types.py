@@ -1,4 +1,4 @@
-"""Types of the settings, as roles/preflight/meta/argument_specs.yml declares them."""
+"""Types of the settings, as the roles' meta/argument_specs.yml declare them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .problems import one_of, quoted
 KINDS = {
     "raw": "a value",
     "str": "text",
+    "path": "a path",
     "bool": "true or false",
     "int": "a whole number",
     "list": "a list",
@@ -27,7 +28,7 @@ def has_type(value: Any, kind: str) -> bool:
         return (isinstance(value, int) and not isinstance(value, bool)) or (
             isinstance(value, str) and re.fullmatch(r"-?\d+", value) is not None
         )
-    return isinstance(value, {"str": str, "bool": bool, "list": list, "dict": Mapping}[kind])
+    return isinstance(value, {"str": str, "path": str, "bool": bool, "list": list, "dict": Mapping}[kind])
 
 
 def type_problems(value: Any, spec: Mapping[str, Any], part: str = "") -> Iterator[tuple[str, str]]:
