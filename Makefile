@@ -1,6 +1,8 @@
 # `make` lists the targets. Needed first: make and Python 3.11, nothing else.
 
 PYTHON ?= python3
+# Where it is set, every run of Ansible and of the tests compiles the plugins again.
+unexport PYTHONDONTWRITEBYTECODE
 OS ?= debian13
 PORT ?= 8443
 HTTP_PORT ?= 8080

@@ -237,16 +237,23 @@ class ActionModule(ActionBase):
 
     def role_value_problems(self) -> Iterator[Problem]:
         """Yield what the roles would refuse of their own variables that a user has set."""
-        for options in self.role_options.values():
-            given: dict[str, Any] = {}
-            for name in sorted(name for name in options if self.is_set_by_user(name) and name not in self.wiring):
-                yield from self.resolve(name, given, required=False)
-            for name, value in given.items():
+        for role, options in self.role_options.items():
+            for name, spec in options.items():
+                shipped = (self.wiring | self.defaults).get(name, spec.get("default"))
+                if name in self.wiring or self.variables.get(name, shipped) == shipped:
+                    continue
+                try:
+                    value = self._templar.template(self.variables[name])
+                except AnsibleError:
+                    continue  # It reads the host's facts or defaults of the role, which are not there yet.
                 # As Ansible does for a role: text that can be converted is accepted.
-                reasons = ArgumentSpecValidator({name: options[name]}).validate({name: value}).error_messages
-                if reasons:
-                    found = list(type_problems(value, options[name])) or [("", f"is invalid: {reasons[0]}.")]
-                    yield from (Problem(name, sentence, part=part) for part, sentence in found)
+                if not ArgumentSpecValidator({name: spec}).validate({name: value}).error_messages:
+                    continue
+                # A mapping may hold a password.
+                hidden = spec | {"no_log": spec.get("no_log", False) or spec["type"] in ("dict", "list")}
+                otherwise = [("", f"does not have the form that roles/{role}/meta/argument_specs.yml declares.")]
+                for part, sentence in list(type_problems(value, hidden)) or otherwise:
+                    yield Problem(name, sentence, part=part)
 
     def written_folders(self) -> dict[str, Path]:
         """Return the folders on this machine that a run writes to, by the variables that name them."""

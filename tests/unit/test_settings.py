@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -264,3 +265,28 @@ def test_a_read_only_checkout_says_what_to_type(tmp_path: Path) -> None:
     finally:
         for folder in folders:
             folder.chmod(stat.S_IRWXU)
+
+
+def words_behind(name: str) -> set[str]:
+    """Return every word in the expressions from which a variable of group_vars/all is computed."""
+    values = load("group_vars/all/defaults.yml") | SECRETS | WIRING
+    found: set[str] = set()
+    left = [name]
+    while left:
+        new = set(re.findall(r"\w+", json.dumps(values[left.pop()]))) - found
+        found |= new
+        left += new & set(values)
+    return found
+
+
+def test_what_preflight_evaluates_does_not_change_during_a_run() -> None:
+    (task,) = [task for task in load("roles/preflight/tasks/main.yml") if "ansible.builtin.set_fact" in task]
+    evaluated = {
+        name: text for name, text in task["ansible.builtin.set_fact"].items() if name != "__preflight_validated"
+    }
+    assert len(evaluated) > 10
+    for name, text in evaluated.items():
+        assert text == f"{{{{ {name} }}}}"
+        words = words_behind(name)
+        assert words & ({"ansible_facts", "lookup", "query"} | set(SET_BY_ROLES)) == set()
+        assert [word for word in words if word.startswith("secret_")] == []

@@ -73,7 +73,7 @@ def first_commit(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     folder = copy_project(parent / "anna")
     clone = Clone(folder, parent / "host/settings-shop.json")
     clone.git("init")
-    (folder / ".git/info/exclude").write_text("play.yml\n")
+    (folder / ".git/info/exclude").write_text("play.yml\n__pycache__\n")
     clone.run(states=())
     clone.commit(app_web={"processes": 2}, app_domain="shop.example.org")
     clone.git("tag", "first")

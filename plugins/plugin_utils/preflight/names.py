@@ -34,7 +34,6 @@ RENAMED_ROLES = {"contact": "connection", "rotation": "secrets", "report": "summ
 UPGRADE = "is set by playbooks/upgrade-postgresql.yml."
 # Set by roles and plays while they run. A user's value would be ignored, or would break the role.
 SET_BY_ROLES = {
-    "preflight_validated": "is set by the role preflight. Remove it.",
     "bootstrap_seen": "is set by the role bootstrap. Remove it.",
     "bootstrap_in_use": "is set by the role bootstrap. Remove it.",
     "connection_detected": "is set by the role connection. Remove it.",

@@ -38,7 +38,7 @@ def type_problems(value: Any, spec: Mapping[str, Any], part: str = "") -> Iterat
         return
     # Those of a list are for its entries.
     if spec.get("choices") and spec["type"] != "list" and value not in spec["choices"]:
-        yield part, f"must be {one_of(spec['choices'])}; it is {quoted(value)}."
+        yield part, f"must be {one_of(spec['choices'])}; it is {shown(value, spec)}."
     if spec["type"] == "list":
         for position, entry in enumerate(value, start=1):
             name = entry.get("name", position) if isinstance(entry, Mapping) else position
@@ -60,17 +60,21 @@ def option_problems(value: Mapping[str, Any], options: Mapping[str, Any], part: 
             yield f"{part}.{name}", "is missing."
 
 
+def shown(value: Any, spec: Mapping[str, Any]) -> str:
+    return "something else" if spec.get("no_log") else quoted(value)
+
+
 def type_sentence(value: Any, spec: Mapping[str, Any]) -> str:
     if value is None:
         return f"must be {KINDS[spec['type']]}; it is empty." + (
             ' (Empty text is "".)' if spec["type"] == "str" else ""
         )
-    shown = "something else" if spec.get("no_log") else quoted(value)
     if spec["type"] == "str" and isinstance(value, bool | int | float):
         kind = KINDS["bool"] if isinstance(value, bool) else "a number"
-        return f"must be text; YAML reads {shown} as {kind}. Put it in quotes."
+        return f"must be text; YAML reads {shown(value, spec)} as {kind}. Put it in quotes."
     if spec["type"] == "bool" and isinstance(value, str):
         return (
-            f"must be true or false, without quotes; it is the text {shown}. (With -e, write -e '{{\"NAME\": true}}'.)"
+            f"must be true or false, without quotes; it is the text {shown(value, spec)}."
+            " (With -e, write -e '{\"NAME\": true}'.)"
         )
-    return f"must be {KINDS[spec['type']]}; it is {shown}."
+    return f"must be {KINDS[spec['type']]}; it is {shown(value, spec)}."
