@@ -274,3 +274,64 @@ def test_the_wiring_has_the_defaults_of_mappings(setting: str, variable: str) ->
 def test_no_key_of_a_mapping_is_required(setting: str) -> None:
     """Otherwise a new key of ours would make the users' files invalid."""
     assert not [key for key, option in settings()[setting]["options"].items() if option.get("required")]
+
+
+# --- Secrets -----------------------------------------------------------------------------
+
+# Tasks that read secrets and print none: a failure of theirs must be read.
+PRINT_NO_SECRET = {
+    "Install the program, its modules and its settings",  # the names of variables with secrets
+    "Upgrade | Log in as the application",  # in its environment, which Ansible does not print
+    "Print the summary",  # whether they are the user's own
+    "Site | Write the site, its error page and the sandbox",  # whether the status page has a password
+}
+
+
+def tasks_of(items: list[dict[str, Any]], no_log: bool = False) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Yield each task of a file, also inside blocks, with whether it has `no_log`."""
+    for task in items:
+        hidden = task.get("no_log", no_log)
+        if "block" in task:
+            for part in ("block", "rescue", "always"):
+                yield from tasks_of(task.get(part, []), hidden)
+        else:
+            yield task, hidden
+
+
+def secrets_behind(value: Any) -> set[str]:
+    """Return the secrets that a value contains, also by other variables and by templates."""
+    secrets = set(load(ROOT / "group_vars/all/secrets.yml")) - {"app_secrets"}
+    templates = {path.name: path for path in ROOT.glob("roles/*/templates/*.j2")}
+    seen: set[str] = set()
+    left = [json.dumps(value)]
+    while left:
+        text = left.pop()
+        left += [templates[name].read_text() for name in set(re.findall(r"[\w.-]+\.j2", text)) & set(templates) - seen]
+        new = set(re.findall(r"[\w.-]+\.j2|\w+", text)) - seen
+        seen |= new
+        left += [json.dumps(one) for name in new for one in variables().get(name, [])]
+    return seen & secrets
+
+
+@cache
+def variables() -> dict[str, list[Any]]:
+    """Return what each variable of the roles and of group_vars/all is computed from."""
+    found: dict[str, list[Any]] = {}
+    for pattern in ("group_vars/all/*.yml", "roles/*/defaults/main.yml", "roles/*/vars/main.yml"):
+        for path in ROOT.glob(pattern):
+            for name, value in (load(path) or {}).items():
+                found.setdefault(name, []).append(value)
+    return found
+
+
+def test_tasks_with_secrets_have_no_log() -> None:
+    """Ansible prints arguments and results of a task, in a failure and with -v."""
+    told, hidden = [], 0
+    for path in sorted(path for kind in ("tasks", "handlers") for path in ROOT.glob(f"roles/*/{kind}/*.yml")):
+        for task, no_log in tasks_of(load(path) or []):
+            printed = {key: value for key, value in task.items() if key not in ("name", "when", "notify")}
+            if secrets_behind(printed):
+                hidden += no_log
+                told += [] if no_log else [task["name"]]
+    assert set(told) == PRINT_NO_SECRET
+    assert hidden > 10
