@@ -30,8 +30,11 @@ demo: ## A throwaway server on this machine, provisioned; OS=debian12, PORT=8443
 	@$(MAKE) --silent --no-print-directory --jobs 2 .venv image
 	@$(PYTHON) tools/demo.py create --os $(OS) --https-port $(PORT) --http-port $(HTTP_PORT) --ssh-port $(SSH_PORT)
 	@ansible-playbook -i inventory/demo.yml site.yml
-	@echo "To work with it: . .venv/bin/activate; ansible-playbook -i inventory/demo.yml site.yml deploys app_src/ again;"
-	@echo "ssh -F .demo/ssh_config demo logs in; make demo-destroy removes it."
+	@echo "To work with it, type:"
+	@echo "    . .venv/bin/activate"
+	@echo "    ansible-playbook -i inventory/demo.yml site.yml    # deploy app_src/ again"
+	@echo "    ssh -F .demo/ssh_config demo                       # log in"
+	@echo "    make demo-destroy                                  # remove it"
 
 .PHONY: demo-destroy
 demo-destroy: ## Remove the demo: its server, SSH configuration, inventory and secrets

@@ -34,7 +34,7 @@ from plugin_utils.preflight.names import SET_BY_ROLES, Known, unknown_problems, 
 from plugin_utils.preflight.problems import APP, VAULT, Installation, Problem
 from plugin_utils.preflight.processes import NEEDS_FACTS
 from plugin_utils.preflight.secrets import secret_problems
-from plugin_utils.preflight.types import type_problems
+from plugin_utils.preflight.types import has_type, type_problems
 from plugin_utils.source_inspection import IDENTITY, NotInspectedError, inspect_source
 
 try:  # where a value was written; Ansible's own messages use it, but it is not a public interface
@@ -92,15 +92,24 @@ def load_shipped(path: Path) -> Any:
     return yaml_load(path.read_text())
 
 
+def reason_of(error: AnsibleError) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def undefined_name(reason: str) -> str:
+    """Return the variable that nothing defines, from Ansible's reason; "" where that is another one."""
+    found = re.fullmatch(r"'(\w+)' is undefined", reason)
+    return found[1] if found else ""
+
+
 def what_to_do(reason: str, known: Known) -> str:
     """Return what to do about Ansible's reason when it is a variable that nothing defines; "" otherwise.
 
     A name that the settings files may not define is described as if it were defined there.
     """
-    found = re.fullmatch(r"'(\w+)' is undefined", reason)
-    if not found:
+    name = undefined_name(reason)
+    if not name:
         return ""
-    name = found[1]
     if name in SET_BY_ROLES:
         return f" {name} {SET_BY_ROLES[name]}"
     for problem in unknown_problems([name], known, [name]):
@@ -244,10 +253,14 @@ class ActionModule(ActionBase):
                     continue
                 try:
                     value = self._templar.template(self.variables[name])
-                except AnsibleError:
-                    continue  # It reads the host's facts or defaults of the role, which are not there yet.
-                # As Ansible does for a role: text that can be converted is accepted.
-                if not ArgumentSpecValidator({name: spec}).validate({name: value}).error_messages:
+                except AnsibleError as error:
+                    # The host's facts and the role's defaults are not there yet.
+                    if undefined_name(reason_of(error)) not in {"", *SET_BY_ROLES, *self.known.all()}:
+                        yield from self.resolve(name, {}, required=False)
+                    continue
+                # Ansible accepts what it can convert, but a role gets the value as it is: "no" would be true.
+                unlike = spec["type"] in ("bool", "dict", "list") and not has_type(value, spec["type"])
+                if not unlike and not ArgumentSpecValidator({name: spec}).validate({name: value}).error_messages:
                     continue
                 # A mapping may hold a password.
                 hidden = spec | {"no_log": spec.get("no_log", False) or spec["type"] in ("dict", "list")}
@@ -277,7 +290,7 @@ class ActionModule(ActionBase):
         try:
             values[name] = self._templar.template(self.variables[name])
         except AnsibleError as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            reason = reason_of(error)
             if reason not in self.reasons:  # one undefined variable may be used by many
                 self.reasons.add(reason)
                 yield Problem(name, f"cannot be resolved: {reason}.{what_to_do(reason, self.known)}", file)

@@ -58,9 +58,14 @@ def admin(name: str, keys: list[str] | None = None) -> dict[str, Any]:
 # Each key is the host; each message must begin with the file, then the variable, then these words.
 CASES = {
     "role_dict": Case(
-        "redis_broker_settings must be a mapping of names to values; it is something else.",
+        "redis_broker_settings must be a mapping of names to values; it is text.",
         {"redis_broker_settings": f"requirepass {SECRET}"},
     ),
+    "role_undefined": Case(
+        "redis_memory_mb cannot be resolved: 'app_memory' is undefined. app_memory is not a setting.",
+        {"redis_memory_mb": "{{ app_memory | int }}"},
+    ),
+    "role_text": Case("nginx_ipv6 must be true or false, without quotes", {"nginx_ipv6": "no"}),
     "role_empty": Case("redis_memory_mb must be a whole number; it is empty", {"redis_memory_mb": None}),
     "role_bool": Case("nginx_ipv6 must be true or false; it is empty", {"nginx_ipv6": None}),
     "role_int": Case("redis_memory_mb must be a whole number", {"redis_memory_mb": "much"}),
@@ -431,8 +436,7 @@ def play(
     )
 
 
-# What depends on the host's facts, or on other variables of the role, is not there yet; text that Ansible converts is
-# accepted.
+# What depends on the host's facts, or on other variables of the role, is not there yet; a number may be text.
 RIGHT = Case(
     "",
     {
@@ -440,7 +444,6 @@ RIGHT = Case(
         "services_memory_mb": "{{ app_memory_mb | int // 3 }}",
         "postgresql_tls": "{{ postgresql_clients | length > 0 }}",
         "redis_memory_mb": "300",
-        "nginx_ipv6": "no",
     },
 )
 

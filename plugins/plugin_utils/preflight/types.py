@@ -18,6 +18,8 @@ KINDS = {
     "list": "a list",
     "dict": "a mapping of names to values",
 }
+# What is shown of a value that may hold a password.
+CONTAINERS = {str: "text", list: "a list", Mapping: "a mapping"}
 
 
 def has_type(value: Any, kind: str) -> bool:
@@ -61,7 +63,10 @@ def option_problems(value: Mapping[str, Any], options: Mapping[str, Any], part: 
 
 
 def shown(value: Any, spec: Mapping[str, Any]) -> str:
-    return "something else" if spec.get("no_log") else quoted(value)
+    """Return a value as a message shows it; of one that may hold a password, only what it is."""
+    if not spec.get("no_log"):
+        return quoted(value)
+    return next((kind for type_, kind in CONTAINERS.items() if isinstance(value, type_)), "something else")
 
 
 def type_sentence(value: Any, spec: Mapping[str, Any]) -> str:
