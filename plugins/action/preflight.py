@@ -248,7 +248,7 @@ class ActionModule(ActionBase):
         """Yield what the roles would refuse of their own variables that a user has set."""
         for role, options in self.role_options.items():
             for name, spec in options.items():
-                shipped = (self.wiring | self.defaults).get(name, spec.get("default"))
+                shipped = self.defaults.get(name, spec.get("default"))
                 if name in self.wiring or self.variables.get(name, shipped) == shipped:
                     continue
                 try:
